@@ -1,0 +1,168 @@
+"""Configurations: what is built and trained, for the twelve published ones and a few extra. Facts about the data are in data/catalog.py."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from types import MappingProxyType
+from typing import Any
+
+from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.errors import ConfigError, UnknownConfigError, UnknownFieldError, near
+
+RELEASES = "https://github.com/SegmentationBLWX/modelstore/releases/download/ssseg_ccnet"
+TINY = 0  # the depth that stands for the small backbone of the embedded demo, which is no ResNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One configuration. Frozen: vary it with `dataclasses.replace`; a misspelt field is refused with the near ones named.
+
+    Attributes:
+        dataset: a key of `data.catalog.DATASETS`; the class count follows from it.
+        depth: of the ResNet, 50 or 101; `TINY` for the demo's backbone.
+        output_stride: image pixels per feature cell, 8 or 16 (4 for the demo).
+        crop_size: (H, W) of a training crop, pixels.
+        resize: (long, short) sides the whole image is fitted into, ratio kept, before evaluation.
+        batch_size: the total batch over all processes.
+        epochs, lr, momentum, weight_decay, power, aux_weight: SGD with the poly policy, lr * (1 - step / total) ** power.
+        recurrence: R, how often the criss-cross attention is applied with the same weights.
+        channels, query_channels: C of the head and d of its queries and keys.
+        head_kernel: kernel of the head's convolutions around the attention.
+        gamma: what the attention's residual weight starts at.
+        auxiliary: whether a second classifier on stage 3 is trained beside the head.
+        alias: a name of its own; "" for the name that follows from the fields.
+
+    Source: SSSegmentation's CCNet configurations; Huang et al., TPAMI 2020, section 4.
+    """
+
+    dataset: str
+    depth: int
+    output_stride: int
+    crop_size: tuple[int, int]
+    batch_size: int
+    epochs: int
+    resize: tuple[int, int] = (2048, 512)
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    power: float = 0.9
+    aux_weight: float = 0.4
+    recurrence: int = 2
+    channels: int = 512
+    query_channels: int = 64
+    head_kernel: int = 3
+    dropout: float = 0.1
+    gamma: float = 0.0
+    auxiliary: bool = True
+    alias: str = ""
+
+    def __new__(cls, *_: Any, **given: Any) -> "Config":
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise UnknownFieldError(f"a configuration has no field {name!r}; {near(name, known)}")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        get_dataset(self.dataset)  # raises for an unknown one
+        if self.depth not in (TINY, 50, 101):
+            raise ConfigError(f"depth is {self.depth}; expected 50 or 101 (or {TINY}, the demo's small backbone)")
+        strides = (4,) if self.depth == TINY else (8, 16)
+        if self.output_stride not in strides:
+            raise ConfigError(f"output_stride is {self.output_stride}; expected {' or '.join(map(str, strides))}")
+        if self.recurrence < 0:
+            raise ConfigError(f"recurrence is {self.recurrence}; expected 0 or more (the papers use 2)")
+        for name in ("crop_size", "resize"):
+            pair = tuple(int(v) for v in getattr(self, name))
+            if len(pair) != 2 or min(pair) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected two positive integers")
+            object.__setattr__(self, name, pair)  # JSON brings lists
+
+    @property
+    def name(self) -> str:
+        """`ccnet_resnet{depth}os{output_stride}_{dataset}`, with `_r{R}` behind it where R is not 2; or the alias."""
+        suffix = "" if self.recurrence == 2 else f"_r{self.recurrence}"
+        return self.alias or f"ccnet_resnet{self.depth}os{self.output_stride}_{self.dataset}{suffix}"
+
+    @property
+    def num_classes(self) -> int:
+        """K, the data set's number of classes."""
+        return get_dataset(self.dataset).num_classes
+
+    @property
+    def published_miou(self) -> float | None:
+        """In percent, single scale, whole image, no flip; None for anything but the published recipe itself."""
+        return _PUBLISHED.get(self.name) if CONFIGS.get(self.name) == self else None
+
+    @property
+    def published_url(self) -> str | None:
+        """Address of the published checkpoint; None where nothing is published."""
+        return None if self.published_miou is None else f"{RELEASES}/{self.name}_train.pth"
+
+    @property
+    def published_log_url(self) -> str | None:
+        """Address of the published training log; None where nothing is published."""
+        return None if self.published_miou is None else f"{RELEASES}/{self.name}_train.log"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Config":
+        """A configuration from `to_dict`'s mapping; unknown, missing and impossible fields raise `ConfigError`."""
+        try:
+            return cls(**values)
+        except TypeError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"these fields make no configuration: {error}") from None
+
+
+# The recipe differs between data sets in these fields only.
+_RECIPES: dict[str, dict[str, Any]] = {
+    "voc": dict(crop_size=(512, 512), resize=(2048, 512), batch_size=16, epochs=60),
+    "ade20k": dict(crop_size=(512, 512), resize=(2048, 512), batch_size=16, epochs=130),
+    "cityscapes": dict(crop_size=(512, 1024), resize=(2048, 1024), batch_size=8, epochs=220),
+}
+_TWELVE = tuple(
+    Config(dataset=dataset, depth=depth, output_stride=stride, **recipe)
+    for dataset, recipe in _RECIPES.items()
+    for depth, stride in product((50, 101), (8, 16))
+)
+CONFIGS: Mapping[str, Config] = MappingProxyType({config.name: config for config in _TWELVE})
+
+# SSSegmentation's CCNet page, in the order of the twelve: R-50-D8, R-50-D16, R-101-D8, R-101-D16 per data set.
+_PUBLISHED = dict(
+    zip(
+        CONFIGS,
+        (77.43, 76.01, 78.02, 77.33, 42.47, 40.78, 44.00, 42.95, 79.15, 77.94, 80.08, 78.45),
+        strict=True,
+    )
+)
+
+# A beacon decides every disc's class, so a network needs R = 2 to see it from anywhere; scripts/make_demo.py trains both.
+_DEMO: dict[str, Any] = dict(
+    dataset="beacons", depth=TINY, output_stride=4, crop_size=(96, 96), resize=(192, 96), batch_size=16, epochs=1,
+    lr=3e-3, channels=64, query_channels=16, head_kernel=1, dropout=0.0, gamma=1.0, auxiliary=False,
+)  # fmt: skip
+EXTRAS: Mapping[str, Config] = MappingProxyType(
+    {
+        "demo": Config(**_DEMO, recurrence=2, alias="demo"),
+        "demo_r1": Config(**_DEMO, recurrence=1, alias="demo_r1"),
+    }
+)
+
+
+def get_config(name: str | Config) -> Config:
+    """The configuration called `name`: one of the twelve or of the extras; a Config comes back as it is.
+
+    Raises:
+        UnknownConfigError: no configuration has this name; the near ones are listed.
+    """
+    if isinstance(name, Config):
+        return name
+    known = {**CONFIGS, **EXTRAS}
+    if name not in known:
+        raise UnknownConfigError(f"there is no configuration {name!r}; {near(str(name), known)}")
+    return known[name]

@@ -1,0 +1,193 @@
+"""Criss-cross attention: the op in a plain and in a fast form, and its module. The network around it is in ccnet.py.
+
+Shapes: B batch, d query channels, C value channels, H rows, W columns of the feature map. A pixel's attention has H + W entries:
+first its column from top to bottom, then its row from left to right. The pixel itself lies on both; its column entry is masked out,
+so it counts once and H + W - 1 entries share the softmax. Scores are not scaled by 1 / sqrt(d).
+
+Source: Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", TPAMI 2020, section 3.2.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def criss_cross_weights(query: Tensor, key: Tensor) -> Tensor:
+    """Each pixel's attention over its column and its row.
+
+    Args:
+        query, key: (B, d, H, W), any float dtype; half precision is widened to float32 before the scores are formed.
+
+    Returns:
+        (B, H, W, H + W): column entries, then row entries; they sum to 1, and a pixel's own column entry is 0.
+    """
+    _check(query, key)
+    query, key = _widen(query), _widen(key)
+    with torch.autocast(query.device.type, enabled=False):
+        column = torch.einsum("bdyx,bdkx->byxk", query, key)  # (B, H, W, H)
+        row = torch.einsum("bdyx,bdyk->byxk", query, key)  # (B, H, W, W)
+        itself = torch.eye(query.shape[2], dtype=torch.bool, device=query.device)  # (H, H)
+        column = column.masked_fill(itself[:, None, :], float("-inf"))
+        return torch.softmax(torch.cat([column, row], dim=-1), dim=-1)  # (B, H, W, H + W)
+
+
+def criss_cross_attention_plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`criss_cross_attention` as the paper writes it; the fast form is tested against this one."""
+    _check(query, key, value)
+    height = query.shape[2]
+    weights = criss_cross_weights(query, key)  # (B, H, W, H + W)
+    with torch.autocast(query.device.type, enabled=False):
+        wide = _widen(value)
+        out = torch.einsum("byxk,bckx->bcyx", weights[..., :height], wide)
+        out = out + torch.einsum("byxk,bcyk->bcyx", weights[..., height:], wide)
+    return out.to(value.dtype)  # (B, C, H, W)
+
+
+def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Every pixel's weighted mean of the values on its column and its row.
+
+    On a CPU the fast form runs: batched matrix products over rows and columns of channels-last tensors, and a backward pass that recomputes
+    the weights, so that only query, key and value are kept. Elsewhere the plain form runs.
+
+    Args:
+        query, key: (B, d, H, W), any float dtype, any memory format, CPU or CUDA.
+        value: (B, C, H, W), on the same device.
+
+    Returns:
+        (B, C, H, W) in the value's dtype and memory format.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    _check(query, key, value)
+    if value.device.type != "cpu" or value.numel() == 0 or torch.compiler.is_exporting():
+        return criss_cross_attention_plain(query, key, value)
+    with torch.autocast("cpu", enabled=False):
+        out: Tensor = _CrissCross.apply(query, key, value)
+    return out
+
+
+class CrissCrossAttention(nn.Module):
+    """One step x + gamma * attention(x); apply it R times with the same weights for recurrent criss-cross attention.
+
+    Args:
+        channels: C of its input and output.
+        query_channels: d of queries and keys.
+        gamma: the residual weight's start; 0 in the published networks, so that an untrained step changes nothing.
+    """
+
+    def __init__(self, channels: int, query_channels: int, gamma: float = 0.0) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, query_channels, 1)
+        self.key = nn.Conv2d(channels, query_channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.tensor(float(gamma)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x + self.gamma * criss_cross_attention(*self.project(x))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query (B, d, H, W), key (B, d, H, W) and value (B, C, H, W) of one step, by one convolution."""
+        parts = (self.query, self.key, self.value)
+        weight = torch.cat([part.weight for part in parts])
+        bias = torch.cat([part.bias for part in parts if part.bias is not None])
+        d = self.query.out_channels
+        query, key, value = F.conv2d(x, weight, bias).split([d, d, self.value.out_channels], dim=1)
+        return query, key, value
+
+
+class _CrissCross(torch.autograd.Function):
+    """The fast form for CPUs: one image at a time, in the layout (H, W, c), a few rows or columns at a time where memory is the cost.
+
+    Rows of such an image are the matrices a batched product wants; columns are the same with a stride. A product that writes into fresh
+    memory or into a strided slice costs more here than its arithmetic, so partial results go through a small scratch that stays in cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        like = value
+        query, key, value = _rows(query), _rows(key), _rows(value)  # (B, H, W, d), (B, H, W, d), (B, H, W, C)
+        ctx.save_for_backward(query, key, value)
+        ctx.dtype = like.dtype
+        out = torch.empty_like(value)
+        height, width = value.shape[1:3]
+        weights = value.new_empty(height, width, height + width)
+        for q, k, v, o in zip(query, key, value, out, strict=True):
+            _weights_of_image(q, k, out=weights)
+            torch.bmm(weights[..., height:], v, out=o)
+            for x in _chunks(v.transpose(0, 1)):
+                o[:, x] += (_columns(weights[:, x, :height]) @ _columns(v[:, x])).transpose(0, 1)
+        image = out.permute(0, 3, 1, 2).to(like.dtype)  # (B, C, H, W)
+        return image.contiguous() if like.is_contiguous() else image
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        query, key, value = ctx.saved_tensors
+        grad = _rows(grad)  # (B, H, W, C)
+        d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        height, width = value.shape[1:3]
+        weights = value.new_empty(height, width, height + width)
+        d_weights = torch.empty_like(weights)
+        for q, k, v, g, dq, dk, dv in zip(query, key, value, grad, d_query, d_key, d_value, strict=True):
+            _weights_of_image(q, k, out=weights)
+            torch.bmm(weights[..., height:].mT, g, out=dv)
+            for y in _chunks(v):
+                d_weights[y, :, height:] = g[y] @ v[y].mT
+            for x in _chunks(v.transpose(0, 1)):
+                vx, gx = _columns(v[:, x]), _columns(g[:, x])  # (n, H, C)
+                dv[:, x] += (_columns(weights[:, x, :height]).mT @ gx).transpose(0, 1)
+                d_weights[:, x, :height] = (gx @ vx.mT).transpose(0, 1)
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+            row, column = d_scores[..., height:], _columns(d_scores[..., :height])  # (H, W, W), (W, H, H)
+            torch.bmm(row, k, out=dq)
+            torch.bmm(row.mT, q, out=dk)
+            dq += (column @ _columns(k)).transpose(0, 1)
+            dk += (column.mT @ _columns(q)).transpose(0, 1)
+        return tuple(d.permute(0, 3, 1, 2).to(ctx.dtype) for d in (d_query, d_key, d_value))
+
+
+def _weights_of_image(query: Tensor, key: Tensor, out: Tensor) -> None:
+    """`criss_cross_weights` of one image, (H, W, d) twice, into `out` (H, W, H + W)."""
+    height = len(query)
+    column = _columns(query) @ _columns(key).mT  # (W, H, H)
+    column.diagonal(dim1=1, dim2=2).fill_(float("-inf"))
+    out[..., :height] = column.transpose(0, 1)
+    out[..., height:] = query @ key.mT
+    torch.softmax(out, dim=-1, out=out)
+
+
+def _rows(image: Tensor) -> Tensor:
+    """(B, c, H, W) -> contiguous (B, H, W, c), float32 at least; free of cost for a channels-last float32 tensor."""
+    return _widen(image.permute(0, 2, 3, 1)).contiguous()
+
+
+def _columns(rows: Tensor) -> Tensor:
+    """(H, n, c) -> (n, H, c), a view."""
+    return rows.transpose(0, 1)
+
+
+def _chunks(lines: Tensor, elements: int = 2**19) -> list[slice]:
+    """Slices of the first axis of (lines, length, c) that hold about `elements` numbers: 2 MiB of float32, which stay in cache."""
+    step = max(1, elements // (lines.shape[1] * lines.shape[2]))
+    return [slice(start, start + step) for start in range(0, len(lines), step)]
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    """Half precision to float32: scores beyond 65,504 overflow float16, and bfloat16 keeps 8 bits of them."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
+    if query.ndim != 4 or query.shape != key.shape:
+        raise ValueError(
+            f"query {tuple(query.shape)} and key {tuple(key.shape)} must have one shape (B, d, H, W); project both from the same features"
+        )
+    if value is not None and (value.ndim != 4 or value.shape[0] != query.shape[0] or value.shape[2:] != query.shape[2:]):
+        raise ValueError(
+            f"value {tuple(value.shape)} must be (B, C, H, W) with the query's batch and size {(query.shape[0], *query.shape[2:])}"
+        )

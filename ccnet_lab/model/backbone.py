@@ -1,0 +1,61 @@
+"""Backbones: images to the features of the last two stages. What is made of them is in ccnet.py."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+BLOCKS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
+
+
+class Features(NamedTuple):
+    """stage3 (B, C3, h, w) feeds the auxiliary classifier, stage4 (B, C4, h, w) the head."""
+
+    stage3: Tensor
+    stage4: Tensor
+
+
+def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch norm, ReLU; output size ceil(input / stride)."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class DilatedResNet(ResNet):
+    """torchvision's ResNet with a stem of three 3x3 convolutions and the last stages dilated instead of strided.
+
+    The first block of a dilated stage uses half its dilation, as torchvision and the published networks have it.
+
+    Args:
+        depth: 50 or 101.
+        output_stride: 8 dilates stages 3 and 4 (2 and 4), 16 only stage 4 (2).
+    """
+
+    channels = (1024, 2048)  # C3, C4
+
+    def __init__(self, depth: int, output_stride: int) -> None:
+        dilate = [False, output_stride == 8, output_stride in (8, 16)]
+        super().__init__(Bottleneck, BLOCKS[depth], replace_stride_with_dilation=dilate)
+        del self.conv1, self.bn1, self.relu, self.avgpool, self.fc
+        self.stem = nn.Sequential(*conv_bn_relu(3, 32, stride=2), *conv_bn_relu(32, 32), *conv_bn_relu(32, 64))
+
+    def forward(self, images: Tensor) -> Features:  # type: ignore[override]
+        """(B, 3, H, W) -> features at ceil(H / output_stride)."""
+        stage2 = self.layer2(self.layer1(self.maxpool(self.stem(images))))
+        stage3 = self.layer3(stage2)
+        return Features(stage3, self.layer4(stage3))
+
+
+class TinyBackbone(nn.Sequential):
+    """Two strided 3x3 convolutions: output stride 4, a receptive field of 7 pixels. It sees a disc's colour, never its surroundings."""
+
+    receptive_field = 7  # pixels; what a feature cell knows without attention
+
+    def __init__(self, width: int) -> None:
+        super().__init__(conv_bn_relu(3, width // 2, stride=2), conv_bn_relu(width // 2, width, stride=2))
+        self.channels = (width, width)
+
+    def forward(self, images: Tensor) -> Features:
+        """(B, 3, H, W) -> both entries the same (B, width, ceil(H / 4), ceil(W / 4))."""
+        features = super().forward(images)
+        return Features(features, features)

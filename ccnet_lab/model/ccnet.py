@@ -1,0 +1,125 @@
+"""CCNet, whole: images -> Segmentation. The op is in attention.py, the features in backbone.py, files of weights in weights.py."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ccnet_lab.configs import TINY, Config, get_config
+from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_weights
+from ccnet_lab.model.backbone import DilatedResNet, Features, TinyBackbone, conv_bn_relu
+
+
+@dataclass
+class Segmentation:
+    """What a forward pass gives. K classes; h, w the size of the feature map.
+
+    Attributes:
+        logits: (B, K, h, w), at the backbone's stride, not upsampled.
+        aux_logits: (B, K, h, w) of the auxiliary classifier on stage 3, or None.
+        attention: one (B, h, w, h + w) per recurrence, column entries first; () where it was not asked for.
+    """
+
+    logits: Tensor
+    aux_logits: Tensor | None = None
+    attention: tuple[Tensor, ...] = ()
+
+
+class CCNet(nn.Module):
+    """A backbone, a head that applies criss-cross attention R times with shared weights, and an auxiliary classifier.
+
+    Args:
+        backbone: a module that maps images to `Features` and has `channels` = (C3, C4).
+        num_classes: K.
+        channels: C of the head.
+        query_channels: d of the attention's queries and keys.
+        recurrence: R, unless a call says otherwise.
+        head_kernel: kernel of the head's convolutions, odd.
+        dropout: probability of dropping a channel before the classifiers.
+        gamma: what the attention's residual weight starts at.
+        auxiliary: whether there is a classifier on stage 3.
+
+    Source: Huang et al., TPAMI 2020, figure 2; SSSegmentation's ssseg/modules/models/segmentors/ccnet.
+    """
+
+    def __init__(
+        self,
+        backbone: DilatedResNet | TinyBackbone,
+        num_classes: int,
+        channels: int = 512,
+        query_channels: int = 64,
+        recurrence: int = 2,
+        head_kernel: int = 3,
+        dropout: float = 0.1,
+        gamma: float = 0.0,
+        auxiliary: bool = True,
+    ) -> None:
+        super().__init__()
+        self.recurrence = recurrence
+        stage3, stage4 = backbone.channels
+        self.backbone = backbone
+        self.reduce = conv_bn_relu(stage4, channels, head_kernel)
+        self.attention = CrissCrossAttention(channels, query_channels, gamma)
+        self.refine = conv_bn_relu(channels, channels, head_kernel)
+        self.classifier = _classifier(stage4 + channels, channels, num_classes, head_kernel, dropout)
+        self.aux_classifier = _classifier(stage3, channels, num_classes, head_kernel, dropout) if auxiliary else None
+
+    def forward(
+        self,
+        images: Tensor,
+        recurrence: int | None = None,
+        with_aux: bool | None = None,
+        return_attention: bool = False,
+    ) -> Segmentation:
+        """Segment a batch.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            recurrence: how often to apply the attention, 0 or more; None means what the model was built with.
+            with_aux: whether to compute the auxiliary logits; None means only in train mode.
+            return_attention: whether to return each step's attention weights.
+        """
+        steps = self.recurrence if recurrence is None else recurrence
+        if steps < 0:
+            raise ValueError(f"recurrence is {steps}; expected 0 or more")
+        features: Features = self.backbone(images)
+        x = self.reduce(features.stage4)  # (B, C, h, w)
+        attention = []
+        for _ in range(steps):
+            if return_attention:
+                query, key, _ = self.attention.project(x)
+                attention.append(criss_cross_weights(query, key))  # (B, h, w, h + w)
+            x = self.attention(x)
+        with_aux = self.training if with_aux is None else with_aux
+        aux_logits = self.aux_classifier(features.stage3) if with_aux and self.aux_classifier is not None else None
+        return Segmentation(self.decode(features.stage4, x), aux_logits, tuple(attention))
+
+    def decode(self, stage4: Tensor, x: Tensor) -> Tensor:
+        """Logits (B, K, h, w) from stage 4 (B, C4, h, w) and the attention's output (B, C, h, w)."""
+        logits: Tensor = self.classifier(torch.cat([stage4, self.refine(x)], dim=1))
+        return logits
+
+
+def _classifier(inputs: int, channels: int, classes: int, kernel: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(*conv_bn_relu(inputs, channels, kernel), nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1))
+
+
+def build_model(config: str | Config) -> CCNet:
+    """The network of a configuration, with random weights; downloads nothing.
+
+    Raises:
+        UnknownConfigError: no configuration has this name.
+    """
+    config = get_config(config)
+    tiny = config.depth == TINY
+    return CCNet(
+        TinyBackbone(config.channels) if tiny else DilatedResNet(config.depth, config.output_stride),
+        num_classes=config.num_classes,
+        channels=config.channels,
+        query_channels=config.query_channels,
+        recurrence=config.recurrence,
+        head_kernel=config.head_kernel,
+        dropout=config.dropout,
+        gamma=config.gamma,
+        auxiliary=config.auxiliary,
+    )

@@ -1,0 +1,169 @@
+"""Files of weights: our safetensors files and the published format in, ours out. Which network they are for is in ccnet.py.
+
+Nothing here runs code from a file: safetensors cannot hold any, and pickles are read with `weights_only=True`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ccnet_lab.configs import CONFIGS, Config, get_config
+from ccnet_lab.data.catalog import DATASETS
+from ccnet_lab.errors import ConfigError, MissingFileError, WeightsError
+
+# Published name -> ours, by prefix. SSSegmentation's names; the layers below them are numbered as torchvision numbers them.
+_PUBLISHED_PREFIXES = {
+    "backbone_net.": "backbone.",
+    "conv_before_cca.": "reduce.",
+    "cca.query_conv.": "attention.query.",
+    "cca.key_conv.": "attention.key.",
+    "cca.value_conv.": "attention.value.",
+    "cca.gamma.scale": "attention.gamma",
+    "conv_after_cca.": "refine.",
+    "decoder.": "classifier.",
+    "auxiliary_decoder.": "aux_classifier.",
+}
+_SHOWN = 8  # entries of each kind that an error message names before it counts the rest
+
+
+def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
+    """Load a whole state dict into `model`, or nothing.
+
+    Args:
+        model: the network, on any device; its parameters are filled in place.
+        source: a file (our safetensors, or a `.pth` in the published format `{"model": state_dict, ...}`) or such a mapping.
+
+    Raises:
+        MissingFileError: there is no such file.
+        WeightsError: the file cannot be read, or entries are missing, left over or misshapen; every one is named by `error.problems`.
+    """
+    entries = to_own_names(source if isinstance(source, Mapping) else read_weights(source))
+    target = model.state_dict()
+    missing = [name for name in target if name not in entries]
+    extra = [name for name in entries if name not in target]
+    misshapen = [
+        f"{name} {tuple(entries[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in target.items()
+        if name in entries and entries[name].shape != tensor.shape
+    ]
+    if missing or extra or misshapen:
+        where = "" if isinstance(source, Mapping) else f" {Path(source).name}"
+        parts = [
+            f"{len(names)} {kind}: {', '.join(names)}"
+            for kind, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+            if names
+        ]
+        raise WeightsError(
+            f"the weights{where} do not fit this model, so nothing was loaded. {'; '.join(parts)}. "
+            "Build the model with the configuration the file was made for."
+        )
+    model.load_state_dict(entries)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, as they stand in it. Raises as `load_weights` does."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        with _open_safetensors(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+    if not path.is_file():
+        raise MissingFileError(f"there is no weights file {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds: pickle, zip, runtime, key, ...
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights only" in str(error).lower() or "Unsupported global" in str(error):
+            raise WeightsError(
+                f"{path.name} holds more than tensors and was refused without running any of it. "
+                "Ask its author for a plain state dict or a safetensors file."
+            ) from None
+        raise WeightsError(
+            f"{path.name} ({path.stat().st_size:,} bytes) is no readable checkpoint: {reason}. If it was downloaded, download it again."
+        ) from None
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path.name} holds a {type(content).__name__}; expected a mapping of names to tensors")
+    return dict(content)
+
+
+def to_own_names(entries: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state dict under our names, from ours or the published format; raises `WeightsError` where it holds no tensors."""
+    inner = entries.get("model", entries.get("state_dict"))
+    if isinstance(inner, Mapping):
+        entries = inner
+    if not entries or not all(isinstance(value, Tensor) for value in entries.values()):
+        odd = next((f"{name!r} is a {type(value).__name__}" for name, value in entries.items() if not isinstance(value, Tensor)), "it is empty")
+        raise WeightsError(f"this is no state dict: {odd}; expected names with tensors, or those under the key 'model'")
+    entries = {name.removeprefix("module."): value for name, value in entries.items()}  # DistributedDataParallel's prefix
+    if not any(name.startswith(("backbone_net.", "cca.")) for name in entries):
+        return entries
+    return {_own_name(name): value for name, value in entries.items()}
+
+
+def to_published_names(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under SSSegmentation's names, from ours."""
+    return {
+        next(old + name.removeprefix(new) for old, new in _PUBLISHED_PREFIXES.items() if name.startswith(new)): value
+        for name, value in entries.items()
+    }
+
+
+def save_weights(model: nn.Module, path: str | Path, config: Config, **notes: Any) -> None:
+    """Write a safetensors file that says which configuration it is for; `notes` go into its readable metadata."""
+    metadata = {"config": json.dumps(config.to_dict()), "made_with": "ccnet_lab", **{k: json.dumps(v) for k, v in notes.items()}}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, Path(path), metadata=metadata)
+
+
+def read_config(path: str | Path) -> Config:
+    """The configuration a weights file is for: from our metadata, from a published file's name, or from its entries' shapes.
+
+    Raises:
+        ConfigError: the file leaves the output stride open; the message names the configurations that fit.
+        MissingFileError, WeightsError: as `load_weights`.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        with _open_safetensors(path) as file:
+            metadata = file.metadata() or {}
+        if "config" in metadata:
+            return Config.from_dict(json.loads(metadata["config"]))
+    elif not path.is_file():
+        raise MissingFileError(f"there is no weights file {path}")
+    found = re.match(r"ccnet_resnet\d+os\d+_[a-z0-9]+?(?=_train|\.|$)", path.name)
+    if found and found.group() in CONFIGS:
+        return get_config(found.group())
+    fitting = _fitting(to_own_names(read_weights(path)))
+    if not fitting:
+        raise WeightsError(f"{path.name} holds no CCNet that is known here; give the configuration it was made for")
+    raise ConfigError(f"{path.name} does not say its output stride; give the configuration: {' or '.join(c.name for c in fitting)}")
+
+
+def _fitting(entries: Mapping[str, Tensor]) -> list[Config]:
+    """The published configurations whose depth and class count the entries have."""
+    depth = 101 if "backbone.layer3.22.conv1.weight" in entries else 50
+    classes = entries["classifier.4.bias"].shape[0] if "classifier.4.bias" in entries else -1
+    keys = [key for key, dataset in DATASETS.items() if dataset.num_classes == classes]
+    return [config for config in CONFIGS.values() if config.depth == depth and config.dataset in keys]
+
+
+def _own_name(name: str) -> str:
+    for old, new in _PUBLISHED_PREFIXES.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _open_safetensors(path: Path) -> Any:
+    if not path.is_file():
+        raise MissingFileError(f"there is no weights file {path}")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path.name} ({path.stat().st_size:,} bytes) is no readable safetensors file: {error}") from None
