@@ -41,17 +41,18 @@ def make_scene(seed: int) -> Scene:
     rng = np.random.default_rng(seed)
     colour = int(rng.integers(1, 5))
     boxes = _place(rng)  # (7, 3): y, x, half a side; the beacon first
-    y, x = np.mgrid[:SIZE, :SIZE]
-    ground = 26 + 10 * np.sin(y / rng.uniform(9, 20) + rng.uniform(0, 6)) * np.sin(x / rng.uniform(9, 20) + rng.uniform(0, 6))
-    image = np.stack([ground, ground * 1.05, ground * 1.3], axis=-1)
+    y, x = np.arange(SIZE, dtype=np.float32)[:, None], np.arange(SIZE, dtype=np.float32)
+    waves = np.sin(y / rng.uniform(9, 20) + rng.uniform(0, 6)) * np.sin(x / rng.uniform(9, 20) + rng.uniform(0, 6))
+    image = (26 + 10 * waves)[..., None] * np.array([1.0, 1.05, 1.3], np.float32)  # (96, 96, 3)
     labels = np.zeros((SIZE, SIZE), np.uint8)
     for cy, cx, radius in boxes[1:]:
-        inside = (y - cy) ** 2 + (x - cx) ** 2 <= radius**2
-        image[inside] = rng.uniform(140, 190)
-        labels[inside] = colour
+        box = np.s_[cy - radius : cy + radius + 1, cx - radius : cx + radius + 1]
+        inside = (y[box[0]] - cy) ** 2 + (x[box[1]] - cx) ** 2 <= radius**2
+        image[box][inside] = rng.uniform(140, 190)
+        labels[box][inside] = colour
     top, left = int(boxes[0, 0]) - BEACON // 2, int(boxes[0, 1]) - BEACON // 2
     image[top : top + BEACON, left : left + BEACON] = get_dataset("beacons").palette[colour]
-    image += rng.normal(0, 4, image.shape)
+    image += 4 * rng.standard_normal(image.shape, np.float32)
     return Scene(image.clip(0, 255).astype(np.uint8), labels, (top, left), boxes[1:])
 
 

@@ -21,7 +21,7 @@ def fit(image: NDArray[np.uint8], long: int, short: int) -> NDArray[np.uint8]:
     height, width = fitted_size(*image.shape[:2], long, short)
     if (height, width) == image.shape[:2]:
         return image
-    # A reduction without smoothing, as OpenCV's bilinear resize does it in the recipe, would alias photographs; Pillow's smooths.
+    # Pillow smooths before it reduces, so that large photographs don't alias; where it enlarges it is the recipe's plain bilinear.
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+_SMALL = 2**16  # values per image below which the fast form's loop over a batch costs more than it saves (measured)
+
 
 def criss_cross_weights(query: Tensor, key: Tensor) -> Tensor:
     """Each pixel's attention over its column and its row.
@@ -63,7 +65,8 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         ValueError: shapes that do not belong together.
     """
     _check(query, key, value)
-    if value.device.type != "cpu" or value.numel() == 0 or torch.compiler.is_exporting():
+    many_small = len(value) > 1 and value[0].numel() < _SMALL
+    if value.device.type != "cpu" or value.numel() == 0 or many_small or torch.compiler.is_exporting():
         return criss_cross_attention_plain(query, key, value)
     with torch.autocast("cpu", enabled=False):
         out: Tensor = _CrissCross.apply(query, key, value)
@@ -88,7 +91,11 @@ class CrissCrossAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return x + self.gamma * criss_cross_attention(*self.project(x))
+        return self.residual(x, *self.project(x))
+
+    def residual(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """One step from features and their projections: (B, C, H, W)."""
+        return x + self.gamma * criss_cross_attention(query, key, value)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query (B, d, H, W), key (B, d, H, W) and value (B, C, H, W) of one step, by one convolution."""

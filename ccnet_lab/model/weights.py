@@ -30,7 +30,6 @@ _PUBLISHED_PREFIXES = {
     "decoder.": "classifier.",
     "auxiliary_decoder.": "aux_classifier.",
 }
-_SHOWN = 8  # entries of each kind that an error message names before it counts the rest
 
 
 def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
@@ -42,7 +41,7 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> No
 
     Raises:
         MissingFileError: there is no such file.
-        WeightsError: the file cannot be read, or entries are missing, left over or misshapen; every one is named by `error.problems`.
+        WeightsError: the file cannot be read, or entries are missing, left over or misshapen; every one is named.
     """
     entries = to_own_names(source if isinstance(source, Mapping) else read_weights(source))
     target = model.state_dict()
@@ -114,9 +113,9 @@ def to_published_names(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def save_weights(model: nn.Module, path: str | Path, config: Config, **notes: Any) -> None:
+def save_weights(model: nn.Module, path: str | Path, config: str | Config, **notes: Any) -> None:
     """Write a safetensors file that says which configuration it is for; `notes` go into its readable metadata."""
-    metadata = {"config": json.dumps(config.to_dict()), "made_with": "ccnet_lab", **{k: json.dumps(v) for k, v in notes.items()}}
+    metadata = {"config": json.dumps(get_config(config).to_dict()), "made_with": "ccnet_lab", **{k: json.dumps(v) for k, v in notes.items()}}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, Path(path), metadata=metadata)
 

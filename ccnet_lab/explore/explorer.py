@@ -1,0 +1,330 @@
+"""Explorer: one model, and View: one image it looked at. Predictions, maps and numbers as arrays; how maps are composed is in maps.py."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ccnet_lab.configs import CONFIGS, EXTRAS, Config, get_config
+from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.images import read_image
+from ccnet_lab.data.transforms import fit, fitted_size, normalise
+from ccnet_lab.errors import ImageError, MissingFileError, UnknownConfigError, near
+from ccnet_lab.explore import maps
+from ccnet_lab.explore.maps import Step
+from ccnet_lab.model.ccnet import CCNet, build_model
+from ccnet_lab.model.weights import load_weights, read_config
+from ccnet_lab.runs import Run
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pixel:
+    """What one pixel is taken for and what it looks at. K classes, one map per recurrence asked for.
+
+    Attributes:
+        x, y: the pixel, image coordinates.
+        cell: (i, j) of its feature cell; box: (left, top, right, bottom) of that cell in image pixels, floats.
+        probabilities: (K,) softmax at the pixel, at the recurrence the model was trained with.
+        recurrences: the R of each map.
+        maps: (h, w) each, summing to 1.
+        on_cross: the share of each map's mass on the pixel's row and column of cells.
+        class_shares: (K,) share of each map's mass by predicted class.
+        cell_shares: (K,) share of all cells by predicted class: what a map that looks everywhere alike would have.
+    """
+
+    x: int
+    y: int
+    cell: tuple[int, int]
+    box: tuple[float, float, float, float]
+    probabilities: Floats
+    recurrences: tuple[int, ...]
+    maps: tuple[Floats, ...]
+    on_cross: tuple[float, ...]
+    class_shares: tuple[Floats, ...]
+    cell_shares: Floats
+
+
+class Explorer:
+    """A model to look at images with.
+
+    Args:
+        model: put into eval mode and moved to `device`.
+        config: what it was built from; decides how images are fitted, and the class names.
+        device: "cpu", "cuda", ...
+    """
+
+    def __init__(self, model: CCNet, config: str | Config, device: str | torch.device = "cpu") -> None:
+        self.config = get_config(config)
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        dataset = get_dataset(self.config.dataset)
+        self.class_names, self.palette = dataset.class_names, dataset.palette
+
+    @classmethod
+    def open(cls, source: str | Path, device: str | torch.device = "cpu", config: str | Config | None = None) -> "Explorer":
+        """An explorer for an embedded model ("demo", "demo_r1"), one of the twelve, a run folder, or a weights file.
+
+        Args:
+            source: a name or a path. For one of the twelve its checkpoint must lie in `checkpoint_folder()`.
+            config: what a weights file was made for, where the file itself leaves that open.
+
+        Raises:
+            UnknownConfigError: neither a name nor a path that exists.
+            MissingFileError: a known name whose checkpoint is not on disk; the message says where to put it.
+            WeightsError, ConfigError, RunError: as `load_weights`, `read_config` and `Run.open`.
+        """
+        path = find_weights(source)
+        config = get_config(config) if config is not None else read_config(path)
+        model = build_model(config)
+        load_weights(model, path)
+        return cls(model, config, device)
+
+    @torch.inference_mode()
+    def look(self, image: Any, short_side: int | None = None) -> "View":
+        """Run the network on an image, once.
+
+        Args:
+            image: a path, bytes, a Pillow image or an array; see `data.images.read_image`.
+            short_side: pixels of the network's input; None fits the image as the evaluation does (`config.resize`).
+
+        Raises:
+            ImageError, MissingFileError: as `read_image`.
+        """
+        picture = read_image(image)
+        inputs = normalise(fit(picture, *self.resize(short_side)))[None].to(self.device)  # (1, 3, H', W')
+        features = self.model.backbone(inputs)
+        return View(self, picture, tuple(inputs.shape[2:]), features.stage4, self.model.reduce(features.stage4))
+
+    def resize(self, short_side: int | None = None) -> tuple[int, int]:
+        """(long, short) sides an image is fitted into, for a short side other than the evaluation's scaled alike."""
+        long, short = self.config.resize
+        return (long, short) if short_side is None else (round(long * short_side / short), short_side)
+
+    def input_size(self, height: int, width: int, short_side: int | None = None) -> tuple[int, int]:
+        """(H', W') of the network's input for an image of that size."""
+        return fitted_size(height, width, *self.resize(short_side))
+
+
+class View:
+    """One image as one model sees it. Made by `Explorer.look`; answers are computed on demand and kept.
+
+    Attributes:
+        image: (H, W, 3) uint8, as the eye sees it.
+        size: (H, W). input_size: (H', W') of the network's input. grid: (h, w) of the feature map.
+    """
+
+    def __init__(self, explorer: Explorer, image: NDArray[np.uint8], input_size: tuple[int, ...], stage4: Tensor, start: Tensor) -> None:
+        self.explorer = explorer
+        self.image = image
+        self.size: tuple[int, int] = (image.shape[0], image.shape[1])
+        self.input_size = input_size
+        self.grid: tuple[int, int] = (start.shape[2], start.shape[3])
+        self._stage4 = stage4
+        self._states = [start]  # x_0, x_1, ...: (1, C, h, w)
+        self._steps: list[Step] = []
+        self._labels: dict[int, NDArray[np.uint8]] = {}
+        self._logits: dict[int, Tensor] = {}
+        self.logits(self.recurrence)
+
+    @property
+    def recurrence(self) -> int:
+        """R the model was trained with."""
+        return self.explorer.config.recurrence
+
+    @cached_property
+    def labels(self) -> NDArray[np.uint8]:
+        """(H, W) class ids at the image's own size."""
+        return self.labels_at(self.recurrence)
+
+    @torch.inference_mode()
+    def labels_at(self, recurrence: int) -> NDArray[np.uint8]:
+        """(H, W) class ids with the same weights at another recurrence: argmax of the logits resized to the image."""
+        if recurrence not in self._labels:
+            self._labels[recurrence] = _upsampled_argmax(self.logits(recurrence), self.size)
+        return self._labels[recurrence]
+
+    def cell_labels(self, recurrence: int | None = None) -> NDArray[np.uint8]:
+        """(h, w) class ids of the feature cells."""
+        labels: NDArray[np.uint8] = self.logits(recurrence)[0].argmax(0).to(torch.uint8).cpu().numpy()
+        return labels
+
+    @torch.inference_mode()
+    def logits(self, recurrence: int | None = None) -> Tensor:
+        """(1, K, h, w), on the model's device."""
+        recurrence = self.recurrence if recurrence is None else recurrence
+        if recurrence not in self._logits:
+            self._logits[recurrence] = self.explorer.model.decode(self._stage4, self.state(recurrence)).float()
+        return self._logits[recurrence]
+
+    @torch.inference_mode()
+    def state(self, recurrence: int) -> Tensor:
+        """x_R, (1, C, h, w): the features after R criss-cross steps, on the model's device."""
+        if recurrence < 0:
+            raise ValueError(f"recurrence is {recurrence}; expected 0 or more")
+        attention = self.explorer.model.attention
+        while len(self._states) <= recurrence:
+            x = self._states[-1]
+            query, key, value = attention.project(x)
+            self._steps.append(Step(*(t[0].permute(1, 2, 0).float().contiguous() for t in (query, key))))
+            self._states.append(attention.residual(x, query, key, value))
+        return self._states[recurrence]
+
+    def steps(self, recurrence: int) -> list[Step]:
+        """Queries and keys of the first R steps, each (h, w, d)."""
+        self.state(recurrence)
+        return self._steps[:recurrence]
+
+    def cell(self, x: int, y: int) -> tuple[int, int]:
+        """(i, j) of the feature cell under image pixel (x, y); raises `ImageError` outside the image."""
+        (height, width), (h, w) = self.size, self.grid
+        if not (0 <= x < width and 0 <= y < height):
+            raise ImageError(f"pixel ({x}, {y}) lies outside the image; expected 0 <= x < {width} and 0 <= y < {height}")
+        return min(int((y + 0.5) * h / height), h - 1), min(int((x + 0.5) * w / width), w - 1)
+
+    def box(self, i: int, j: int) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) of a cell in image pixels."""
+        (height, width), (h, w) = self.size, self.grid
+        return j * width / w, i * height / h, (j + 1) * width / w, (i + 1) * height / h
+
+    @torch.inference_mode()
+    def attention(self, x: int, y: int, recurrence: int = 2) -> Floats:
+        """What pixel (x, y) looks at: (h, w), sums to 1; its cell's row of A_R ... A_1. R = 0 is the cell itself.
+
+        Raises:
+            ImageError: the pixel lies outside the image.
+        """
+        i, j = self.cell(x, y)
+        if recurrence == 0:
+            weights = np.zeros(self.grid, np.float32)
+            weights[i, j] = 1
+            return weights
+        return _array(maps.attention_map(self.steps(recurrence), i, j))
+
+    @torch.inference_mode()
+    def listeners(self, x: int, y: int, recurrence: int = 2) -> Floats:
+        """Who looks at pixel (x, y): (h, w), how much each cell takes from its cell; its cell's column of A_R ... A_1."""
+        return _array(maps.listeners_map(self.steps(max(1, recurrence)), *self.cell(x, y)))
+
+    @torch.inference_mode()
+    def attention_weights(self, recurrence: int = 2) -> tuple[Floats, ...]:
+        """Each step's attention of every cell, (h, w, h + w), column entries first; as `out.attention` of a forward pass."""
+        return tuple(_array(maps.dense_weights(step)) for step in self.steps(recurrence))
+
+    @torch.inference_mode()
+    def split(self, x: int, y: int, recurrence: int = 2) -> maps.Split:
+        """The features of pixel (x, y) after R steps as a sum of what stayed and what came by 1, 2, ... R hops; exact."""
+        attention = self.explorer.model.attention
+        value = attention.value
+        assert value.bias is not None
+        steps = self.steps(max(1, recurrence))[:recurrence]
+        if not steps:
+            raise ValueError("recurrence is 0; expected at least 1 step to take apart")
+        return maps.split_output(steps, self.state(0)[0], attention.gamma, value.weight[:, :, 0, 0], value.bias, *self.cell(x, y))
+
+    @torch.inference_mode()
+    def probabilities(self, x: int, y: int, recurrence: int | None = None) -> Floats:
+        """(K,) softmax of the logits, resized to the image, at pixel (x, y)."""
+        self.cell(x, y)  # raises outside the image
+        logits = self.logits(recurrence)
+        rows = _resized_rows(logits, self.size[0], y, y + 1)  # (1, K, 1, w)
+        columns = _resized_rows(rows.mT, self.size[1], x, x + 1)  # (1, K, 1, 1)
+        return _array(torch.softmax(columns.flatten(), dim=0))
+
+    @torch.inference_mode()
+    def pixel(self, x: int, y: int, recurrences: Sequence[int] = (1, 2, 3)) -> Pixel:
+        """Everything the app and the notebooks show of one pixel.
+
+        Raises:
+            ImageError: the pixel lies outside the image.
+        """
+        i, j = self.cell(x, y)
+        found = [torch.as_tensor(self.attention(x, y, r)) for r in recurrences]
+        names = len(self.explorer.class_names)
+        shares = [maps.class_shares(m, torch.as_tensor(self.cell_labels()), names) for m in found]
+        return Pixel(
+            x, y, (i, j), self.box(i, j), self.probabilities(x, y), tuple(recurrences),
+            tuple(map(_array, found)),
+            tuple(maps.on_cross_share(m, i, j) for m in found),
+            tuple(_array(mass) for mass, _ in shares),
+            _array(shares[0][1]) if shares else np.zeros(names, np.float32),
+        )  # fmt: skip
+
+
+def checkpoint_folder() -> Path:
+    """Where checkpoints of the twelve are looked for: `checkpoints` in `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab."""
+    return Path(os.environ.get("CCNET_LAB_HOME", Path.home() / ".cache" / "ccnet_lab")) / "checkpoints"
+
+
+def find_weights(source: str | Path) -> Path:
+    """The weights file behind a name or a path; raises as `Explorer.open` does."""
+    name = str(source)
+    if name in EXTRAS:
+        return Path(str(files("ccnet_lab").joinpath("assets", f"{name}.safetensors")))
+    if name in CONFIGS:
+        candidates = [checkpoint_folder() / f"{name}{ending}" for ending in (".safetensors", "_train.pth", ".pth")]
+        for path in candidates:
+            if path.is_file():
+                return path
+        raise MissingFileError(
+            f"the checkpoint of {name} is not on disk; download {CONFIGS[name].published_url} and put it at {candidates[1]}"
+        )
+    path = Path(source)
+    if path.is_dir():
+        weights = Run.open(path).weights
+        if not weights.is_file():
+            raise MissingFileError(f"the run {path} has no weights yet ({weights.name} is missing)")
+        return weights
+    if not path.is_file():
+        known = [*EXTRAS, *CONFIGS]
+        raise UnknownConfigError(f"{name!r} is neither a model's name nor a file or run folder on disk; {near(name, known)}")
+    return path
+
+
+def available_models() -> dict[str, Path]:
+    """Models that can be opened by name now: the embedded ones, and those of the twelve whose checkpoint is on disk."""
+    found = {}
+    for name in [*EXTRAS, *CONFIGS]:
+        try:
+            found[name] = find_weights(name)
+        except MissingFileError:
+            continue
+    return found
+
+
+def _array(tensor: Tensor) -> Floats:
+    array: Floats = tensor.detach().cpu().float().numpy()
+    return array
+
+
+def _resized_rows(logits: Tensor, height: int, first: int, last: int) -> Tensor:
+    """Rows first..last of (B, K, h, w) resized to `height` rows, bilinear, align_corners False: (B, K, last - first, w)."""
+    rows = logits.shape[2]
+    centre = ((torch.arange(first, last, device=logits.device) + 0.5) * (rows / height) - 0.5).clamp(min=0)
+    above = centre.long().clamp(max=rows - 1)
+    below = (above + 1).clamp(max=rows - 1)
+    share = (centre - above).to(logits.dtype)[:, None]
+    return logits[:, :, above] * (1 - share) + logits[:, :, below] * share
+
+
+def _upsampled_argmax(logits: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W) argmax of (1, K, h, w) resized to `size`, some rows at a time so that memory stays small for large photographs."""
+    height, width = size
+    labels = torch.empty(height, width, dtype=torch.uint8)
+    step = max(1, 2**27 // (logits.shape[1] * width))  # rows that make half a GiB
+    if step >= height:
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0].argmax(0).to(torch.uint8).cpu().numpy()
+    for first in range(0, height, step):
+        rows = _resized_rows(logits, height, first, min(first + step, height))
+        labels[first : first + step] = F.interpolate(rows, size=(rows.shape[2], width), mode="bilinear", align_corners=False)[0].argmax(0).cpu()
+    return labels.numpy()

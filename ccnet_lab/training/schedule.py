@@ -1,0 +1,21 @@
+"""The optimiser and the learning rate over the steps, as the recipe has them. What is minimised is in loss.py."""
+
+from torch import nn, optim
+
+from ccnet_lab.configs import Config
+
+
+def build_optimizer(model: nn.Module, config: Config) -> optim.SGD:
+    """SGD with the configuration's momentum, its weight decay on every parameter, and its initial learning rate."""
+    return optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def poly_lr(step: int, total_steps: int, base_lr: float, power: float = 0.9) -> float:
+    """The learning rate for step `step` (from 0) of `total_steps`: base_lr * (1 - step / total_steps) ** power.
+
+    Raises:
+        ValueError: a step outside 0..total_steps, or no steps at all.
+    """
+    if total_steps < 1 or not 0 <= step <= total_steps:
+        raise ValueError(f"step {step} of {total_steps} does not exist; expected 0 <= step <= total_steps, at least one step in all")
+    return base_lr * (1 - step / total_steps) ** power
