@@ -27,5 +27,5 @@ def fit(image: NDArray[np.uint8], long: int, short: int) -> NDArray[np.uint8]:
 
 def normalise(images: NDArray[np.uint8] | Tensor) -> Tensor:
     """(..., H, W, 3) uint8 RGB -> (..., 3, H, W) float32 with the recipe's mean and standard deviation, channels-last in memory."""
-    tensor = torch.as_tensor(images)
+    tensor = torch.tensor(images) if isinstance(images, np.ndarray) else images
     return ((tensor.float() - tensor.new_tensor(MEAN, dtype=torch.float)) / tensor.new_tensor(STD, dtype=torch.float)).movedim(-1, -3)

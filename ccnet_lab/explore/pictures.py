@@ -13,10 +13,10 @@ COLOURS = "inferno"  # perceptually uniform, dark to light, readable with any co
 _SCALE = (colormaps[COLOURS](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8)  # (256, 3)
 
 
-def shown_size(height: int, width: int, longest: int = 640, least: int = 24) -> tuple[int, int]:
-    """(height, width) in which a picture is shown: its longer side `longest`, no side under `least` so that it can be clicked."""
+def shown_size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """(height, width) in which a picture is shown: its longer side `longest`, the other no less than a quarter, so that it can be clicked."""
     factor = longest / max(height, width)
-    return max(least, round(height * factor)), max(least, round(width * factor))
+    return max(longest // 4, round(height * factor)), max(longest // 4, round(width * factor))
 
 
 def resized(image: Rgb, size: tuple[int, int]) -> Rgb:
@@ -29,20 +29,26 @@ def resized(image: Rgb, size: tuple[int, int]) -> Rgb:
 def label_picture(labels: NDArray[np.uint8], palette: Sequence[tuple[int, int, int]], size: tuple[int, int]) -> Rgb:
     """(H, W) class ids in their colours, shown at (height, width)."""
     ids = Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return np.asarray(palette, np.uint8)[np.asarray(ids)]
+    ids.putpalette(np.asarray(palette, np.uint8).tobytes())
+    return np.asarray(ids.convert("RGB"))
 
 
 def blend(below: Rgb, above: Rgb, opacity: float) -> Rgb:
     """`above` over `below`, opacity clamped to 0..1."""
-    share = min(max(opacity, 0.0), 1.0)
-    return (below * np.float32(1 - share) + above * np.float32(share) + np.float32(0.5)).astype(np.uint8)
+    return np.asarray(Image.blend(Image.fromarray(below), Image.fromarray(above), min(max(opacity, 0.0), 1.0)))
+
+
+def grey(image: Rgb) -> Rgb:
+    """The same picture without colour, (H, W, 3)."""
+    return np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
 
 
 def heat(weights: NDArray[np.floating], top: float, size: tuple[int, int]) -> Rgb:
     """A map (h, w) in colours from 0 to `top`, everything above clipped; every cell a sharp rectangle of (height, width)."""
     levels = np.clip(weights * (255 / max(top, 1e-30)), 0, 255).astype(np.uint8)
-    cells = Image.fromarray(levels).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return _SCALE[np.asarray(cells)]
+    cells = Image.fromarray(levels)
+    cells.putpalette(_SCALE.tobytes())
+    return np.asarray(cells.convert("RGB").resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def clip_level(maps: Sequence[NDArray[np.floating]], amount: float) -> float:
@@ -51,21 +57,19 @@ def clip_level(maps: Sequence[NDArray[np.floating]], amount: float) -> float:
     return peak * 10.0 ** (-3 * min(max(amount, 0.0), 1.0))
 
 
-def marked(picture: Rgb, box: Sequence[float], cross: tuple[float, float] | None = None) -> Rgb:
-    """A copy with a rectangle (left, top, right, bottom), white on black so that it shows on anything, and a small cross at (x, y)."""
+def boxed(picture: Rgb, box: Sequence[float]) -> Rgb:
+    """A copy with a rectangle (left, top, right, bottom), white between black so that it shows on anything."""
     out = picture.copy()
     height, width = out.shape[:2]
-    left, top = (int(np.clip(v, 0, limit - 1)) for v, limit in ((box[0], width), (box[1], height)))
-    right, bottom = (int(np.clip(np.ceil(v) - 1, 0, limit - 1)) for v, limit in ((box[2], width), (box[3], height)))
-    for grow, colour in ((3, 0), (2, 255), (1, 255), (0, 0)):
-        t, b, l, r = max(top - grow, 0), min(bottom + grow, height - 1), max(left - grow, 0), min(right + grow, width - 1)
-        out[t, l : r + 1] = out[b, l : r + 1] = colour
-        out[t : b + 1, l] = out[t : b + 1, r] = colour
-    if cross is not None:
-        x, y = (int(np.clip(v, 0, limit - 1)) for v, limit in zip(cross, (width, height), strict=True))
-        for reach, thick, colour in ((7, 1, 0), (6, 0, 255)):
-            out[max(y - thick, 0) : y + thick + 1, max(x - reach, 0) : x + reach + 1] = colour
-            out[max(y - reach, 0) : y + reach + 1, max(x - thick, 0) : x + thick + 1] = colour
+    left, top = int(box[0]), int(box[1])
+    right, bottom = int(np.ceil(box[2])) - 1, int(np.ceil(box[3])) - 1
+    for grow, colour in ((2, 0), (1, 255), (0, 255), (-1, 0)):
+        if right - left < -2 * grow or bottom - top < -2 * grow:
+            continue
+        above, below = max(top - grow, 0), min(bottom + grow, height - 1)
+        first, last = max(left - grow, 0), min(right + grow, width - 1)
+        out[[above, below], first : last + 1] = colour
+        out[above : below + 1, [first, last]] = colour
     return out
 
 

@@ -1,0 +1,165 @@
+"""The app's words: small pieces of HTML made from a view and a pixel. Where they stand is in app.py, how they look in page.css."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccnet_lab.explore.explorer import Explorer, Pixel, View
+from ccnet_lab.explore.pictures import shown_size
+
+STAGE, MAP = 640, 440  # longer sides of the stage and of a map, pixels
+
+CSS = files("ccnet_lab.explore").joinpath("page.css").read_text(encoding="utf-8")
+
+BRAND = "<h1>ccnet_lab</h1><p>What does a pixel look at? Click one.</p>"
+
+ABOUT = """
+<div class='about'>
+<h2>What you see</h2>
+<p>CCNet labels every pixel of a photograph. Before it decides, each pixel gathers from the pixels of its own row and column: that is
+<b>criss-cross attention</b>. Done once (R&nbsp;=&nbsp;1) a pixel sees its cross. Done again with the same weights (R&nbsp;=&nbsp;2), it
+hears what the pixels of its cross have gathered, and so from everywhere. The three maps are that reach, exactly: one row of
+A<sub>1</sub>, of A<sub>2</sub>A<sub>1</sub>, and of A<sub>3</sub>A<sub>2</sub>A<sub>1</sub>, where A<sub>s</sub> is the attention
+matrix of step s. Each sums to 1, and all three share one colour scale.</p>
+<p><b>On the cross</b> says how much of a map lies on the pixel's own row and column. <b>Clip</b> lowers the top of the colour scale, as
+the paper's figures do: weights above it look alike, weights below it become visible.</p>
+<h2>The demo</h2>
+<p>The scenes are generated. One small beacon decides the class of every grey disc in the picture, so a network must carry its colour
+across the image. Trained with R&nbsp;=&nbsp;1 it labels the discs on the beacon's row or column and guesses the others; with
+R&nbsp;=&nbsp;2 it labels them all. Both are in the model menu.</p>
+<h2>What a map does not say</h2>
+<p>An attention weight says how much was taken from a cell, not whether it decided the label: values, gamma and the features that stayed
+count too. Maps at an R the model was not trained with show its weights outside what they learned.</p>
+<h2>Sources</h2>
+<p>Huang et al., <i>CCNet: Criss-Cross Attention for Semantic Segmentation</i>, ICCV 2019 and TPAMI 2020. Published configurations and
+checkpoints: SSSegmentation. The sample photograph, Grace Hopper (U.S. Navy), is in the public domain and comes with matplotlib. Nothing
+you load here leaves this machine.</p>
+</div>
+"""
+
+
+def problem(error: Exception) -> str:
+    """An error's message, readable: long lists of names are cut."""
+    message = str(error)
+    shown = message if len(message) <= 600 else message[:600] + f" … ({len(message) - 600:,} characters more)"
+    return f"<div class='problem' role='alert'>{escape(shown)}</div>"
+
+
+def model_line(explorer: Explorer) -> str:
+    """One line on a model: how it was trained, its gamma, its size."""
+    gamma = explorer.model.attention.gamma.item()
+    parts = [
+        f"R trained <b>{explorer.config.recurrence}</b>",
+        f"gamma <b>{gamma:.2f}</b>" + (" (near 0: the attention changes nothing)" if abs(gamma) < 0.01 else ""),
+        f"<b>{sum(p.numel() for p in explorer.model.parameters()) / 1e6:.2f} M</b> parameters",
+        f"stride <b>{explorer.config.output_stride}</b>",
+    ]
+    if explorer.config.published_miou is not None:
+        parts.append(f"published mIoU <b>{explorer.config.published_miou:.2f} %</b>")
+    return f"<div class='line'>{' · '.join(parts)}</div>"
+
+
+def notice(explorer: Explorer, generated: bool) -> str:
+    """What a visitor must know about this model on a generated scene or a photograph; "" if there is nothing."""
+    beacons = explorer.config.dataset == "beacons"
+    if beacons and not generated:
+        text = (
+            "This is a photograph, and the model on show is the embedded demo, which knows only generated beacon scenes. "
+            "Its labels mean nothing here; how its attention spreads over one, two and three steps is real all the same."
+        )
+    elif generated and not beacons:
+        text = f"This is a generated scene, and {escape(explorer.config.name)} was trained on photographs. Its labels mean nothing here."
+    else:
+        return ""
+    return f"<div class='notice'>{text}</div>"
+
+
+def legend(view: View, most: int = 12) -> str:
+    """The classes in the picture, largest first, with colours and shares, and what the network was given."""
+    names = view.explorer.class_names
+    share = np.bincount(view.labels.ravel(), minlength=len(names)) / view.labels.size
+    order = [int(k) for k in np.argsort(-share) if share[k] > 0]
+    items = "".join(f"<span>{_swatch(view, k)}{escape(names[k])} <i>{percent(share[k])}</i></span>" for k in order[:most])
+    more = f"<span class='more'>and {len(order) - most} more</span>" if len(order) > most else ""
+    (height, width), (h, w) = view.input_size, view.grid
+    return f"<div class='legend'>{items}{more}<span class='more'>the network saw {width} × {height} pixels as {w} × {h} cells</span></div>"
+
+
+def marker(view: View, pixel: Pixel) -> str:
+    """The chosen pixel and its cell, drawn over the stage; positions in percent of the image."""
+    height, width = view.size
+    left, top, right, bottom = pixel.box
+    stage = shown_size(height, width, STAGE)
+    cell = f"left:{100 * left / width:.3f}%;top:{100 * top / height:.3f}%"
+    cell += f";width:{100 * (right - left) / width:.3f}%;height:{100 * (bottom - top) / height:.3f}%"
+    point = f"left:{100 * (pixel.x + 0.5) / width:.3f}%;top:{100 * (pixel.y + 0.5) / height:.3f}%"
+    return f"<div class='over' style='aspect-ratio:{stage[1]}/{stage[0]}'><div class='cell' style='{cell}'></div><div class='point' style='{point}'></div></div>"
+
+
+def panels(pictures: Sequence[bytes], captions: Sequence[str]) -> str:
+    """The maps side by side, PNG files inline, a caption below each."""
+    figures = (
+        f"<figure><img alt='attention map' src='data:image/png;base64,{b64encode(picture).decode()}'>{caption}</figure>"
+        for picture, caption in zip(pictures, captions, strict=True)
+    )
+    return f"<div class='panels'>{''.join(figures)}</div>"
+
+
+def caption(recurrence: int, share: float, weights: NDArray[np.floating[Any]]) -> str:
+    """The line under a map."""
+    reached = int((weights > 0).sum())
+    where = "every cell" if reached == weights.size else f"{reached:,} of {weights.size:,} cells"
+    return (
+        f"<figcaption><b>R = {recurrence}</b><span>reaches {where}</span><span>on the cross <b>{percent(share)}</b></span></figcaption>"
+    )
+
+
+def colour_scale(top: float, clipped: Sequence[float]) -> str:
+    """The colour bar of the maps and how much of their mass lies above its end."""
+    lost = "nothing is clipped"
+    if max(clipped) > 5e-4:
+        lost = "mass above its end: " + ", ".join(percent(v) for v in clipped)
+    return f"<div class='scale'><i>0</i><b></b><i>{top:.2g}</i><span>one scale for all three; {lost}</span></div>"
+
+
+def facts(view: View, pixel: Pixel, recurrences: Sequence[int]) -> str:
+    """What the pixel is taken for, and what its map lies on, class by class."""
+    names = view.explorer.class_names
+    taken = "".join(
+        _bar(view, k, names[k], float(pixel.probabilities[k]), f"{pixel.probabilities[k]:.2f}")
+        for k in np.argsort(-pixel.probabilities)[:4]
+        if pixel.probabilities[k] >= 0.005
+    )
+    shown = recurrences.index(view.recurrence) if view.recurrence in recurrences else len(recurrences) - 1
+    mass, area = pixel.class_shares[shown], pixel.cell_shares
+    looks = "".join(
+        _bar(view, k, names[k], float(mass[k]), percent(mass[k]), f"of the image: {percent(area[k])}")
+        for k in np.argsort(-mass)[:4]
+        if mass[k] >= 0.005
+    )
+    return (
+        f"<div class='facts'><section><h3>Pixel ({pixel.x}, {pixel.y}) is taken for</h3>{taken}</section>"
+        f"<section><h3>With R = {recurrences[shown]} it looks at</h3>{looks}</section></div>"
+    )
+
+
+def percent(share: float) -> str:
+    """0.123 as "12 %", below ten with one decimal."""
+    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
+
+
+def _bar(view: View, k: int, name: str, value: float, text: str, note: str = "") -> str:
+    return (
+        f"<div class='bar'>{_swatch(view, k)}<span>{escape(name)}</span><b><s style='width:{100 * value:.1f}%'></s></b>"
+        f"<i>{text}</i>{f'<em>{note}</em>' if note else ''}</div>"
+    )
+
+
+def _swatch(view: View, k: int) -> str:
+    red, green, blue = view.explorer.palette[k]
+    return f"<u style='background:rgb({red},{green},{blue})'></u>"
