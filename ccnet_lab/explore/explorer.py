@@ -26,6 +26,7 @@ from ccnet_lab.model.weights import load_weights, read_config
 from ccnet_lab.runs import Run
 
 Floats = NDArray[np.float32]
+STRIP = 2**27  # logits resized at once, half a GiB
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,7 @@ def _upsampled_argmax(logits: Tensor, size: tuple[int, int]) -> NDArray[np.uint8
     """(H, W) argmax of (1, K, h, w) resized to `size`, some rows at a time so that memory stays small for large photographs."""
     height, width = size
     labels = torch.empty(height, width, dtype=torch.uint8)
-    step = max(1, 2**27 // (logits.shape[1] * width))  # rows that make half a GiB
+    step = max(1, STRIP // (logits.shape[1] * width))
     if step >= height:
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0].argmax(0).to(torch.uint8).cpu().numpy()
     for first in range(0, height, step):

@@ -45,7 +45,7 @@ def criss_cross_attention_plain(query: Tensor, key: Tensor, value: Tensor) -> Te
         wide = _widen(value)
         out = torch.einsum("byxk,bckx->bcyx", weights[..., :height], wide)
         out = out + torch.einsum("byxk,bcyk->bcyx", weights[..., height:], wide)
-    return out.to(value.dtype)  # (B, C, H, W)
+    return _formatted(out.to(value.dtype), like=value)  # (B, C, H, W)
 
 
 def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -128,8 +128,7 @@ class _CrissCross(torch.autograd.Function):
             torch.bmm(weights[..., height:], v, out=o)
             for x in _chunks(v.transpose(0, 1)):
                 o[:, x] += (_columns(weights[:, x, :height]) @ _columns(v[:, x])).transpose(0, 1)
-        image = out.permute(0, 3, 1, 2).to(like.dtype)  # (B, C, H, W)
-        return image.contiguous() if like.is_contiguous() else image
+        return _formatted(out.permute(0, 3, 1, 2).to(like.dtype), like)  # (B, C, H, W)
 
     @staticmethod
     @once_differentiable
@@ -182,6 +181,11 @@ def _chunks(lines: Tensor, elements: int = 2**19) -> list[slice]:
     """Slices of the first axis of (lines, length, c) that hold about `elements` numbers: 2 MiB of float32, which stay in cache."""
     step = max(1, elements // (lines.shape[1] * lines.shape[2]))
     return [slice(start, start + step) for start in range(0, len(lines), step)]
+
+
+def _formatted(image: Tensor, like: Tensor) -> Tensor:
+    """`image` (B, c, H, W) contiguous where `like` is, else channels-last."""
+    return image.contiguous(memory_format=torch.contiguous_format if like.is_contiguous() else torch.channels_last)
 
 
 def _widen(tensor: Tensor) -> Tensor:

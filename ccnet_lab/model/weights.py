@@ -4,6 +4,7 @@ Nothing here runs code from a file: safetensors cannot hold any, and pickles are
 """
 
 import json
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,17 +75,23 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
     if not path.is_file():
         raise MissingFileError(f"there is no weights file {path}")
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start != b"PK" and start[:1] != b"\x80":  # neither torch's zip nor a pickle
+        page = ", a web page by its first bytes" if start.lstrip().startswith(b"<") else ""
+        raise WeightsError(f"{path.name} ({path.stat().st_size:,} bytes) is no readable checkpoint{page}; download it again")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds: pickle, zip, runtime, key, ...
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "weights only" in str(error).lower() or "Unsupported global" in str(error):
-            raise WeightsError(
-                f"{path.name} holds more than tensors and was refused without running any of it. "
-                "Ask its author for a plain state dict or a safetensors file."
-            ) from None
+    except pickle.UnpicklingError as error:
+        if "truncated" in str(error):
+            raise WeightsError(f"{path.name} is no readable checkpoint: {_first_line(error)}; download it again") from None
         raise WeightsError(
-            f"{path.name} ({path.stat().st_size:,} bytes) is no readable checkpoint: {reason}. If it was downloaded, download it again."
+            f"{path.name} holds more than tensors and was refused without running any of it; "
+            "ask its author for a plain state dict or a safetensors file"
+        ) from None
+    except Exception as error:  # a damaged file: torch raises many kinds here (zip, runtime, end of file, key, ...)
+        raise WeightsError(
+            f"{path.name} ({path.stat().st_size:,} bytes) is no readable checkpoint: {_first_line(error)}; download it again"
         ) from None
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path.name} holds a {type(content).__name__}; expected a mapping of names to tensors")
@@ -150,6 +157,10 @@ def _fitting(entries: Mapping[str, Tensor]) -> list[Config]:
     classes = entries["classifier.4.bias"].shape[0] if "classifier.4.bias" in entries else -1
     keys = [key for key, dataset in DATASETS.items() if dataset.num_classes == classes]
     return [config for config in CONFIGS.values() if config.depth == depth and config.dataset in keys]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _own_name(name: str) -> str:

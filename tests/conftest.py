@@ -1,0 +1,78 @@
+"""What several tests share: the fill rule of the parity data, photographs where they are at hand, pictures made on the spot."""
+
+import json
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+PARITY = HERE / "data" / "parity"
+SHARED = HERE.parent.parent / "shared" / "data"
+
+
+def filled(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """A state dict in published names, every entry made by the rule of the parity data."""
+    out = {}
+    for name, shape in shapes.items():
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+        if name.endswith("num_batches_tracked"):
+            value = torch.zeros(shape, dtype=torch.long)
+        elif name.endswith("running_mean"):
+            value = 0.1 * noise
+        elif name.endswith("running_var"):
+            value = 1 + 0.1 * noise.abs()
+        elif name == "cca.gamma.scale":
+            value = torch.tensor(0.5)
+        elif len(shape) == 4:
+            value = noise * math.sqrt(2 / (shape[1] * shape[2] * shape[3]))
+        elif name.endswith(".bias"):
+            value = 0.1 * noise
+        elif name.endswith("bn3.weight"):
+            value = 0.2 + 0.02 * noise
+        else:
+            value = 1 + 0.1 * noise
+        out[name] = value
+    return out
+
+
+def published_shapes(config: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a published file, from the recorded keys; only the classes differ between data sets."""
+    depth, classes = config.removeprefix("ccnet_resnet").split("os")[0], {"voc": 21, "ade20k": 150, "cityscapes": 19}[config.split("_")[-1]]
+    shapes = json.loads((PARITY / "published_state_dict_keys.json").read_text())[f"ccnet_resnet{depth}os8_voc"]
+    return {
+        name: (classes, *shape[1:]) if name.startswith(("decoder.4.", "auxiliary_decoder.4.")) else tuple(shape)
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def published_file(tmp_path_factory):
+    """Path of a file in the published format for a configuration, filled by the rule; made once."""
+    made = {}
+
+    def make(config: str) -> Path:
+        if config not in made:
+            made[config] = tmp_path_factory.mktemp("published") / f"{config}_train.pth"
+            torch.save({"model": filled(published_shapes(config)), "epoch": 1}, made[config])
+        return made[config]
+
+    return make
+
+
+@pytest.fixture
+def photograph():
+    """A real street photograph; skips where the shared data are absent."""
+    found = sorted((SHARED / "camvid" / "test").glob("*.jpg")) if SHARED.is_dir() else []
+    if not found:
+        pytest.skip("no ../shared/data/camvid here")
+    return found[0]
+
+
+@pytest.fixture
+def picture():
+    """(H, W, 3) uint8 noise of a given size from a seed."""
+    return lambda height, width, seed=0: np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)

@@ -1,0 +1,124 @@
+"""How the house is built: imports point one way, one source of dependencies, every file says what it is."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = sorted((ROOT / "ccnet_lab").rglob("*.py"))
+DOORS = [ROOT / "app.py", *sorted((ROOT / "scripts").glob("*.py"))]
+TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
+
+# room: the rooms it may import from, itself aside
+MAY_IMPORT = {
+    "errors": set(),
+    "data.catalog": {"errors"},
+    "configs": {"errors", "data.catalog"},
+    "data": {"errors", "configs", "data.catalog"},
+    "model": {"errors", "configs", "data.catalog", "data"},
+    "runs": {"errors", "configs", "data.catalog", "data", "model"},
+    "training": {"errors", "configs", "data.catalog", "data", "model", "runs"},
+    "explore": {"errors", "configs", "data.catalog", "data", "model", "runs"},
+}
+
+
+def imported(path):
+    """Modules a file imports, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(module):
+    """The room of a dotted name below ccnet_lab; None for the package itself or a name in it."""
+    parts = module.split(".")[1:]
+    if parts[:2] == ["data", "catalog"]:
+        return "data.catalog"
+    return parts[0] if parts and parts[0] in MAY_IMPORT else None
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    here = room(module)
+    names = [name for name in imported(path) if name.split(".")[0] == "ccnet_lab"]
+    assert not {name.split(".")[0] for name in imported(path)} & {"app", "scripts", "gradio", "IPython", "ipywidgets"}
+    if here is None:
+        return
+    for name in names:
+        there = room(name)
+        assert there is not None or name == "ccnet_lab", f"{module} imports {name}"
+        assert name != "ccnet_lab", f"{module} imports the whole package"
+        assert there == here or there in MAY_IMPORT[here], f"{module} may not import {name}"
+
+
+def test_figures_never_import_torch():
+    for name in ("figures", "pictures"):
+        path = ROOT / "ccnet_lab" / "explore" / f"{name}.py"
+        assert not [m for m in imported(path) if m.split(".")[0] in ("torch", "torchvision") or m.endswith("pyplot")]
+
+
+@pytest.mark.parametrize("path", DOORS, ids=lambda p: p.name)
+def test_no_door_imports_another(path):
+    assert not [m for m in imported(path) if m.split(".")[0] in ("app", "scripts", "notebooks", "tests")]
+
+
+@pytest.mark.parametrize("path", [*LIBRARY, *DOORS, *sorted((ROOT / "tests").glob("*.py"))], ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_opens_with_one_sentence(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first = docstring.split("\n")[0]
+    assert len(first) > 20
+    assert first.endswith(".")
+
+
+def test_files_and_library_stay_small():
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in LIBRARY}
+    assert sum(lines.values()) < 6_000
+    assert [path.name for path, count in lines.items() if count > 360] == []
+
+
+def test_environment_is_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert f"python{project['requires-python']}" in conda
+    assert set(conda) == {f"python{project['requires-python']}", "pip"}
+    assert pip == ["-c constraints.txt", f"-e .[{','.join(project['optional-dependencies'])}]"]
+
+
+def test_constraints_pin_every_dependency_within_its_range():
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(r) for r in project["dependencies"] + sum(project["optional-dependencies"].values(), [])]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    pins = dict(line.split("==") for line in lines)
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    for requirement in wanted:
+        assert requirement.specifier.contains(pins[requirement.name.lower().replace("_", "-")]), requirement
+
+
+def test_nothing_names_a_machine_or_an_index():
+    forbidden = re.compile(r"(?<![\w.])/(work|root|home)/|index-url|extra-index|pypi\.org|files\.pythonhosted", re.I)
+    for name in filter(None, TRACKED):
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".txt", ".toml", ".yml", ".ipynb", ".css", "") and path.is_file() and path != Path(__file__):
+            found = forbidden.search(path.read_text(encoding="utf-8", errors="ignore"))
+            assert not found, f"{name}: {found.group()}"
+
+
+def test_the_library_imports_without_the_doors_packages():
+    import sys
+
+    code = "import sys; sys.modules['gradio'] = sys.modules['ipywidgets'] = sys.modules['IPython'] = None; import ccnet_lab, ccnet_lab.training"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

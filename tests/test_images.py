@@ -1,0 +1,150 @@
+"""data/images.py and transforms.py: pictures of every kind, as the eye sees them, or a clear refusal."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccnet_lab import ImageError
+from ccnet_lab.data.images import MAX_PIXELS, read_image
+from ccnet_lab.data.transforms import fit, fitted_size, normalise
+from ccnet_lab.errors import MissingFileError
+
+
+def saved(picture, form="PNG", **options):
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def half_red(mode="RGB", size=(8, 6)):
+    """Left half red, right half white."""
+    array = np.full((size[1], size[0], 3), 255, np.uint8)
+    array[:, : size[0] // 2] = (255, 0, 0)
+    return Image.fromarray(array).convert(mode)
+
+
+def test_plain_png_is_itself(picture):
+    array = picture(6, 8)
+    assert np.array_equal(read_image(saved(Image.fromarray(array))), array)
+    assert np.array_equal(read_image(array), array)
+    assert np.array_equal(read_image(Image.fromarray(array)), array)
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "YCbCr", "LAB", "HSV"])
+def test_other_colour_spaces(mode):
+    form = {"P": "PNG", "CMYK": "JPEG", "YCbCr": "JPEG", "LAB": "TIFF", "HSV": None}[mode]
+    source = half_red(mode) if mode != "LAB" else half_red()
+    image = read_image(saved(source, form) if form else source)
+    assert image.shape == (6, 8, 3)
+    assert image[3, 0, 0] > 200
+    assert image[3, 0, 1:].max() < 60
+    assert image[3, 7].min() > 230
+
+
+def test_grey_sixteen_bit_bilevel_and_float():
+    ramp = np.linspace(0, 65535, 48).reshape(6, 8)
+    sixteen = read_image(saved(Image.fromarray(ramp.astype(np.uint16))))
+    assert sixteen.min() == 0
+    assert sixteen.max() == 255
+    assert np.abs(sixteen[..., 0] - ramp / 257).max() <= 1
+    assert read_image(saved(Image.fromarray((ramp / 257).astype(np.uint8)))).shape == (6, 8, 3)
+    assert np.abs(read_image(saved(Image.fromarray((ramp / 65535).astype(np.float32)), "TIFF"))[..., 1] - ramp / 257).max() <= 1
+    assert set(np.unique(read_image(saved(half_red().convert("1"))))) <= {0, 255}
+
+
+def test_transparency_lies_on_white():
+    array = np.zeros((4, 4, 4), np.uint8)
+    array[:, :2, 3] = 255  # opaque black beside transparent black
+    for source in (saved(Image.fromarray(array)), array, saved(Image.fromarray(array[..., [0, 3]], "LA"))):
+        image = read_image(source)
+        assert image[0, 0].tolist() == [0, 0, 0]
+        assert image[0, 3].tolist() == [255, 255, 255]
+
+
+def test_first_frame_of_an_animation():
+    frames = [half_red(), Image.new("RGB", (8, 6), "blue")]
+    image = read_image(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert image[3, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    upright = np.zeros((6, 8, 3), np.uint8)
+    upright[0, 0] = 255  # the top left corner, as the eye should see it
+    turn = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # how a camera held so stores it
+    stored = Image.fromarray(upright) if turn is None else Image.fromarray(upright).transpose(Image.Transpose(turn))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = read_image(saved(stored, exif=exif))
+    assert image.shape == (6, 8, 3)
+    assert image[0, 0, 0] == 255
+
+
+def png_header(width, height):
+    """A PNG that claims a size and holds next to nothing."""
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # noqa: E731
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(9000, 9000), (30_000, 30_000), (1, MAX_PIXELS + 1)])
+def test_too_many_pixels_are_refused_before_decoding_with_the_cap(size):
+    with pytest.raises(ImageError, match=f"{MAX_PIXELS:,}"):
+        read_image(png_header(*size))
+    with pytest.raises(ImageError, match="damaged"):  # the same file at a modest size does get decoded
+        read_image(png_header(90, 90))
+
+
+def test_a_real_9000_by_9000_file():
+    with pytest.raises(ImageError, match="9000 x 9000"):
+        read_image(saved(Image.new("1", (9000, 9000))))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4000, 1), (1, 4000)])
+def test_thin_pictures(size):
+    assert read_image(saved(Image.new("RGB", size))).shape == (size[1], size[0], 3)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.4, 0.9])
+def test_truncated_jpeg(picture, share):
+    whole = saved(Image.fromarray(picture(60, 80)), "JPEG")
+    with pytest.raises(ImageError, match=r"damaged or cut short|no picture|cannot be read"):
+        read_image(whole[: int(len(whole) * share)])
+
+
+@pytest.mark.parametrize("source", [b"", b"hello", b"%PDF-1.4", 7, None, np.zeros((4, 4)), np.zeros((0, 4, 3), np.uint8), np.zeros((2, 2, 5), np.uint8)])
+def test_things_that_are_no_picture(source):
+    with pytest.raises(ImageError, match=r"picture"):
+        read_image(source)
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    with pytest.raises(MissingFileError, match="nowhere"):
+        read_image(tmp_path / "nowhere.jpg")
+
+
+def test_fitting_is_the_recipe_s():
+    assert fitted_size(375, 500, 2048, 512) == (512, 683)
+    assert fitted_size(100, 4000, 2048, 512) == (51, 2048)
+    assert fitted_size(1, 4000, 2048, 512) == (1, 2048)
+    assert fitted_size(1024, 2048, 2048, 1024) == (1024, 2048)
+
+
+def test_enlarging_is_plain_bilinear_and_nothing_happens_at_the_right_size(picture):
+    import torch
+
+    array = picture(10, 14)
+    assert fit(array, 14, 10) is array
+    enlarged = fit(array, 28, 20)
+    plain = torch.nn.functional.interpolate(torch.tensor(array).movedim(-1, 0)[None].float(), size=(20, 28), mode="bilinear", align_corners=False)
+    assert np.abs(enlarged - plain[0].movedim(0, -1).numpy()).max() <= 1
+
+
+def test_normalise():
+    tensor = normalise(np.array([[[123, 116, 103]]], np.uint8))
+    assert tensor.shape == (3, 1, 1)
+    assert abs(tensor[0].item() - (123 - 123.675) / 58.395) < 1e-6

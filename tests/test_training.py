@@ -1,0 +1,91 @@
+"""training/: loss, schedule and scores, against the reference's six steps and against sums by hand."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import PARITY, filled, published_shapes
+
+from ccnet_lab import build_model, get_config, load_weights
+from ccnet_lab.model.ccnet import Segmentation
+from ccnet_lab.model.weights import to_published_names
+from ccnet_lab.training import build_optimizer, poly_lr, segmentation_loss
+from ccnet_lab.training.evaluation import confusion_matrix, scores
+
+
+def test_six_steps_are_the_reference_s():
+    recorded = json.loads((PARITY / "train_trajectory.json").read_text())
+    config = get_config(recorded["config"])
+    model = build_model(config)
+    load_weights(model, filled(published_shapes(config.name)))
+    model = model.double().train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout2d):
+            module.p = 0.0
+    optimizer = build_optimizer(model, config)
+    assert type(optimizer) is torch.optim.SGD
+    g = torch.Generator().manual_seed(3)
+    for i, expected in enumerate(recorded["steps"]):
+        images = torch.randn(2, 3, 128, 160, generator=g).double()
+        labels = torch.randint(0, 22, (2, 9, 11), generator=g)
+        target = F.interpolate(labels[:, None].float(), size=(128, 160), mode="nearest")[:, 0].long()
+        target[target == 21] = 255
+        optimizer.param_groups[0]["lr"] = poly_lr(i, 12, config.lr)
+        loss = segmentation_loss(model(images), target)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected["lr"], rel=1e-12)
+        for ours, theirs in ((loss.main, "loss_cls"), (loss.aux, "loss_aux"), (loss.total, "loss")):
+            assert ours.item() == pytest.approx(expected[theirs], rel=1e-6)
+    entries = to_published_names(model.state_dict())
+    for name, norm in recorded["norms"].items():
+        assert entries[name].norm().item() == pytest.approx(norm, rel=1e-6)
+
+
+def test_loss_counts_labelled_pixels_only():
+    logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (1, 2, 1, 2)
+    target = torch.tensor([[[0, 255]]])
+    loss = segmentation_loss(Segmentation(logits, logits), target)
+    expected = np.log(1 + np.exp(-2.0))
+    assert loss.main.item() == pytest.approx(expected, rel=1e-6)
+    assert loss.aux.item() == pytest.approx(0.4 * expected, rel=1e-6)
+    assert loss.total.item() == pytest.approx(1.4 * expected, rel=1e-6)
+
+
+def test_no_label_at_all_gives_zero_and_finite_gradients():
+    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
+    loss = segmentation_loss(Segmentation(logits), torch.full((1, 4, 4), 255))
+    loss.total.backward()
+    assert loss.total.item() == 0
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_target_of_another_batch():
+    with pytest.raises(ValueError, match="same B"):
+        segmentation_loss(Segmentation(torch.zeros(2, 3, 2, 2)), torch.zeros(1, 4, 4, dtype=torch.long))
+
+
+def test_poly_lr():
+    assert poly_lr(0, 100, 0.01) == 0.01
+    assert poly_lr(50, 100, 0.01) == pytest.approx(0.01 * 0.5**0.9)
+    assert poly_lr(100, 100, 0.01) == 0
+    for step, total in ((101, 100), (-1, 100), (0, 0)):
+        with pytest.raises(ValueError, match="does not exist"):
+            poly_lr(step, total, 0.01)
+
+
+def test_scores_by_hand():
+    target = np.array([[0, 0, 1], [1, 2, 255]])
+    prediction = np.array([[0, 1, 1], [1, 0, 2]])
+    confusion = confusion_matrix(target, prediction, 4)
+    assert confusion.tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    found = scores(confusion)
+    assert found.iou[:3].tolist() == pytest.approx([1 / 3, 2 / 3, 0])
+    assert np.isnan(found.iou[3])
+    assert found.miou == pytest.approx(1 / 3)
+    assert found.pixel_accuracy == pytest.approx(3 / 5)
+    with pytest.raises(ValueError, match="one size"):
+        confusion_matrix(target, prediction[:1], 4)
