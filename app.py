@@ -23,6 +23,12 @@ from ccnet_lab.explore.workbench import Scene, Workbench
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 THEME = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=["ui-monospace", "monospace"])
 SIZES = [("as evaluated", 0), ("short side 256", 256), ("short side 512", 512), ("short side 1024", 1024)]
+# gradio's deferred events (trigger_mode="always_last") carry the data of the first click, so the page itself remembers the last one.
+REMEMBER_CLICKS = """() => document.addEventListener("click", event => {
+  const image = event.target.closest("#stage")?.querySelector("img"), box = image?.getBoundingClientRect();
+  if (box) window.lastClick = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+}, true)"""
+LAST_CLICK = "(state, _) => [state, window.lastClick]"
 OPEN_SAVED = "() => document.querySelector('#saved a, a#saved, #saved button, button#saved')?.click()"
 
 
@@ -31,7 +37,7 @@ def build(bench: Workbench, model: str, folder: Path) -> gr.Blocks:
     first = bench.start(model)
 
     with gr.Blocks(title="ccnet_lab", delete_cache=(3600, 3600), analytics_enabled=False) as blocks:
-        state = gr.State(asdict(first))
+        state, where = gr.State(asdict(first)), gr.JSON(visible=False)
         with gr.Row(elem_id="top"):
             gr.HTML(page.BRAND, elem_id="brand")
             models = gr.Dropdown(
@@ -87,7 +93,7 @@ def build(bench: Workbench, model: str, folder: Path) -> gr.Blocks:
                 try:
                     return callback(*args)
                 except LabError as error:
-                    return {problem: page.problem(error), models: args[0]["model"]}
+                    return {problem: page.problem(error), models: args[0]["model"], upload: None}
 
             return run
 
@@ -106,8 +112,8 @@ def build(bench: Workbench, model: str, folder: Path) -> gr.Blocks:
         def take_example(at: dict[str, Any], event: gr.SelectData) -> Any:
             return everything(bench.with_image(Scene(**at), bench.examples[event.index]))
 
-        def click(at: dict[str, Any], event: gr.SelectData) -> Any:
-            return pixel(bench.clicked(Scene(**at), event.index))
+        def click(at: dict[str, Any], where: list[float]) -> Any:
+            return pixel(bench.clicked(Scene(**at), where))
 
         def slide_labels(at: dict[str, Any], labels: float) -> Any:
             return image(replace(Scene(**at), labels=labels))
@@ -129,13 +135,14 @@ def build(bench: Workbench, model: str, folder: Path) -> gr.Blocks:
             except LabError as error:
                 raise gr.Error(str(error), print_exception=False) from None
 
-        on_pixel = [state, problem, marker, answer, models]
+        on_pixel = [state, problem, marker, answer, models, upload]
         on_image = [*on_pixel, stage]
-        on_all = [*on_image, size, upload, about_model, notice, legend]
+        on_all = [*on_image, size, about_model, notice, legend]
         quick: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private", trigger_mode="always_last")
         slow: dict[str, Any] = dict(show_progress_on=[stage], api_visibility="private", trigger_mode="always_last")
+        blocks.load(None, js=REMEMBER_CLICKS)
         blocks.load(told(load), state, on_all, **slow)
-        stage.select(told(click), state, on_pixel, **quick)
+        stage.select(told(click), [state, where], on_pixel, js=LAST_CLICK, **quick)
         labels.input(told(slide_labels), [state, labels], on_image, **quick)
         for slider in (photo, clip):
             slider.input(told(slide_maps), [state, photo, clip], on_pixel, **quick)
@@ -143,9 +150,10 @@ def build(bench: Workbench, model: str, folder: Path) -> gr.Blocks:
         size.input(told(choose_size), [state, size], on_all, **slow)
         upload.upload(told(take), [state, upload], on_all, **slow)
         examples.select(told(take_example), state, on_all, **slow)
-        save.click(told(keep), state, [saved, problem, models], api_visibility="private").then(None, js=OPEN_SAVED)
+        save.click(told(keep), state, [saved, problem, models, upload], api_visibility="private").then(None, js=OPEN_SAVED)
 
-        # Clients can't send a click on a picture, so this is its twin: client.predict(handle_file(path), x, y, recurrence, api_name="/attention_at")
+        # Clients can't send a click on a picture; this is its twin:
+        # client.predict(handle_file(path), x, y, recurrence, api_name="/attention_at")
         with gr.Row(visible=False):
             asked = [gr.File(label="image", type="filepath"), gr.Number(label="x"), gr.Number(label="y")]
             asked += [gr.Number(2, label="recurrence"), gr.Textbox("demo", label="model")]
@@ -183,7 +191,13 @@ def main() -> None:
         except LabError as error:
             parser.exit(2, f"{error}\n")
         blocks.queue(default_concurrency_limit=2).launch(
-            server_name=args.host, server_port=args.port, theme=THEME, css=page.CSS, max_file_size="100mb", footer_links=[], show_error=False
+            server_name=args.host,
+            server_port=args.port,
+            theme=THEME,
+            css=page.CSS,
+            max_file_size="100mb",
+            footer_links=[],
+            show_error=False,
         )
 
 

@@ -57,6 +57,7 @@ class Config:
     alias: str = ""
 
     def __new__(cls, *_: Any, **given: Any) -> "Config":
+        """Refuse a misspelt field before the dataclass does, naming the near ones."""
         known = [field.name for field in fields(cls)]
         for name in given:
             if name not in known:

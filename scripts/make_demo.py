@@ -19,6 +19,7 @@ parser.add_argument("--threads", type=int, default=2, help="CPU threads; another
 
 
 def main() -> None:
+    """Train both, score both, write weights and table."""
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)

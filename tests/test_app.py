@@ -61,9 +61,9 @@ def test_maps_are_the_library_s_on_one_colour_scale(bench, scene):
 
 
 def test_click_lands_on_the_pixel_under_it(bench, scene):
-    clicked = bench.clicked(scene, (320, 10))
+    clicked = bench.clicked(scene, (0.5, 0.015))
     assert (clicked.x, clicked.y) == (48, 1)
-    assert bench.clicked(scene, (10_000, -5)) == replace(scene, x=95, y=0)
+    assert bench.clicked(scene, (1.2, -0.1)) == replace(scene, x=95, y=0)
 
 
 def test_sliders_and_clicks_run_no_network(bench, scene, monkeypatch):
@@ -98,7 +98,7 @@ def test_photographs_on_the_demo_are_announced(bench, scene):
 def test_odd_pictures_go_all_the_way(bench, scene, picture, tmp_path, size):
     Image.fromarray(picture(*size)).save(tmp_path / "odd.png")
     odd = bench.with_image(scene, str(tmp_path / "odd.png"))
-    odd = bench.clicked(odd, (5, 5))
+    odd = bench.clicked(odd, (0.3, 0.3))
     assert len(inline_pictures(bench.answer(odd)[1])) == 3
     bench.stage(odd)
     bench.figure(odd)

@@ -34,9 +34,7 @@ def test_recipe_and_published_numbers(name):
     assert config.name == name
     assert (config.lr, config.momentum, config.weight_decay, config.power, config.aux_weight) == (0.01, 0.9, 5e-4, 0.9, 0.4)
     assert config.recurrence == 2
-    assert config.published_url == (
-        f"https://github.com/SegmentationBLWX/modelstore/releases/download/ssseg_ccnet/{name}_train.pth"
-    )
+    assert config.published_url == (f"https://github.com/SegmentationBLWX/modelstore/releases/download/ssseg_ccnet/{name}_train.pth")
     assert config.num_classes == {"voc": 21, "ade20k": 150, "cityscapes": 19}[config.dataset]
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_constraints_pin_every_dependency_within_its_range():
     from packaging.requirements import Requirement
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [Requirement(r) for r in project["dependencies"] + sum(project["optional-dependencies"].values(), [])]
+    wanted = [Requirement(r) for r in [*project["dependencies"], *chain(*project["optional-dependencies"].values())]]
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     pins = dict(line.split("==") for line in lines)
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
@@ -120,5 +121,5 @@ def test_nothing_names_a_machine_or_an_index():
 def test_the_library_imports_without_the_doors_packages():
     import sys
 
-    code = "import sys; sys.modules['gradio'] = sys.modules['ipywidgets'] = sys.modules['IPython'] = None; import ccnet_lab, ccnet_lab.training"
+    code = "import sys; sys.modules.update(dict.fromkeys(['gradio', 'ipywidgets', 'IPython'])); import ccnet_lab, ccnet_lab.training"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

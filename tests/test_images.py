@@ -116,7 +116,9 @@ def test_truncated_jpeg(picture, share):
         read_image(whole[: int(len(whole) * share)])
 
 
-@pytest.mark.parametrize("source", [b"", b"hello", b"%PDF-1.4", 7, None, np.zeros((4, 4)), np.zeros((0, 4, 3), np.uint8), np.zeros((2, 2, 5), np.uint8)])
+@pytest.mark.parametrize(
+    "source", [b"", b"hello", b"%PDF-1.4", 7, None, np.zeros((4, 4)), np.zeros((0, 4, 3), np.uint8), np.zeros((2, 2, 5), np.uint8)]
+)
 def test_things_that_are_no_picture(source):
     with pytest.raises(ImageError, match=r"picture"):
         read_image(source)
@@ -140,7 +142,9 @@ def test_enlarging_is_plain_bilinear_and_nothing_happens_at_the_right_size(pictu
     array = picture(10, 14)
     assert fit(array, 14, 10) is array
     enlarged = fit(array, 28, 20)
-    plain = torch.nn.functional.interpolate(torch.tensor(array).movedim(-1, 0)[None].float(), size=(20, 28), mode="bilinear", align_corners=False)
+    plain = torch.nn.functional.interpolate(
+        torch.tensor(array).movedim(-1, 0)[None].float(), size=(20, 28), mode="bilinear", align_corners=False
+    )
     assert np.abs(enlarged - plain[0].movedim(0, -1).numpy()).max() <= 1
 
 

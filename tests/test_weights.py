@@ -53,7 +53,11 @@ def broken(good, how):
 
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("missing", "1 missing: refine.0.weight"), ("extra", "1 extra: head.weight"), ("misshapen", r"classifier.4.bias \(7,\), expected \(5,\)")],
+    [
+        ("missing", "1 missing: refine.0.weight"),
+        ("extra", "1 extra: head.weight"),
+        ("misshapen", r"classifier.4.bias \(7,\), expected \(5,\)"),
+    ],
 )
 def test_every_wrong_entry_is_named_and_nothing_is_loaded(good, how, words):
     model = build_model("demo")

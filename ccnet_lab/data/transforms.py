@@ -18,7 +18,7 @@ def fitted_size(height: int, width: int, long: int, short: int) -> tuple[int, in
 
 def fit(image: NDArray[np.uint8], long: int, short: int) -> NDArray[np.uint8]:
     """(H, W, 3) resized bilinearly to `fitted_size`; the image itself where the size is already that."""
-    height, width = fitted_size(*image.shape[:2], long, short)
+    height, width = fitted_size(image.shape[0], image.shape[1], long, short)
     if (height, width) == image.shape[:2]:
         return image
     # Pillow smooths before it reduces, so that large photographs don't alias; where it enlarges it is the recipe's plain bilinear.

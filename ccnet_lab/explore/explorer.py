@@ -87,7 +87,8 @@ class Explorer:
         """
         path = find_weights(source)
         config = get_config(config) if config is not None else read_config(path)
-        model = build_model(config)
+        with torch.device("meta"):  # no memory and no random start for what the file fills anyway
+            model = build_model(config)
         load_weights(model, path)
         return cls(model, config, device)
 
@@ -327,5 +328,7 @@ def _upsampled_argmax(logits: Tensor, size: tuple[int, int]) -> NDArray[np.uint8
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0].argmax(0).to(torch.uint8).cpu().numpy()
     for first in range(0, height, step):
         rows = _resized_rows(logits, height, first, min(first + step, height))
-        labels[first : first + step] = F.interpolate(rows, size=(rows.shape[2], width), mode="bilinear", align_corners=False)[0].argmax(0).cpu()
+        labels[first : first + step] = (
+            F.interpolate(rows, size=(rows.shape[2], width), mode="bilinear", align_corners=False)[0].argmax(0).cpu()
+        )
     return labels.numpy()

@@ -43,7 +43,7 @@ def attention_figure(
     axes[0].plot(pixel[0], pixel[1], "+", color="black", markersize=9, markeredgewidth=1)
     axes[0].set_title("labels and the chosen pixel", fontsize=10)
     shown = [i for i in np.argsort(-np.bincount(labels.ravel(), minlength=len(palette))) if (labels == i).any()][:5]
-    patches = [Patch(color=np.array(palette[i]) / 255, label=class_names[i]) for i in shown]
+    patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*palette[i]), label=class_names[i]) for i in shown]
     axes[0].legend(handles=patches, fontsize=7, loc="lower right", framealpha=0.8)
     top = max(float(m.max()) for m in maps.values()) if top is None else top
     drawn = None
@@ -97,7 +97,9 @@ def curve_figure(
     axis = figure.subplots()
     for name, values in curves.items():
         (line,) = axis.plot(x, values, linewidth=2)
-        axis.annotate(name, (float(x[-1]), float(values[-1])), xytext=(5, 0), textcoords="offset points", color=line.get_color(), va="center")
+        axis.annotate(
+            name, (float(x[-1]), float(values[-1])), xytext=(5, 0), textcoords="offset points", color=line.get_color(), va="center"
+        )
     if logarithmic:
         axis.set_yscale("log")
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)

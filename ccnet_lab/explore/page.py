@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ccnet_lab.explore.explorer import Explorer, Pixel, View
 from ccnet_lab.explore.pictures import shown_size
 
-STAGE, MAP = 640, 440  # longer sides of the stage and of a map, pixels
+STAGE, MAP = 640, 400  # longer sides of the stage and of a map, pixels
 
 CSS = files("ccnet_lab.explore").joinpath("page.css").read_text(encoding="utf-8")
 
@@ -98,7 +98,8 @@ def marker(view: View, pixel: Pixel) -> str:
     cell = f"left:{100 * left / width:.3f}%;top:{100 * top / height:.3f}%"
     cell += f";width:{100 * (right - left) / width:.3f}%;height:{100 * (bottom - top) / height:.3f}%"
     point = f"left:{100 * (pixel.x + 0.5) / width:.3f}%;top:{100 * (pixel.y + 0.5) / height:.3f}%"
-    return f"<div class='over' style='aspect-ratio:{stage[1]}/{stage[0]}'><div class='cell' style='{cell}'></div><div class='point' style='{point}'></div></div>"
+    marks = f"<div class='cell' style='{cell}'></div><div class='point' style='{point}'></div>"
+    return f"<div class='over' style='aspect-ratio:{stage[1]}/{stage[0]}'>{marks}</div>"
 
 
 def panels(pictures: Sequence[bytes], captions: Sequence[str]) -> str:
@@ -112,11 +113,8 @@ def panels(pictures: Sequence[bytes], captions: Sequence[str]) -> str:
 
 def caption(recurrence: int, share: float, weights: NDArray[np.floating[Any]]) -> str:
     """The line under a map."""
-    reached = int((weights > 0).sum())
-    where = "every cell" if reached == weights.size else f"{reached:,} of {weights.size:,} cells"
-    return (
-        f"<figcaption><b>R = {recurrence}</b><span>reaches {where}</span><span>on the cross <b>{percent(share)}</b></span></figcaption>"
-    )
+    where = f"its cross, {sum(weights.shape) - 1} of {weights.size:,} cells" if recurrence == 1 else "every cell"
+    return f"<figcaption><b>R = {recurrence}</b><span>reaches {where}</span><span>on the cross <b>{percent(share)}</b></span></figcaption>"
 
 
 def colour_scale(top: float, clipped: Sequence[float]) -> str:

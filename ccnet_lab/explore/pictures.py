@@ -14,7 +14,7 @@ _SCALE = (colormaps[COLOURS](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8
 
 
 def shown_size(height: int, width: int, longest: int) -> tuple[int, int]:
-    """(height, width) in which a picture is shown: its longer side `longest`, the other no less than a quarter, so that it can be clicked."""
+    """(height, width) a picture is shown in: its longer side `longest`, the other at least a quarter, so that it can be clicked."""
     factor = longest / max(height, width)
     return max(longest // 4, round(height * factor)), max(longest // 4, round(width * factor))
 
@@ -54,7 +54,7 @@ def heat(weights: NDArray[np.floating], top: float, size: tuple[int, int]) -> Rg
 def clip_level(maps: Sequence[NDArray[np.floating]], amount: float) -> float:
     """The one top of the colour scale for several maps: their largest weight at amount 0, falling to a thousandth of it at 1."""
     peak = max(float(weights.max()) for weights in maps)
-    return peak * 10.0 ** (-3 * min(max(amount, 0.0), 1.0))
+    return peak * float(10.0 ** (-3 * min(max(amount, 0.0), 1.0)))
 
 
 def boxed(picture: Rgb, box: Sequence[float]) -> Rgb:

@@ -135,11 +135,9 @@ class Workbench:
         return replace(scene, x=x, y=y)
 
     def clicked(self, scene: Scene, at: Sequence[float]) -> Scene:
-        """The scene with the pixel under a click, (x, y) in pixels of the stage picture."""
+        """The scene with the pixel under a click, (x, y) as shares of the picture's width and height."""
         height, width = self.view(scene).size
-        shown_height, shown_width = pictures.shown_size(height, width, STAGE)
-        x, y = int(at[0] * width / shown_width), int(at[1] * height / shown_height)
-        return replace(scene, x=min(max(x, 0), width - 1), y=min(max(y, 0), height - 1))
+        return replace(scene, x=min(max(int(at[0] * width), 0), width - 1), y=min(max(int(at[1] * height), 0), height - 1))
 
     def stage(self, scene: Scene) -> Rgb:
         """The image with its labels over it, as it is shown. Runs the network only where `view` must."""

@@ -37,7 +37,7 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> No
     """Load a whole state dict into `model`, or nothing.
 
     Args:
-        model: the network, on any device; its parameters are filled in place.
+        model: the network; its parameters are filled in place, on any device, or become the source's tensors on the meta device.
         source: a file (our safetensors, or a `.pth` in the published format `{"model": state_dict, ...}`) or such a mapping.
 
     Raises:
@@ -64,7 +64,8 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> No
             f"the weights{where} do not fit this model, so nothing was loaded. {'; '.join(parts)}. "
             "Build the model with the configuration the file was made for."
         )
-    model.load_state_dict(entries)
+    on_meta = any(parameter.is_meta for parameter in model.parameters())  # built without memory: take the tensors themselves
+    model.load_state_dict(entries, assign=on_meta)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -104,7 +105,9 @@ def to_own_names(entries: Mapping[str, Any]) -> dict[str, Tensor]:
     if isinstance(inner, Mapping):
         entries = inner
     if not entries or not all(isinstance(value, Tensor) for value in entries.values()):
-        odd = next((f"{name!r} is a {type(value).__name__}" for name, value in entries.items() if not isinstance(value, Tensor)), "it is empty")
+        odd = next(
+            (f"{name!r} is a {type(value).__name__}" for name, value in entries.items() if not isinstance(value, Tensor)), "it is empty"
+        )
         raise WeightsError(f"this is no state dict: {odd}; expected names with tensors, or those under the key 'model'")
     entries = {name.removeprefix("module."): value for name, value in entries.items()}  # DistributedDataParallel's prefix
     if not any(name.startswith(("backbone_net.", "cca.")) for name in entries):
@@ -122,7 +125,11 @@ def to_published_names(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def save_weights(model: nn.Module, path: str | Path, config: str | Config, **notes: Any) -> None:
     """Write a safetensors file that says which configuration it is for; `notes` go into its readable metadata."""
-    metadata = {"config": json.dumps(get_config(config).to_dict()), "made_with": "ccnet_lab", **{k: json.dumps(v) for k, v in notes.items()}}
+    metadata = {
+        "config": json.dumps(get_config(config).to_dict()),
+        "made_with": "ccnet_lab",
+        **{k: json.dumps(v) for k, v in notes.items()},
+    }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, Path(path), metadata=metadata)
 

@@ -52,7 +52,8 @@ def train_demo(
     """
     config = get_config(config)
     torch.manual_seed(seed)
-    model = build_model(config).train().to(memory_format=torch.channels_last)
+    model = build_model(config).train()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps)
     for step in range(steps):
@@ -68,7 +69,8 @@ def train_demo(
         schedule.step()
         if progress is not None:
             progress(step + 1, loss.item())
-    return model.eval()
+    model.eval()
+    return model
 
 
 @torch.inference_mode()

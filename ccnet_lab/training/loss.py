@@ -34,7 +34,9 @@ def segmentation_loss(out: Segmentation, target: Tensor, aux_weight: float = 0.4
 
 def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     if logits.shape[0] != target.shape[0] or target.ndim != 3:
-        raise ValueError(f"target {tuple(target.shape)} does not belong to logits {tuple(logits.shape)}; expected (B, H, W) with the same B")
+        raise ValueError(
+            f"target {tuple(target.shape)} does not belong to logits {tuple(logits.shape)}; expected (B, H, W) with the same B"
+        )
     logits = logits if logits.dtype.itemsize >= 4 else logits.float()
     logits = F.interpolate(logits, size=target.shape[1:], mode="bilinear", align_corners=False)  # (B, K, H, W)
     total = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="sum")

@@ -18,4 +18,4 @@ def poly_lr(step: int, total_steps: int, base_lr: float, power: float = 0.9) -> 
     """
     if total_steps < 1 or not 0 <= step <= total_steps:
         raise ValueError(f"step {step} of {total_steps} does not exist; expected 0 <= step <= total_steps, at least one step in all")
-    return base_lr * (1 - step / total_steps) ** power
+    return base_lr * float((1 - step / total_steps) ** power)
