@@ -190,15 +190,12 @@ def main() -> None:
             blocks = build(bench, args.model, Path(folder))
         except LabError as error:
             parser.exit(2, f"{error}\n")
-        blocks.queue(default_concurrency_limit=2).launch(
-            server_name=args.host,
-            server_port=args.port,
-            theme=THEME,
-            css=page.CSS,
-            max_file_size="100mb",
-            footer_links=[],
-            show_error=False,
-        )
+        try:
+            blocks.queue(default_concurrency_limit=2).launch(
+                server_name=args.host, server_port=args.port, theme=THEME, css=page.CSS, max_file_size="100mb", footer_links=[]
+            )
+        except OSError as error:
+            parser.exit(2, f"cannot listen on {args.host}:{args.port} ({error}); choose another port with --port\n")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,10 @@ class MissingFileError(LabError, FileNotFoundError):
     """A path that does not exist."""
 
 
+class DeviceError(LabError, RuntimeError):
+    """A device that this machine or this build of torch does not have."""
+
+
 class RunError(LabError, ValueError):
     """A run folder that lacks a file it should have, or whose files cannot be read."""
 

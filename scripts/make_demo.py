@@ -9,17 +9,17 @@ import torch
 from tqdm import tqdm
 
 from ccnet_lab.model.weights import save_weights
-from ccnet_lab.training.demo import demo_table, score_demo, train_demo
-
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--out", type=Path, default=Path("ccnet_lab/assets"), help="where demo.safetensors and demo_r1.safetensors go")
-parser.add_argument("--steps", type=int, default=1_000, help="optimiser steps of 16 scenes")
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--threads", type=int, default=2, help="CPU threads; another count rounds differently")
+from ccnet_lab.training.demo import HELD_OUT, demo_table, score_demo, train_demo
 
 
 def main() -> None:
     """Train both, score both, write weights and table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("ccnet_lab/assets"), help="where demo.safetensors and demo_r1.safetensors go")
+    parser.add_argument("--steps", type=int, default=1_000, help="optimiser steps of 16 scenes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads; another count rounds differently")
+    parser.add_argument("--scenes", type=int, default=len(HELD_OUT), help="held-out scenes to score on")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -29,9 +29,12 @@ def main() -> None:
         with tqdm(total=args.steps, desc=name, unit="step") as bar:
             models[name] = train_demo(name, args.steps, args.seed, progress=lambda *_, bar=bar: bar.update())
     trained = time.perf_counter() - start
-    table = demo_table(models)
+    scenes = HELD_OUT[: args.scenes]
+    table = demo_table(models, scenes)
     for name, model in models.items():
-        save_weights(model, args.out / f"{name}.safetensors", name, scores=asdict(score_demo(model)), steps=args.steps, seed=args.seed)
+        save_weights(
+            model, args.out / f"{name}.safetensors", name, scores=asdict(score_demo(model, seeds=scenes)), steps=args.steps, seed=args.seed
+        )
     (args.out / "README.md").write_text(table)
     print(table)
     print(f"training took {trained:.0f} s on {args.threads} threads; weights and table are in {args.out}")

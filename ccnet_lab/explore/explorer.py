@@ -18,7 +18,7 @@ from ccnet_lab.configs import CONFIGS, EXTRAS, Config, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.images import read_image
 from ccnet_lab.data.transforms import fit, fitted_size, normalise
-from ccnet_lab.errors import ImageError, MissingFileError, UnknownConfigError, near
+from ccnet_lab.errors import DeviceError, ImageError, MissingFileError, UnknownConfigError, near
 from ccnet_lab.explore import maps
 from ccnet_lab.explore.maps import Step
 from ccnet_lab.model.ccnet import CCNet, build_model
@@ -63,11 +63,14 @@ class Explorer:
         model: put into eval mode and moved to `device`.
         config: what it was built from; decides how images are fitted, and the class names.
         device: "cpu", "cuda", ...
+
+    Raises:
+        DeviceError: there is no such device here.
     """
 
     def __init__(self, model: CCNet, config: str | Config, device: str | torch.device = "cpu") -> None:
         self.config = get_config(config)
-        self.device = torch.device(device)
+        self.device = _usable(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         dataset = get_dataset(self.config.dataset)
         self.class_names, self.palette = dataset.class_names, dataset.palette
@@ -302,6 +305,15 @@ def available_models() -> dict[str, Path]:
         except MissingFileError:
             continue
     return found
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"device {str(device)!r} cannot be used here ({reason}); use 'cpu'") from None
+    return torch.device(device)
 
 
 def _array(tensor: Tensor) -> Floats:

@@ -148,8 +148,10 @@ class _CrissCross(torch.autograd.Function):
                 vx, gx = _columns(v[:, x]), _columns(g[:, x])  # (n, H, C)
                 dv[:, x] += (_columns(weights[:, x, :height]).mT @ gx).transpose(0, 1)
                 d_weights[:, x, :height] = (gx @ vx.mT).transpose(0, 1)
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            row, column = d_scores[..., height:], _columns(d_scores[..., :height])  # (H, W, W), (W, H, H)
+            torch.ops.aten._softmax_backward_data.out(
+                d_weights, weights, -1, weights.dtype, grad_input=d_weights
+            )  # to gradients of the scores
+            row, column = d_weights[..., height:], _columns(d_weights[..., :height])  # (H, W, W), (W, H, H)
             torch.bmm(row, k, out=dq)
             torch.bmm(row.mT, q, out=dk)
             dq += (column @ _columns(k)).transpose(0, 1)

@@ -1,0 +1,65 @@
+"""The doors' command lines: every script starts, says what it does, and refuses nonsense with a remedy."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*words, timeout=240):
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.mark.parametrize("script", ["app.py", *sorted(f"scripts/{p.name}" for p in (ROOT / "scripts").glob("*.py"))])
+def test_help(script):
+    result = run(script, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout
+
+
+def test_make_demo_writes_weights_and_a_table(tmp_path):
+    result = run("scripts/make_demo.py", "--out", tmp_path, "--steps", 2, "--scenes", 3)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "README.md").read_text().count("| demo_r1 | 1 |") == 2
+    from ccnet_lab import Explorer
+
+    assert Explorer.open(tmp_path / "demo_r1.safetensors").config.recurrence == 1
+
+
+def test_benchmark_measures_and_stores(tmp_path):
+    result = run("scripts/benchmark.py", "attention", "--repeats", 1, "--small", "--json", tmp_path / "a.json")
+    assert result.returncode == 0, result.stderr
+    stored = json.loads((tmp_path / "a.json").read_text())
+    assert {"commit", "torch", "machine", "attention"} <= set(stored)
+    for row in stored["attention"]:
+        assert row["total_ratio"] == pytest.approx(row["plain_total"] / row["fast_total"])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--model", "demmo"], "did you mean"),
+        (["--model", "/nowhere/at/all.pth"], "neither a model's name nor a file"),
+        (["--device", "cuda:99"], "cuda:99"),
+    ],
+)
+def test_app_refuses_with_a_sentence(words, expected):
+    result = run("app.py", *words)
+    assert result.returncode == 2
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_app_says_when_its_port_is_taken():
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = run("app.py", "--port", taken.getsockname()[1])
+    assert result.returncode == 2
+    assert "--port" in result.stderr
