@@ -1,4 +1,4 @@
-"""Make the README's pictures: the app in headless Chromium, and figures drawn by ccnet_lab/explore/figures.py."""
+"""Make the README's pictures: the app in headless Chromium, and one figure that the library draws itself."""
 
 import argparse
 import socket
@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ccnet_lab import Explorer
 from ccnet_lab.data.beacons import make_scene
-from ccnet_lab.explore.figures import attention_figure
 from ccnet_lab.explore.workbench import SCENE_SEEDS, first_pixel
 
 CHROMIUM = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
@@ -48,15 +47,8 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
-    explorer = Explorer.open("demo")
-    view = explorer.look(make_scene(SCENE_SEEDS[0]).image)
-    pixel = view.pixel(*first_pixel(view))
-    figure = attention_figure(
-        view.image, view.labels, explorer.palette, explorer.class_names, (pixel.x, pixel.y), pixel.box,
-        {f"R = {r}": m for r, m in zip(pixel.recurrences, pixel.maps, strict=True)},
-        [f"on the cross {100 * share:.0f} %" for share in pixel.on_cross], top=0.1,
-    )  # fmt: skip
-    figure.savefig(args.out / "attention.png", dpi=90)
+    view = Explorer.open("demo").look(make_scene(SCENE_SEEDS[0]).image)
+    view.figure(*first_pixel(view), clip=0.35).savefig(args.out / "attention.png", dpi=90)
 
     from playwright.sync_api import sync_playwright
 

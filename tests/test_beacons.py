@@ -5,7 +5,7 @@ import torch
 
 from ccnet_lab import build_model, load_weights
 from ccnet_lab.data import beacons
-from ccnet_lab.explore.explorer import find_weights
+from ccnet_lab.explore.sources import find_weights
 from ccnet_lab.training.demo import HELD_OUT, demo_table, score_demo, train_demo
 
 SOME = range(HELD_OUT.start, HELD_OUT.start + 100)

@@ -14,7 +14,7 @@ from ccnet_lab import CONFIGS, ConfigError, Explorer, ImageError, build_model, l
 from ccnet_lab.data.beacons import make_scene
 from ccnet_lab.data.transforms import normalise
 from ccnet_lab.errors import MissingFileError, RunError, UnknownConfigError
-from ccnet_lab.explore.explorer import available_models
+from ccnet_lab.explore.sources import available_models
 from ccnet_lab.runs import Run
 
 

@@ -1,29 +1,29 @@
-"""Explorer: one model, and View: one image it looked at. Predictions, maps and numbers as arrays; how maps are composed is in maps.py."""
+"""Explorer: one model, and View: one image it looked at, answering in arrays. Maps are composed in maps.py, models found in sources.py."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ccnet_lab.configs import CONFIGS, EXTRAS, Config, get_config
+from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.images import read_image
 from ccnet_lab.data.transforms import fit, fitted_size, normalise
-from ccnet_lab.errors import DeviceError, ImageError, MissingFileError, UnknownConfigError, near
-from ccnet_lab.explore import maps
+from ccnet_lab.errors import DeviceError, ImageError
+from ccnet_lab.explore import figures, maps
 from ccnet_lab.explore.maps import Step
+from ccnet_lab.explore.pictures import clip_level
+from ccnet_lab.explore.sources import find_weights
 from ccnet_lab.model.ccnet import CCNet, build_model
 from ccnet_lab.model.weights import load_weights, read_config
-from ccnet_lab.runs import Run
 
 Floats = NDArray[np.float32]
 STRIP = 2**27  # logits resized at once, half a GiB
@@ -265,46 +265,27 @@ class View:
             _array(shares[0][1]) if shares else np.zeros(names, np.float32),
         )  # fmt: skip
 
+    def figure(self, x: int, y: int, recurrence: int | Sequence[int] = (1, 2, 3), clip: float = 0.0, labels: float = 0.45) -> Figure:
+        """The labels with pixel (x, y), and beside them its map for each R, all on one colour scale.
 
-def checkpoint_folder() -> Path:
-    """Where checkpoints of the twelve are looked for: `checkpoints` in `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab."""
-    return Path(os.environ.get("CCNET_LAB_HOME", Path.home() / ".cache" / "ccnet_lab")) / "checkpoints"
+        Args:
+            x, y: image coordinates.
+            recurrence: one R or several, each 1 or more.
+            clip: 0..1, lowers the top of the colour scale as `pictures.clip_level` says.
+            labels: opacity 0..1 of the labels over the image.
 
-
-def find_weights(source: str | Path) -> Path:
-    """The weights file behind a name or a path; raises as `Explorer.open` does."""
-    name = str(source)
-    if name in EXTRAS:
-        return Path(str(files("ccnet_lab").joinpath("assets", f"{name}.safetensors")))
-    if name in CONFIGS:
-        candidates = [checkpoint_folder() / f"{name}{ending}" for ending in (".safetensors", "_train.pth", ".pth")]
-        for path in candidates:
-            if path.is_file():
-                return path
-        raise MissingFileError(
-            f"the checkpoint of {name} is not on disk; download {CONFIGS[name].published_url} and put it at {candidates[1]}"
-        )
-    path = Path(source)
-    if path.is_dir():
-        weights = Run.open(path).weights
-        if not weights.is_file():
-            raise MissingFileError(f"the run {path} has no weights yet ({weights.name} is missing)")
-        return weights
-    if not path.is_file():
-        known = [*EXTRAS, *CONFIGS]
-        raise UnknownConfigError(f"{name!r} is neither a model's name nor a file or run folder on disk; {near(name, known)}")
-    return path
-
-
-def available_models() -> dict[str, Path]:
-    """Models that can be opened by name now: the embedded ones, and those of the twelve whose checkpoint is on disk."""
-    found = {}
-    for name in [*EXTRAS, *CONFIGS]:
-        try:
-            found[name] = find_weights(name)
-        except MissingFileError:
-            continue
-    return found
+        Raises:
+            ImageError: the pixel lies outside the image.
+        """
+        pixel = self.pixel(x, y, (recurrence,) if isinstance(recurrence, int) else tuple(recurrence))
+        explorer = self.explorer
+        return figures.attention_figure(
+            self.image, self.labels, explorer.palette, explorer.class_names, (x, y), pixel.box,
+            {f"R = {r}": m for r, m in zip(pixel.recurrences, pixel.maps, strict=True)},
+            [f"on the cross {100 * share:.0f} %" for share in pixel.on_cross],
+            top=clip_level(pixel.maps, clip), opacity=labels,
+            title=f"{explorer.config.name}, trained at R = {self.recurrence}: what pixel ({x}, {y}) looks at",
+        )  # fmt: skip
 
 
 def _usable(device: str | torch.device) -> torch.device:

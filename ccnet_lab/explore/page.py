@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ccnet_lab.explore.explorer import Explorer, Pixel, View
 from ccnet_lab.explore.pictures import shown_size
 
-STAGE, MAP = 640, 400  # longer sides of the stage and of a map, pixels
+STAGE, MAP = 640, 360  # longer sides of the stage and of a map, pixels
 
 CSS = files("ccnet_lab.explore").joinpath("page.css").read_text(encoding="utf-8")
 

@@ -15,10 +15,11 @@ from ccnet_lab.configs import CONFIGS, EXTRAS
 from ccnet_lab.data.beacons import make_scene
 from ccnet_lab.data.images import read_image
 from ccnet_lab.errors import ConfigError
-from ccnet_lab.explore import figures, page, pictures
-from ccnet_lab.explore.explorer import Explorer, Pixel, View, available_models
+from ccnet_lab.explore import page, pictures
+from ccnet_lab.explore.explorer import Explorer, Pixel, View
 from ccnet_lab.explore.page import MAP, STAGE
 from ccnet_lab.explore.pictures import Rgb
+from ccnet_lab.explore.sources import available_models
 from ccnet_lab.runs import Run
 
 RECURRENCES = (1, 2, 3)
@@ -164,15 +165,7 @@ class Workbench:
 
     def figure(self, scene: Scene) -> Figure:
         """The pictures of a scene as one figure with captions, to keep."""
-        view = self.view(scene)
-        pixel = view.pixel(scene.x, scene.y, RECURRENCES)
-        return figures.attention_figure(
-            view.image, view.labels, view.explorer.palette, view.explorer.class_names, (pixel.x, pixel.y), pixel.box,
-            {f"R = {r}": m for r, m in zip(RECURRENCES, pixel.maps, strict=True)},
-            [f"on the cross {page.percent(share)}" for share in pixel.on_cross],
-            top=pictures.clip_level(pixel.maps, scene.clip), opacity=scene.labels,
-            title=f"{view.explorer.config.name}, trained at R = {view.recurrence}: what pixel ({pixel.x}, {pixel.y}) looks at",
-        )  # fmt: skip
+        return self.view(scene).figure(scene.x, scene.y, RECURRENCES, scene.clip, scene.labels)
 
     def attention_at(self, image: str, x: int, y: int, recurrence: int = 2, model: str = "demo") -> dict[str, Any]:
         """The answer to one click as plain values: the map (h rows of w), its cell, probabilities and shares by class name.

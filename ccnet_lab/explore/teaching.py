@@ -1,0 +1,123 @@
+"""Criss-cross attention in plain, dense form and what it costs, for the notebooks; the op is in model/attention.py, pixel maps in maps.py.
+
+Dense matrices are (HW, HW): row p holds what pixel p takes from every pixel, pixels counted row by row. `dense.view(H, W, H, W)[i, j]` is
+the map of pixel (i, j). They grow with the fourth power of the side, so they are for maps of some hundred cells.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ccnet_lab.explore import figures
+from ccnet_lab.explore.explorer import View
+from ccnet_lab.explore.page import percent
+from ccnet_lab.explore.pictures import clip_level
+from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_weights
+
+
+def toy_features(channels: int, height: int, width: int, seed: int = 0) -> Tensor:
+    """(1, C, H, W) float64 standard normal numbers; the same seed gives the same features."""
+    return torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def cross_matrix(height: int, width: int) -> Tensor:
+    """(HW, HW) int64: 1 where two pixels share a row or a column; H + W - 1 ones in every row."""
+    row, column = torch.arange(height * width) // width, torch.arange(height * width) % width
+    return ((row[:, None] == row) | (column[:, None] == column)).long()
+
+
+def walks(height: int, width: int, i: int, j: int, hops: int) -> Tensor:
+    """(H, W) int64: in how many ways pixel (i, j) reaches each pixel in exactly `hops` hops, staying included; 0 is out of reach.
+
+    One hop gives the cross of (i, j) as zeros and ones. Raises `IndexError` where (i, j) lies outside the map.
+    """
+    if not (0 <= i < height and 0 <= j < width):
+        raise IndexError(f"pixel ({i}, {j}) lies outside the {height} x {width} map")
+    found = torch.zeros(height * width, dtype=torch.long)
+    found[i * width + j] = 1
+    for _ in range(hops):
+        found = found @ cross_matrix(height, width)
+    return found.view(height, width)
+
+
+def dense_attention(query: Tensor, key: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Full attention with a mask: (B, d, H, W) twice -> (B, HW, HW), rows sum to 1; pixel q counts counts[p, q] times for pixel p.
+
+    A pixel that counts n times has n times its exp(score) in the softmax, which is log(n) added to its score; 0 times is a score of -inf.
+    `counts` is (HW, HW), 0 or more; None stands for `cross_matrix`, which makes this criss-cross attention. Scores are not scaled.
+    """
+    counts = cross_matrix(*query.shape[2:]) if counts is None else counts
+    scores = query.flatten(2).mT @ key.flatten(2)  # (B, HW, HW)
+    return torch.softmax(scores + counts.to(scores).log(), dim=-1)
+
+
+def dense_from_weights(weights: Tensor) -> Tensor:
+    """`criss_cross_weights` (B, H, W, H + W), column entries first, spread out into dense matrices (B, HW, HW)."""
+    batch, height, width, _ = weights.shape
+    dense = weights.new_zeros(batch, height, width, height, width)
+    dense.diagonal(dim1=2, dim2=4).add_(weights[..., :height].transpose(2, 3))  # (B, H, H, W): the target shares the column
+    dense.diagonal(dim1=1, dim2=3).add_(weights[..., height:].permute(0, 2, 3, 1))  # (B, W, W, H): the target shares the row
+    return dense.view(batch, height * width, height * width)
+
+
+@torch.no_grad()
+def dense_steps(step: CrissCrossAttention, x: Tensor, recurrence: int = 2) -> list[Tensor]:
+    """A_1, ..., A_R, each (HW, HW), of one image's features x (1, C, H, W) through R steps with the same weights."""
+    found = []
+    for _ in range(recurrence):
+        query, key, _ = step.project(x)
+        found.append(dense_from_weights(criss_cross_weights(query, key))[0])
+        x = step(x)
+    return found
+
+
+def criss_cross_flops(height: int, width: int, channels: int = 512, query_channels: int = 64, recurrence: int = 1) -> int:
+    """Floating point operations of R criss-cross steps on a (1, C, H, W) map, by the authors' formula.
+
+    Counted, with a multiplication and an addition as 2: the three 1x1 convolutions, C + 1 terms (the bias) per output number, to d query,
+    d key and C value channels; the scores, H + W + 1 of d terms per pixel; the weighted sum, H + W + 1 of C terms per pixel. The op itself
+    needs H + W - 1 of each; the authors' H + W + 1 stands so that their numbers come out. Softmax, gamma and residual are not counted.
+
+    Source: the authors' answer in github.com/speedinghzl/CCNet/issues/2. At 1x512x97x97: 8.29 GFLOP, twice that for R = 2.
+    """
+    return recurrence * _flops(height, width, height + width + 1, channels, query_channels)
+
+
+def non_local_flops(height: int, width: int, channels: int = 512, query_channels: int = 64) -> int:
+    """Count the same operations for full (non-local) attention, HW scores per pixel: 108.16 GFLOP at 1x512x97x97.
+
+    The authors publish 108 without writing this formula out; it is theirs with HW in the place of H + W + 1.
+    """
+    return _flops(height, width, height * width, channels, query_channels)
+
+
+def criss_cross_bytes(height: int, width: int, itemsize: int = 4) -> int:
+    """Bytes of one step's attention weights, (H, W, H + W), the masked entry included: 6.96 MiB at 97x97 in float32."""
+    return height * width * (height + width) * itemsize
+
+
+def non_local_bytes(height: int, width: int, itemsize: int = 4) -> int:
+    """Bytes of full attention's weights, (HW, HW): 337.7 MiB at 97x97 in float32."""
+    return (height * width) ** 2 * itemsize
+
+
+def pixel_figure(view: View, x: int, y: int, recurrence: int | Sequence[int] = (1, 2, 3), clip: float = 0.0) -> Figure:
+    """Draw the labels with pixel (x, y), image coordinates, and beside them its map for each R, all on one colour scale.
+
+    `recurrence` is one R or several, each 1 or more; `clip`, 0..1, lowers the top of the scale as `pictures.clip_level` says.
+    Raises `ImageError` where the pixel lies outside the image.
+    """
+    pixel = view.pixel(x, y, (recurrence,) if isinstance(recurrence, int) else tuple(recurrence))
+    return figures.attention_figure(
+        view.image, view.labels, view.explorer.palette, view.explorer.class_names, (x, y), pixel.box,
+        {f"R = {r}": found for r, found in zip(pixel.recurrences, pixel.maps, strict=True)},
+        [f"on the cross {percent(share)}" for share in pixel.on_cross],
+        top=clip_level(pixel.maps, clip),
+    )  # fmt: skip
+
+
+def _flops(height: int, width: int, reach: int, channels: int, query_channels: int) -> int:
+    projections = (channels + 1) * (2 * query_channels + channels)
+    return 2 * height * width * (projections + reach * (query_channels + channels))

@@ -1,0 +1,103 @@
+"""Every notebook, run in this interpreter from top to bottom: no error in a cell, nor in what its widgets keep; and how its cells look."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("ipywidgets")
+nbclient = pytest.importorskip("nbclient")
+
+from jupyter_client.kernelspec import KernelSpecManager  # noqa: E402
+from jupyter_client.manager import AsyncKernelManager  # noqa: E402
+from nbformat.v4 import new_code_cell, new_notebook  # noqa: E402
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+WIDGETS = "application/vnd.jupyter.widget-state+json"
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts "python3" with the interpreter that runs the tests: without folders of kernel specs, only ipykernel's own is left."""
+
+    def __init__(self, **options):
+        super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **options)
+
+
+def run(notebook, folder):
+    """Execute in place; errors stay in the outputs and do not stop the run."""
+    client = nbclient.NotebookClient(
+        notebook,
+        kernel_name="python3",
+        kernel_manager_class=ThisInterpreter,
+        timeout=120,
+        allow_errors=True,
+        store_widget_state=True,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    client.execute()
+    return notebook
+
+
+def outputs(notebook):
+    """(where, output) of every cell and of every output widget; an `interact` keeps what its callback showed or raised in the latter."""
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", ()):
+            yield f"cell {number}", output
+    states = notebook.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
+    for widget in states.values():
+        for output in widget["state"].get("outputs", ()):
+            yield f"a widget ({widget['model_name']})", output
+
+
+def errors(notebook):
+    return [f"{where}: {o['ename']}: {o['evalue']}" for where, o in outputs(notebook) if o["output_type"] == "error"]
+
+
+def bare_figures(notebook):
+    """Figures that came out as text, which `%matplotlib inline` would have drawn."""
+    data = [(where, output.get("data", {})) for where, output in outputs(notebook)]
+    return [where for where, d in data if re.match(r"<?Figure\b", d.get("text/plain", "")) and "image/png" not in d]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path):
+    notebook = run(nbformat.read(path, as_version=4), path.parent)
+    assert errors(notebook) == []
+    assert bare_figures(notebook) == []
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_a_door(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert 0 < len(code) <= 25
+    assert code[0].source.startswith("%matplotlib inline")
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "widgets" not in notebook.metadata
+    for cell in code:
+        assert cell.outputs == [], "strip the outputs"
+        assert cell.execution_count is None, "strip the execution counts"
+        assert not re.search(r"^\s*(async\s+)?def\s", cell.source, re.M), "functions belong into the library"
+        assert not re.search(r"=\s*lambda\b", cell.source), "functions belong into the library"
+        assert "pyplot" not in cell.source
+        assert len(cell.source.splitlines()) <= 8
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+def test_the_gate_sees_errors_that_widgets_swallow(tmp_path):
+    callback = "from ipywidgets import interact\ndef broken(x):\n    raise RuntimeError('swallowed')\ninteract(broken, x=(0, 3));"
+    cells = [new_code_cell(callback), new_code_cell("import sys; print(sys.executable)"), new_code_cell("1 / 0")]
+    cells.append(new_code_cell("from matplotlib.figure import Figure\nFigure()"))  # no %matplotlib inline
+    notebook = run(new_notebook(cells=cells), tmp_path)
+    cell_errors = [output for cell in notebook.cells[:1] for output in cell.outputs if output["output_type"] == "error"]
+    assert cell_errors == []  # execution alone lets the callback pass
+    assert sorted(errors(notebook)) == ["a widget (OutputModel): RuntimeError: swallowed", "cell 2: ZeroDivisionError: division by zero"]
+    assert bare_figures(notebook) == ["cell 3"]
+    assert notebook.cells[1].outputs[0].text.strip() == sys.executable
