@@ -50,16 +50,6 @@ def test_labels_and_blend():
     assert abs(int(pictures.blend(black, shown, 0.5)[1, 3, 0]) - 100) <= 1
 
 
-@pytest.mark.parametrize("box", [(10, 10, 20, 20), (0, 0, 5, 5), (95, 95, 100, 100), (50, 50, 50.4, 50.4)])
-def test_box_shows_on_anything_and_leaves_the_rest(box):
-    for ground in (0, 255):
-        picture = np.full((100, 100, 3), ground, np.uint8)
-        out = pictures.boxed(picture, box)
-        assert (out != picture).any()
-        assert out.shape == picture.shape
-        assert (picture == ground).all()
-
-
 def test_png_is_lossless(picture):
     array = picture(30, 40)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(pictures.png(array)))), array)

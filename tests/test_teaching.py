@@ -111,12 +111,12 @@ def view():
 
 @pytest.mark.parametrize("recurrence", [1, 2, 3, (1, 2, 3)])
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (95, 0), (0, 95), (95, 95), (32, 23)])
-def test_pixel_figure_wherever_a_slider_goes(view, x, y, recurrence):
-    figure = teaching.pixel_figure(view, x, y, recurrence, clip=0.5)
+def test_a_view_s_figure_wherever_a_slider_goes(view, x, y, recurrence):
+    figure = view.figure(x, y, recurrence, clip=0.5)
     maps = 1 if isinstance(recurrence, int) else len(recurrence)
     assert len(figure.axes) == 1 + maps + 1  # labels, maps, colour scale
 
 
-def test_pixel_figure_refuses_a_pixel_outside(view):
+def test_a_view_s_figure_refuses_a_pixel_outside(view):
     with pytest.raises(ccnet_lab.ImageError, match="outside"):
-        teaching.pixel_figure(view, 96, 0)
+        view.figure(96, 0)

@@ -74,8 +74,10 @@ def grid_figure(maps: Mapping[str, Array], cell: tuple[int, int] | None = None, 
         axis.set_title(name, fontsize=10)
         if cell is not None:
             _outline(axis, (cell[1] - 0.5, cell[0] - 0.5, cell[1] + 0.5, cell[0] + 0.5))
+        digits = 2 if np.any(weights % 1) else 0
         for (i, j), value in np.ndenumerate(weights) if numbers else ():
-            axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="black" if value > 0.6 * top else "white")
+            colour = "black" if value > 0.6 * top else "white"
+            axis.text(j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=7, color=colour)
     for axis in axes:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -122,7 +124,7 @@ def bar_figure(groups: Sequence[str], series: Mapping[str, Sequence[float]], yla
     axis.set_xticks(np.arange(len(groups)), groups)
     axis.set_ylabel(ylabel)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=9)
+    axis.legend(frameon=False, fontsize=9, ncols=len(series) + 1, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 

@@ -93,27 +93,28 @@ def legend(view: View, most: int = 12) -> str:
 def marker(view: View, pixel: Pixel) -> str:
     """The chosen pixel and its cell, drawn over the stage; positions in percent of the image."""
     height, width = view.size
-    left, top, right, bottom = pixel.box
-    stage = shown_size(height, width, STAGE)
-    cell = f"left:{100 * left / width:.3f}%;top:{100 * top / height:.3f}%"
-    cell += f";width:{100 * (right - left) / width:.3f}%;height:{100 * (bottom - top) / height:.3f}%"
     point = f"left:{100 * (pixel.x + 0.5) / width:.3f}%;top:{100 * (pixel.y + 0.5) / height:.3f}%"
-    marks = f"<div class='cell' style='{cell}'></div><div class='point' style='{point}'></div>"
-    return f"<div class='over' style='aspect-ratio:{stage[1]}/{stage[0]}'>{marks}</div>"
+    return f"<div class='over' style='{_aspect(view)}'>{_cell(view, pixel)}<div class='point' style='{point}'></div></div>"
 
 
-def panels(pictures: Sequence[bytes], captions: Sequence[str]) -> str:
-    """The maps side by side, PNG files inline, a caption below each."""
+def panels(view: View, pixel: Pixel, heats: Sequence[bytes], captions: Sequence[str], opacity: float) -> str:
+    """The maps side by side: PNG files of one pixel per cell, which the browser enlarges sharply over the image; the cell as a box."""
     figures = (
-        f"<figure><img alt='attention map' src='data:image/png;base64,{b64encode(picture).decode()}'>{caption}</figure>"
-        for picture, caption in zip(pictures, captions, strict=True)
+        f"<figure><div class='map' style='{_aspect(view)}'><img alt='attention map' style='opacity:{opacity:.2f}' src='{_inline(heat)}'>"
+        f"{_cell(view, pixel)}</div>{caption}</figure>"
+        for heat, caption in zip(heats, captions, strict=True)
     )
     return f"<div class='panels'>{''.join(figures)}</div>"
 
 
+def ground(picture: bytes) -> str:
+    """The picture, a PNG file, that lies under all maps; sent once per image, not with every click."""
+    return f"<style>#answer .map {{ background-image: url({_inline(picture)}) }}</style>"
+
+
 def caption(recurrence: int, share: float, weights: NDArray[np.floating[Any]]) -> str:
     """The line under a map."""
-    where = f"its cross, {sum(weights.shape) - 1} of {weights.size:,} cells" if recurrence == 1 else "every cell"
+    where = f"its cross, {sum(weights.shape) - 1} cells" if recurrence == 1 else "every cell"
     return f"<figcaption><b>R = {recurrence}</b><span>reaches {where}</span><span>on the cross <b>{percent(share)}</b></span></figcaption>"
 
 
@@ -161,3 +162,18 @@ def _bar(view: View, k: int, name: str, value: float, text: str, note: str = "")
 def _swatch(view: View, k: int) -> str:
     red, green, blue = view.explorer.palette[k]
     return f"<u style='background:rgb({red},{green},{blue})'></u>"
+
+
+def _aspect(view: View) -> str:
+    height, width = shown_size(*view.size, STAGE)
+    return f"aspect-ratio:{width}/{height}"
+
+
+def _cell(view: View, pixel: Pixel) -> str:
+    (height, width), (left, top, right, bottom) = view.size, pixel.box
+    place = f"left:{100 * left / width:.3f}%;top:{100 * top / height:.3f}%"
+    return f"<div class='cell' style='{place};width:{100 * (right - left) / width:.3f}%;height:{100 * (bottom - top) / height:.3f}%'></div>"
+
+
+def _inline(picture: bytes) -> str:
+    return f"data:image/png;base64,{b64encode(picture).decode()}"

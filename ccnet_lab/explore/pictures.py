@@ -43,7 +43,7 @@ def grey(image: Rgb) -> Rgb:
     return np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
 
 
-def heat(weights: NDArray[np.floating], top: float, size: tuple[int, int]) -> Rgb:
+def heat(weights: NDArray[np.floating], top: float, size: tuple[int, ...]) -> Rgb:
     """A map (h, w) in colours from 0 to `top`, everything above clipped; every cell a sharp rectangle of (height, width)."""
     levels = np.clip(weights * (255 / max(top, 1e-30)), 0, 255).astype(np.uint8)
     cells = Image.fromarray(levels)
@@ -55,22 +55,6 @@ def clip_level(maps: Sequence[NDArray[np.floating]], amount: float) -> float:
     """The one top of the colour scale for several maps: their largest weight at amount 0, falling to a thousandth of it at 1."""
     peak = max(float(weights.max()) for weights in maps)
     return peak * float(10.0 ** (-3 * min(max(amount, 0.0), 1.0)))
-
-
-def boxed(picture: Rgb, box: Sequence[float]) -> Rgb:
-    """A copy with a rectangle (left, top, right, bottom), white between black so that it shows on anything."""
-    out = picture.copy()
-    height, width = out.shape[:2]
-    left, top = int(box[0]), int(box[1])
-    right, bottom = int(np.ceil(box[2])) - 1, int(np.ceil(box[3])) - 1
-    for grow, colour in ((2, 0), (1, 255), (0, 255), (-1, 0)):
-        if right - left < -2 * grow or bottom - top < -2 * grow:
-            continue
-        above, below = max(top - grow, 0), min(bottom + grow, height - 1)
-        first, last = max(left - grow, 0), min(right + grow, width - 1)
-        out[[above, below], first : last + 1] = colour
-        out[above : below + 1, [first, last]] = colour
-    return out
 
 
 def png(picture: Rgb) -> bytes:

@@ -4,16 +4,9 @@ Dense matrices are (HW, HW): row p holds what pixel p takes from every pixel, pi
 the map of pixel (i, j). They grow with the fourth power of the side, so they are for maps of some hundred cells.
 """
 
-from collections.abc import Sequence
-
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from ccnet_lab.explore import figures
-from ccnet_lab.explore.explorer import View
-from ccnet_lab.explore.page import percent
-from ccnet_lab.explore.pictures import clip_level
 from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_weights
 
 
@@ -101,21 +94,6 @@ def criss_cross_bytes(height: int, width: int, itemsize: int = 4) -> int:
 def non_local_bytes(height: int, width: int, itemsize: int = 4) -> int:
     """Bytes of full attention's weights, (HW, HW): 337.7 MiB at 97x97 in float32."""
     return (height * width) ** 2 * itemsize
-
-
-def pixel_figure(view: View, x: int, y: int, recurrence: int | Sequence[int] = (1, 2, 3), clip: float = 0.0) -> Figure:
-    """Draw the labels with pixel (x, y), image coordinates, and beside them its map for each R, all on one colour scale.
-
-    `recurrence` is one R or several, each 1 or more; `clip`, 0..1, lowers the top of the scale as `pictures.clip_level` says.
-    Raises `ImageError` where the pixel lies outside the image.
-    """
-    pixel = view.pixel(x, y, (recurrence,) if isinstance(recurrence, int) else tuple(recurrence))
-    return figures.attention_figure(
-        view.image, view.labels, view.explorer.palette, view.explorer.class_names, (x, y), pixel.box,
-        {f"R = {r}": found for r, found in zip(pixel.recurrences, pixel.maps, strict=True)},
-        [f"on the cross {percent(share)}" for share in pixel.on_cross],
-        top=clip_level(pixel.maps, clip),
-    )  # fmt: skip
 
 
 def _flops(height: int, width: int, reach: int, channels: int, query_channels: int) -> int:

@@ -16,7 +16,7 @@ from ccnet_lab.data.beacons import make_scene
 from ccnet_lab.data.images import read_image
 from ccnet_lab.errors import ConfigError
 from ccnet_lab.explore import page, pictures
-from ccnet_lab.explore.explorer import Explorer, Pixel, View
+from ccnet_lab.explore.explorer import Explorer, View
 from ccnet_lab.explore.page import MAP, STAGE
 from ccnet_lab.explore.pictures import Rgb
 from ccnet_lab.explore.sources import available_models
@@ -95,7 +95,7 @@ class Workbench:
     def __init__(self, folder: Path, device: str = "cpu", any_path: bool = True, runs: Path | None = None) -> None:
         self.device, self.any_path, self.runs = device, any_path, runs
         self.examples = _examples(folder)
-        self._explorers, self._views, self._grey = Kept(3), Kept(8), Kept(8)
+        self._explorers, self._views = Kept(3), Kept(8)
 
     def models(self) -> list[tuple[str, str]]:
         """(label, value) of the models that can be opened now: embedded ones, checkpoints on disk, finished runs."""
@@ -152,16 +152,18 @@ class Workbench:
         view = self.view(scene)
         pixel = view.pixel(scene.x, scene.y, RECURRENCES)
         top = pictures.clip_level(pixel.maps, scene.clip)
-        captions = (page.caption(*parts) for parts in zip(RECURRENCES, pixel.on_cross, pixel.maps, strict=True))
-        panels = page.panels([pictures.png(m) for m in self._maps(scene, view, pixel, top)], list(captions))
+        heats = [pictures.png(pictures.heat(m, top, m.shape)) for m in pixel.maps]
+        captions = [page.caption(*parts) for parts in zip(RECURRENCES, pixel.on_cross, pixel.maps, strict=True)]
         scale = page.colour_scale(top, [float(np.maximum(m - top, 0).sum()) for m in pixel.maps])
+        panels = page.panels(view, pixel, heats, captions, 1 - scene.photo)
         return page.marker(view, pixel), panels + scale + page.facts(view, pixel, RECURRENCES)
 
     def around(self, scene: Scene) -> tuple[str, str, str]:
         """The lines around the pictures, as HTML: on the model, a notice, the legend."""
         explorer, view = self.explorer(scene.model), self.view(scene)
+        ground = pictures.grey(pictures.resized(view.image, pictures.shown_size(*view.size, MAP)))
         generated = scene.image in self.examples[: len(SCENE_SEEDS)]
-        return page.model_line(explorer), page.notice(explorer, generated), page.legend(view)
+        return page.model_line(explorer), page.notice(explorer, generated), page.legend(view) + page.ground(pictures.png(ground))
 
     def figure(self, scene: Scene) -> Figure:
         """The pictures of a scene as one figure with captions, to keep."""
@@ -188,13 +190,6 @@ class Workbench:
             "class_shares": dict(zip(names, pixel.class_shares[0].tolist(), strict=True)),
             "map": pixel.maps[0].tolist(),
         }  # fmt: skip
-
-    def _maps(self, scene: Scene, view: View, pixel: Pixel, top: float) -> tuple[Rgb, ...]:
-        """The pixel's maps on one colour scale, the image faintly under them, its cell drawn as a box."""
-        size = pictures.shown_size(*view.size, MAP)
-        grey = self._grey.get(_key(scene), lambda: pictures.grey(pictures.resized(view.image, size)))
-        box = _scaled(pixel.box, size[1] / view.size[1], size[0] / view.size[0])
-        return tuple(pictures.boxed(pictures.blend(pictures.heat(m, top, size), grey, scene.photo), box) for m in pixel.maps)
 
 
 def first_pixel(view: View) -> tuple[int, int]:
@@ -233,7 +228,3 @@ def _key(scene: Scene) -> tuple[str, str, int, int]:
     """What a view depends on; the time stamp tells a file that was written again from what it was."""
     path = Path(scene.image)
     return scene.model, scene.image, path.stat().st_mtime_ns if path.is_file() else 0, scene.short_side
-
-
-def _scaled(box: tuple[float, float, float, float], across: float, down: float) -> tuple[float, float, float, float]:
-    return box[0] * across, box[1] * down, box[2] * across, box[3] * down
