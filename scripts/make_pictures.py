@@ -40,7 +40,7 @@ def serving() -> Iterator[str]:
 
 
 def main() -> None:
-    """Write docs/images/app.png, app_photograph.png and attention.png."""
+    """Write app.png and attention.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser's program")
@@ -59,11 +59,6 @@ def main() -> None:
         page.wait_for_selector(ANSWERED)
         page.wait_for_timeout(1500)
         page.screenshot(path=args.out / "app.png", full_page=True)
-        before = page.get_attribute("#stage img", "src")
-        page.locator("#examples button img").last.click()
-        page.wait_for_function("old => document.querySelector('#stage img').src !== old", arg=before)
-        page.wait_for_timeout(1500)
-        page.screenshot(path=args.out / "app_photograph.png", full_page=True)
         browser.close()
 
 

@@ -186,3 +186,16 @@ def test_the_explorer_keeps_the_weights_it_was_given():
     assert explorer.model is model
     assert not model.training
     assert torch.equal(explorer.model.backbone.layer1[0].conv1.weight, before)
+
+
+def test_a_view_may_be_asked_from_many_threads_at_once(demo):
+    from concurrent.futures import ThreadPoolExecutor
+
+    scene = make_scene(4).image
+    expected = demo.look(scene).attention(50, 50, 3)
+    for _ in range(5):
+        view = demo.look(scene)
+        with ThreadPoolExecutor(8) as pool:
+            for found in pool.map(lambda _, view=view: view.attention(50, 50, 3), range(8)):
+                np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert len(view.steps(3)) == len(view._steps) == 3

@@ -1,5 +1,6 @@
 """Explorer: one model, and View: one image it looked at, answering in arrays. Maps are composed in maps.py, models found in sources.py."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,6 +141,7 @@ class View:
         self._steps: list[Step] = []
         self._labels: dict[int, NDArray[np.uint8]] = {}
         self._logits: dict[int, Tensor] = {}
+        self._lock = threading.RLock()  # visitors of one app may share a view of an example
         self.logits(self.recurrence)
 
     @property
@@ -155,9 +157,10 @@ class View:
     @torch.inference_mode()
     def labels_at(self, recurrence: int) -> NDArray[np.uint8]:
         """(H, W) class ids with the same weights at another recurrence: argmax of the logits resized to the image."""
-        if recurrence not in self._labels:
-            self._labels[recurrence] = _upsampled_argmax(self.logits(recurrence), self.size)
-        return self._labels[recurrence]
+        with self._lock:
+            if recurrence not in self._labels:
+                self._labels[recurrence] = _upsampled_argmax(self.logits(recurrence), self.size)
+            return self._labels[recurrence]
 
     def cell_labels(self, recurrence: int | None = None) -> NDArray[np.uint8]:
         """(h, w) class ids of the feature cells."""
@@ -168,9 +171,10 @@ class View:
     def logits(self, recurrence: int | None = None) -> Tensor:
         """(1, K, h, w), on the model's device."""
         recurrence = self.recurrence if recurrence is None else recurrence
-        if recurrence not in self._logits:
-            self._logits[recurrence] = self.explorer.model.decode(self._stage4, self.state(recurrence)).float()
-        return self._logits[recurrence]
+        with self._lock:
+            if recurrence not in self._logits:
+                self._logits[recurrence] = self.explorer.model.decode(self._stage4, self.state(recurrence)).float()
+            return self._logits[recurrence]
 
     @torch.inference_mode()
     def state(self, recurrence: int) -> Tensor:
@@ -178,11 +182,12 @@ class View:
         if recurrence < 0:
             raise ValueError(f"recurrence is {recurrence}; expected 0 or more")
         attention = self.explorer.model.attention
-        while len(self._states) <= recurrence:
-            x = self._states[-1]
-            query, key, value = attention.project(x)
-            self._steps.append(Step(*(t[0].permute(1, 2, 0).float().contiguous() for t in (query, key))))
-            self._states.append(attention.residual(x, query, key, value))
+        with self._lock:
+            while len(self._states) <= recurrence:
+                x = self._states[-1]
+                query, key, value = attention.project(x)
+                self._steps.append(Step(*(t[0].permute(1, 2, 0).float().contiguous() for t in (query, key))))
+                self._states.append(attention.residual(x, query, key, value))
         return self._states[recurrence]
 
     def steps(self, recurrence: int) -> list[Step]:

@@ -95,7 +95,7 @@ class Workbench:
     def __init__(self, folder: Path, device: str = "cpu", any_path: bool = True, runs: Path | None = None) -> None:
         self.device, self.any_path, self.runs = device, any_path, runs
         self.examples = _examples(folder)
-        self._explorers, self._views = Kept(3), Kept(8)
+        self._explorers, self._views = Kept(3), Kept(6)
 
     def models(self) -> list[tuple[str, str]]:
         """(label, value) of the models that can be opened now: embedded ones, checkpoints on disk, finished runs."""

@@ -155,7 +155,8 @@ def read_config(path: str | Path) -> Config:
     fitting = _fitting(to_own_names(read_weights(path)))
     if not fitting:
         raise WeightsError(f"{path.name} holds no CCNet that is known here; give the configuration it was made for")
-    raise ConfigError(f"{path.name} does not say its output stride; give the configuration: {' or '.join(c.name for c in fitting)}")
+    names = " or ".join(c.name for c in fitting)
+    raise ConfigError(f"{path.name} does not say its output stride; give the configuration (in the app: PATH as NAME): {names}")
 
 
 def _fitting(entries: Mapping[str, Tensor]) -> list[Config]:
@@ -167,7 +168,7 @@ def _fitting(entries: Mapping[str, Tensor]) -> list[Config]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
 def _own_name(name: str) -> str:
