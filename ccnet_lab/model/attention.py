@@ -7,6 +7,7 @@ so it counts once and H + W - 1 entries share the softmax. Scores are not scaled
 Source: Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", TPAMI 2020, section 3.2.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def criss_cross_weights(query: Tensor, key: Tensor) -> Tensor:
     """
     _check(query, key)
     query, key = _widen(query), _widen(key)
-    with torch.autocast(query.device.type, enabled=False):
+    with _full_precision(query.device.type):
         column = torch.einsum("bdyx,bdkx->byxk", query, key)  # (B, H, W, H)
         row = torch.einsum("bdyx,bdyk->byxk", query, key)  # (B, H, W, W)
         itself = torch.eye(query.shape[2], dtype=torch.bool, device=query.device)  # (H, H)
@@ -41,7 +42,7 @@ def criss_cross_attention_plain(query: Tensor, key: Tensor, value: Tensor) -> Te
     _check(query, key, value)
     height = query.shape[2]
     weights = criss_cross_weights(query, key)  # (B, H, W, H + W)
-    with torch.autocast(query.device.type, enabled=False):
+    with _full_precision(query.device.type):
         wide = _widen(value)
         out = torch.einsum("byxk,bckx->bcyx", weights[..., :height], wide)
         out = out + torch.einsum("byxk,bcyk->bcyx", weights[..., height:], wide)
@@ -68,7 +69,7 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     many_small = len(value) > 1 and value[0].numel() < _SMALL
     if value.device.type != "cpu" or value.numel() == 0 or many_small or torch.compiler.is_exporting():
         return criss_cross_attention_plain(query, key, value)
-    with torch.autocast("cpu", enabled=False):
+    with _full_precision("cpu"):
         out: Tensor = _CrissCross.apply(query, key, value)
     return out
 
@@ -188,6 +189,11 @@ def _chunks(lines: Tensor, elements: int = 2**19) -> list[slice]:
 def _formatted(image: Tensor, like: Tensor) -> Tensor:
     """`image` (B, c, H, W) contiguous where `like` is, else channels-last."""
     return image.contiguous(memory_format=torch.contiguous_format if like.is_contiguous() else torch.channels_last)
+
+
+def _full_precision(device_type: str) -> AbstractContextManager[Any]:
+    """Autocast off; it would make the scores half precision again. A device without autocast (meta) needs nothing."""
+    return torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext()
 
 
 def _widen(tensor: Tensor) -> Tensor:
