@@ -193,7 +193,7 @@ def _formatted(image: Tensor, like: Tensor) -> Tensor:
 
 def _full_precision(device_type: str) -> AbstractContextManager[Any]:
     """Autocast off; it would make the scores half precision again. A device without autocast (meta) needs nothing."""
-    return torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext()
+    return torch.autocast(device_type, enabled=False) if torch.amp.autocast_mode.is_autocast_available(device_type) else nullcontext()
 
 
 def _widen(tensor: Tensor) -> Tensor:
