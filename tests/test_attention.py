@@ -95,6 +95,16 @@ def test_keeps_the_memory_format(layout):
     assert criss_cross_attention(q, k, v).is_contiguous(memory_format=layout)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_module_keeps_the_memory_format(layout):
+    module = CrissCrossAttention(48, 8, gamma=1.0)
+    for size in ((2, 48, 6, 9), (2, 48, 40, 40)):  # the plain and the fast form
+        x = torch.randn(size).to(memory_format=layout)
+        assert module(x).is_contiguous(memory_format=layout)
+        query, key, value = module.project(x)
+        assert criss_cross_attention(query, key, value).is_contiguous(memory_format=layout)
+
+
 def test_empty_batch_gives_an_empty_result():
     q, k, v = (t[:0] for t in tensors(5, 7))
     assert criss_cross_attention(q, k, v).shape == (0, 4, 5, 7)

@@ -187,8 +187,9 @@ def _chunks(lines: Tensor, elements: int = 2**19) -> list[slice]:
 
 
 def _formatted(image: Tensor, like: Tensor) -> Tensor:
-    """`image` (B, c, H, W) contiguous where `like` is, else channels-last."""
-    return image.contiguous(memory_format=torch.contiguous_format if like.is_contiguous() else torch.channels_last)
+    """`image` (B, c, H, W) channels-last where the channels of `like` lie side by side, else contiguous."""
+    channels_last = like.stride(1) == 1 and not like.is_contiguous()
+    return image.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def _full_precision(device_type: str) -> AbstractContextManager[Any]:
