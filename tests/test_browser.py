@@ -1,0 +1,172 @@
+"""The app in a real headless Chromium, skipped without one: clicks land where the eye is and end on the last one, bad files are told."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import app
+from ccnet_lab.explore import page as words
+from ccnet_lab.explore.workbench import Workbench
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browser")
+    blocks = app.build(Workbench(folder / "examples"), "demo", folder)
+    _, url, _ = blocks.queue(default_concurrency_limit=2).launch(
+        prevent_thread_lock=True, quiet=True, server_port=None, theme=app.THEME, css=words.CSS
+    )
+    yield url
+    blocks.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def tab(browser, address):
+    """A fresh visitor; fails on any request that leaves this machine."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    tab = context.new_page()
+    elsewhere = []
+    tab.on("request", lambda r: elsewhere.append(r.url) if not re.match(r"(http://(127\.0\.0\.1|localhost)|data:|blob:)", r.url) else None)
+    tab.goto(address)
+    tab.wait_for_selector("#answer .facts")
+    tab.wait_for_selector("#stage img")
+    yield tab
+    context.close()
+    assert elsewhere == []
+
+
+def click(tab, across, down):
+    box = tab.locator("#stage img").bounding_box()
+    tab.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
+
+
+def chosen(tab):
+    return tuple(map(int, re.findall(r"\d+", tab.inner_text("#answer h3 >> nth=0"))[:2]))
+
+
+def wait_for_pixel(tab, x, y, near=1):
+    tab.wait_for_function(
+        """([x, y, near]) => { const [a, b] = document.querySelector('#answer h3').innerText.match(/\\d+/g).map(Number);
+        return Math.abs(a - x) <= near && Math.abs(b - y) <= near }""",
+        arg=[x, y, near],
+        timeout=15_000,
+    )
+
+
+def upload(tab, path):
+    before = tab.get_attribute("#stage img", "src")
+    tab.set_input_files("#upload input[type=file]", path)
+    tab.wait_for_function("old => document.querySelector('#stage img').src !== old", arg=before, timeout=30_000)
+
+
+def test_a_click_lands_where_the_eye_is(tab):
+    for across, down in ((0.25, 0.75), (0.9, 0.1), (0.01, 0.99)):
+        click(tab, across, down)
+        wait_for_pixel(tab, int(across * 96), int(down * 96))
+        stage, point = tab.locator("#stage img").bounding_box(), tab.locator("#marker .point").bounding_box()
+        centre = (
+            (point["x"] + point["width"] / 2 - stage["x"]) / stage["width"],
+            (point["y"] + point["height"] / 2 - stage["y"]) / stage["height"],
+        )
+        assert centre == pytest.approx((across, down), abs=0.02)
+        stage_box, marker_box = stage, tab.locator("#marker .over").bounding_box()
+        assert marker_box["width"] == pytest.approx(stage_box["width"], abs=2)
+        assert marker_box["height"] == pytest.approx(stage_box["height"], abs=2)
+
+
+@pytest.mark.parametrize("pause", [0, 40])
+def test_quick_clicks_end_on_the_last_one(tab, pause):
+    for k in range(8):
+        click(tab, 0.1 + 0.1 * k, 0.5)
+        tab.wait_for_timeout(pause)
+    wait_for_pixel(tab, int(0.8 * 96), 48)
+    tab.wait_for_timeout(800)
+    assert abs(chosen(tab)[0] - int(0.8 * 96)) <= 1
+
+
+def test_a_turned_photograph_is_clicked_where_it_is_seen(tab, tmp_path):
+    upright = np.full((300, 200, 3), 60, np.uint8)
+    upright[:60, :60] = (230, 159, 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", exif=exif)
+    upload(tab, tmp_path / "turned.jpg")
+    box = tab.locator("#stage img").bounding_box()
+    assert box["height"] > box["width"]
+    click(tab, 0.1, 0.1)
+    wait_for_pixel(tab, 20, 30, near=2)
+    assert "photograph" in tab.inner_text("#notice")
+
+
+def test_a_bad_file_is_told_and_the_session_goes_on(tab, tmp_path):
+    (tmp_path / "broken.jpg").write_text("no picture")
+    tab.set_input_files("#upload input[type=file]", tmp_path / "broken.jpg")
+    tab.wait_for_selector("#problem .problem")
+    assert "broken.jpg is no picture" in tab.inner_text("#problem")
+    click(tab, 0.5, 0.5)
+    wait_for_pixel(tab, 48, 48)
+    assert tab.locator("#problem .problem").count() == 0
+
+
+def test_sliders_examples_and_the_saved_picture(tab, tmp_path):
+    before = tab.inner_text("#answer .scale")
+    slider = tab.locator("#clip input[type=range]")
+    box = slider.bounding_box()
+    tab.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 2)
+    tab.wait_for_function("old => document.querySelector('#answer .scale').innerText !== old", arg=before)
+    source = tab.get_attribute("#stage img", "src")
+    tab.locator("#examples button img").nth(1).click()
+    tab.wait_for_function("old => document.querySelector('#stage img').src !== old", arg=source)
+    with tab.expect_download() as download:
+        tab.click("#save")
+    download.value.save_as(tmp_path / "saved.png")
+    assert min(Image.open(tmp_path / "saved.png").size) > 300
+
+
+def test_another_model_and_one_that_is_not_there(tab):
+    tab.fill("#model input", "nowhere.pth")
+    tab.press("#model input", "Enter")
+    tab.wait_for_selector("#problem .problem")
+    assert "neither a model's name nor a file" in tab.inner_text("#problem")
+    tab.click("#model input")
+    tab.locator("[role=option]", has_text="trained at R = 1").click()
+    tab.wait_for_function("() => /R trained 1/.test(document.querySelector('#about-model').innerText)")
+
+
+def test_two_visitors_keep_their_own_pictures(browser, address, tab, tmp_path, picture):
+    Image.fromarray(picture(40, 60)).save(tmp_path / "mine.png")
+    other = browser.new_page()
+    other.goto(address)
+    other.wait_for_selector("#answer .facts")
+    upload(tab, tmp_path / "mine.png")
+    click(other, 0.5, 0.5)
+    wait_for_pixel(other, 48, 48)
+    assert "96 × 96" in other.inner_text("#legend")
+    assert "96 × 96" not in tab.inner_text("#legend")
+    other.close()
+
+
+def test_readable_at_phone_width(browser, address):
+    tab = browser.new_page(viewport={"width": 390, "height": 840})
+    tab.goto(address)
+    tab.wait_for_selector("#answer .facts")
+    tab.wait_for_timeout(500)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 395
+    tab.close()
