@@ -32,16 +32,16 @@ LAST_CLICK = "(state, _) => [state, window.lastClick]"
 OPEN_SAVED = "() => document.querySelector('#saved a, a#saved, #saved button, button#saved')?.click()"
 
 
-def build(bench: Workbench, model: str, folder: Path) -> gr.Blocks:
-    """The whole page; `model` is opened before anybody comes, pictures are handed over as files in `folder`."""
-    first = bench.start(model)
+def build(bench: Workbench, folder: Path) -> gr.Blocks:
+    """The whole page; its first model is opened before anybody comes, pictures to keep are written into `folder`."""
+    first = bench.start(bench.model)
 
     with gr.Blocks(title="ccnet_lab", delete_cache=(3600, 3600), analytics_enabled=False) as blocks:
         state, where = gr.State(asdict(first)), gr.JSON(visible=False)
         with gr.Row(elem_id="top"):
             gr.HTML(page.BRAND, elem_id="brand")
             models = gr.Dropdown(
-                bench.models(), value=model, label="model", info="or type a path: checkpoint or run folder", elem_id="model",
+                bench.models(), value=bench.model, label="model", info="or type a path: checkpoint or run folder", elem_id="model",
                 allow_custom_value=bench.any_path,
             )  # fmt: skip
             about_model = gr.HTML(elem_id="about-model")
@@ -112,8 +112,8 @@ def build(bench: Workbench, model: str, folder: Path) -> gr.Blocks:
         def take_example(at: dict[str, Any], event: gr.SelectData) -> Any:
             return everything(bench.with_image(Scene(**at), bench.examples[event.index]))
 
-        def click(at: dict[str, Any], where: list[float]) -> Any:
-            return pixel(bench.clicked(Scene(**at), where))
+        def click(at: dict[str, Any], where: list[float] | None) -> Any:
+            return pixel(bench.clicked(Scene(**at), where)) if where else gr.skip()
 
         def slide_labels(at: dict[str, Any], labels: float) -> Any:
             return image(replace(Scene(**at), labels=labels))
@@ -185,9 +185,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ccnet_lab_") as folder:
-        bench = Workbench(Path(folder) / "examples", args.device, any_path=_is_loopback(args.host), runs=args.runs)
+        bench = Workbench(Path(folder) / "examples", args.device, any_path=_is_loopback(args.host), runs=args.runs, model=args.model)
         try:
-            blocks = build(bench, args.model, Path(folder))
+            blocks = build(bench, Path(folder))
         except LabError as error:
             parser.exit(2, f"{error}\n")
         try:

@@ -17,6 +17,7 @@ from ccnet_lab.data.beacons import make_scene
 from ccnet_lab.errors import LabError, UnknownConfigError
 from ccnet_lab.explore import pictures
 from ccnet_lab.explore.explorer import View
+from ccnet_lab.explore.sources import find_weights
 from ccnet_lab.explore.workbench import Kept, Scene, Workbench
 
 
@@ -129,6 +130,10 @@ def test_typed_paths_only_where_nobody_else_can_type(tmp_path):
     assert bench.explorer("demo_r1").config.recurrence == 1
     with pytest.raises(ConfigError, match="no typed paths"):
         bench.explorer("/etc/passwd")
+    own = str(find_weights("demo_r1"))
+    with pytest.raises(ConfigError, match="no typed paths"):
+        bench.explorer(own)
+    assert Workbench(tmp_path, any_path=False, model=own).explorer(own).config.name == "demo_r1"  # the one it was started with
     assert app._is_loopback("127.0.0.1")
     assert app._is_loopback("::1")
     assert not app._is_loopback("0.0.0.0")
@@ -172,7 +177,7 @@ def test_a_file_written_again_is_looked_at_again(bench, scene, picture, tmp_path
 def served(tmp_path_factory):
     """The app on a free port; yields its address."""
     folder = tmp_path_factory.mktemp("served")
-    blocks = app.build(Workbench(folder / "examples"), "demo", folder)
+    blocks = app.build(Workbench(folder / "examples"), folder)
     _, address, _ = blocks.queue(default_concurrency_limit=2).launch(prevent_thread_lock=True, quiet=True, server_port=None)
     yield address
     blocks.close()

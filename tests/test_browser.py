@@ -19,7 +19,7 @@ FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    blocks = app.build(Workbench(folder / "examples"), "demo", folder)
+    blocks = app.build(Workbench(folder / "examples"), folder)
     _, url, _ = blocks.queue(default_concurrency_limit=2).launch(
         prevent_thread_lock=True, quiet=True, server_port=None, theme=app.THEME, css=words.CSS
     )

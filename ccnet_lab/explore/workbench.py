@@ -90,10 +90,11 @@ class Workbench:
         device: what the models run on.
         any_path: whether visitors may open files and folders by typing a path; no, where the app can be reached from other machines.
         runs: a folder of training runs, offered in the menu.
+        model: what the app was started with; stands in the menu, be it a path.
     """
 
-    def __init__(self, folder: Path, device: str = "cpu", any_path: bool = True, runs: Path | None = None) -> None:
-        self.device, self.any_path, self.runs = device, any_path, runs
+    def __init__(self, folder: Path, device: str = "cpu", any_path: bool = True, runs: Path | None = None, model: str = "demo") -> None:
+        self.device, self.any_path, self.runs, self.model = device, any_path, runs, model
         self.examples = _examples(folder)
         self._explorers, self._views = Kept(3), Kept(6)
 
@@ -102,12 +103,13 @@ class Workbench:
         labels = {"demo": "demo: beacons, trained at R = 2", "demo_r1": "demo: beacons, trained at R = 1"}
         choices = [(labels.get(name, name), name) for name in available_models()]
         folders = sorted(self.runs.iterdir()) if self.runs is not None and self.runs.is_dir() else []
-        return choices + [(f"run: {f.name}", str(f)) for f in folders if (f / "config.json").is_file() and Run(f).weights.is_file()]
+        choices += [(f"run: {f.name}", str(f)) for f in folders if (f / "config.json").is_file() and Run(f).weights.is_file()]
+        return choices if self.model in dict(choices).values() else [*choices, (self.model, self.model)]
 
     def explorer(self, model: str) -> Explorer:
         """The explorer of a model; loads it on first use. Raises as `Explorer.open`."""
         source, _, config = model.strip().partition(" as ")
-        if not self.any_path and source not in {*CONFIGS, *EXTRAS, *(value for _, value in self.models())}:
+        if not self.any_path and model not in {*CONFIGS, *EXTRAS, *dict(self.models()).values()}:
             raise ConfigError("this app can be reached from other machines, so it opens only the models of its menu, no typed paths")
         return self._explorers.get(model, lambda: Explorer.open(source, self.device, config.strip() or None))
 
