@@ -92,7 +92,10 @@ def test_split_is_the_features_and_recurrence_zero_is_the_cell_itself(view):
     split = view.split(30, 70, 2)
     i, j = view.cell(30, 70)
     torch.testing.assert_close(split.parts.sum(0), view.state(2)[0, :, i, j], rtol=1e-5, atol=1e-6)
-    assert view.attention(30, 70, 0)[i, j] == 1
+    for zero in (view.attention(30, 70, 0), view.listeners(30, 70, 0)):
+        assert zero[i, j] == zero.sum() == 1
+    with pytest.raises(ValueError, match="at least 1 step"):
+        view.split(30, 70, 0)
     assert view.listeners(30, 70, 2)[i, j] == pytest.approx(float(view.attention(30, 70, 2)[i, j]), abs=1e-6)
 
 

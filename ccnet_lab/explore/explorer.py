@@ -224,7 +224,9 @@ class View:
     @torch.inference_mode()
     def listeners(self, x: int, y: int, recurrence: int = 2) -> Floats:
         """Who looks at pixel (x, y): (h, w), how much each cell takes from its cell; its cell's column of A_R ... A_1."""
-        return _array(maps.listeners_map(self.steps(max(1, recurrence)), *self.cell(x, y)))
+        if recurrence == 0:  # nobody but the cell itself
+            return self.attention(x, y, 0)
+        return _array(maps.listeners_map(self.steps(recurrence), *self.cell(x, y)))
 
     @torch.inference_mode()
     def attention_weights(self, recurrence: int = 2) -> tuple[Floats, ...]:
@@ -237,9 +239,9 @@ class View:
         attention = self.explorer.model.attention
         value = attention.value
         assert value.bias is not None
-        steps = self.steps(max(1, recurrence))[:recurrence]
-        if not steps:
-            raise ValueError("recurrence is 0; expected at least 1 step to take apart")
+        if recurrence < 1:
+            raise ValueError(f"recurrence is {recurrence}; expected at least 1 step to take apart")
+        steps = self.steps(recurrence)
         return maps.split_output(steps, self.state(0)[0], attention.gamma, value.weight[:, :, 0, 0], value.bias, *self.cell(x, y))
 
     @torch.inference_mode()
