@@ -10,7 +10,8 @@ from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import ConfigError, UnknownConfigError, UnknownFieldError, near
 
 RELEASES = "https://github.com/SegmentationBLWX/modelstore/releases/download/ssseg_ccnet"
-TINY = 0  # the depth that stands for the small backbone of the embedded demo, which is no ResNet
+TINY, SLIM = 0, 1  # depths that stand for the two small backbones, which are no ResNets: the beacons demo's and the street model's
+STRIDES = {TINY: (4,), SLIM: (8,), 50: (8, 16), 101: (8, 16)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +20,17 @@ class Config:
 
     Attributes:
         dataset: a key of `data.catalog.DATASETS`; the class count follows from it.
-        depth: of the ResNet, 50 or 101; `TINY` for the demo's backbone.
+        depth: of the ResNet, 50 or 101; `TINY` or `SLIM` for the small backbones.
+        width: of the small backbones, see model/backbone.py; the ResNets have their own.
         output_stride: image pixels per feature cell, 8 or 16 (4 for the demo).
         crop_size: (H, W) of a training crop, pixels.
         resize: (long, short) sides the whole image is fitted into, ratio kept, before evaluation.
         batch_size: the total batch over all processes.
         epochs, lr, momentum, weight_decay, power, aux_weight: SGD with the poly policy, lr * (1 - step / total) ** power.
+        optimizer: "sgd"; "adamw" for the small networks.
+        balance: whether rare classes weigh more in the loss.
+        ohem: whether only the hard pixels count in the main loss (TPAMI's "+ OHEM").
+        category_loss: weight of the category-consistent loss of TPAMI section 3.3; 0 leaves it out.
         recurrence: R, how often the criss-cross attention is applied with the same weights.
         channels, query_channels: C of the head and d of its queries and keys.
         head_kernel: kernel of the head's convolutions around the attention.
@@ -38,6 +44,7 @@ class Config:
     dataset: str
     depth: int
     output_stride: int
+    width: int = 64
     crop_size: tuple[int, int]
     batch_size: int
     epochs: int
@@ -47,6 +54,10 @@ class Config:
     weight_decay: float = 5e-4
     power: float = 0.9
     aux_weight: float = 0.4
+    optimizer: str = "sgd"
+    balance: bool = False
+    ohem: bool = False
+    category_loss: float = 0.0
     recurrence: int = 2
     channels: int = 512
     query_channels: int = 64
@@ -66,11 +77,15 @@ class Config:
 
     def __post_init__(self) -> None:
         get_dataset(self.dataset)  # raises for an unknown one
-        if self.depth not in (TINY, 50, 101):
-            raise ConfigError(f"depth is {self.depth}; expected 50 or 101 (or {TINY}, the demo's small backbone)")
-        strides = (4,) if self.depth == TINY else (8, 16)
-        if self.output_stride not in strides:
-            raise ConfigError(f"output_stride is {self.output_stride}; expected {' or '.join(map(str, strides))}")
+        if self.depth not in STRIDES:
+            raise ConfigError(f"depth is {self.depth}; expected 50 or 101 (or {TINY} or {SLIM}, the small backbones)")
+        if self.output_stride not in STRIDES[self.depth]:
+            raise ConfigError(f"output_stride is {self.output_stride}; expected {' or '.join(map(str, STRIDES[self.depth]))}")
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ConfigError(f"optimizer is {self.optimizer!r}; expected 'sgd' or 'adamw'")
+        for name in ("batch_size", "epochs", "channels", "query_channels", "width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more")
         if self.recurrence < 0:
             raise ConfigError(f"recurrence is {self.recurrence}; expected 0 or more (the papers use 2)")
         for name in ("crop_size", "resize"):
@@ -147,10 +162,16 @@ _DEMO: dict[str, Any] = dict(
     dataset="beacons", depth=TINY, output_stride=4, crop_size=(96, 96), resize=(192, 96), batch_size=16, epochs=1,
     lr=3e-3, channels=64, query_channels=16, head_kernel=1, dropout=0.0, gamma=1.0, auxiliary=False,
 )  # fmt: skip
+# Small enough to be trained on two CPU cores: scripts/train.py, on CamVid, from scratch.
+_STREET = Config(
+    dataset="camvid", depth=SLIM, output_stride=8, width=24, crop_size=(256, 320), resize=(480, 360), batch_size=8, epochs=90,
+    optimizer="adamw", lr=3e-3, weight_decay=0.01, balance=True, channels=64, query_channels=16, gamma=0.5, alias="street",
+)  # fmt: skip
 EXTRAS: Mapping[str, Config] = MappingProxyType(
     {
         "demo": Config(**_DEMO, recurrence=2, alias="demo"),
         "demo_r1": Config(**_DEMO, recurrence=1, alias="demo_r1"),
+        "street": _STREET,
     }
 )
 

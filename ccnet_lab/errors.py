@@ -27,8 +27,16 @@ class ImageError(LabError, ValueError):
     """Something that is not a readable picture, is too large to decode, or a pixel that lies outside it."""
 
 
+class DataError(LabError, ValueError):
+    """A data set that is missing, incomplete or damaged; the file and the remedy are named."""
+
+
 class WeightsError(LabError, RuntimeError):
     """A weights file that cannot be read, or whose entries do not fit the model; nothing was loaded."""
+
+
+class DownloadError(LabError, OSError):
+    """A file that could not be downloaded whole; says where to put it by hand. Nothing damaged lies under its name."""
 
 
 class MissingFileError(LabError, FileNotFoundError):
@@ -39,8 +47,20 @@ class DeviceError(LabError, RuntimeError):
     """A device that this machine or this build of torch does not have."""
 
 
+class TrainingError(LabError, ArithmeticError):
+    """A loss or gradients that are not finite; the step, the batch's files and the last good checkpoint are named."""
+
+
+class MemoryShortError(LabError, MemoryError):
+    """Not enough memory; the options to lower are named."""
+
+
 class RunError(LabError, ValueError):
     """A run folder that lacks a file it should have, or whose files cannot be read."""
+
+
+class ProtocolError(LabError, ValueError):
+    """Scores measured in different ways that would be compared, or a way of measuring that cannot be."""
 
 
 def near(name: str, known: Iterable[str], most: int = 3) -> str:

@@ -1,17 +1,32 @@
-"""Run: one training run's folder on disk, the only module that knows the file names in it. What is written there is decided elsewhere."""
+"""Run: one training run's folder on disk, the only module that knows the file names in it. What is written there is decided elsewhere.
 
+Everything but the log is written whole or not at all: to a temporary file, forced to disk, then renamed.
+"""
+
+import hashlib
 import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from ccnet_lab.configs import Config
+from ccnet_lab.data.catalog import get_dataset, register
 from ccnet_lab.errors import MissingFileError, RunError
+from ccnet_lab.model.weights import save_weights
+
+KEPT_CHECKPOINTS = 2  # the last and the one before it
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: `config.json`, `metrics.jsonl`, `scores.json`, `model.safetensors`."""
+    """A run folder: `config.json`, `training.json`, `metrics.jsonl`, `scores.json`, `confusions.npz`, `model.safetensors`, checkpoints."""
 
     folder: Path
 
@@ -23,15 +38,21 @@ class Run:
             raise MissingFileError(f"there is no run folder {folder}")
         if not (folder / "config.json").is_file():
             raise RunError(f"{folder} is no run folder: it has no config.json")
-        return cls(folder)
+        run = cls(folder)
+        if (folder / "dataset.json").is_file():
+            register(run._read("dataset.json"))
+        return run
 
     @classmethod
     def create(cls, folder: str | Path, config: Config) -> "Run":
         """A new run folder that holds `config`; raises `RunError` where there is one already."""
         run = cls(Path(folder))
         if (run.folder / "config.json").exists():
-            raise RunError(f"{folder} holds a run already; choose another folder or resume it")
+            raise RunError(f"{folder} holds a run already; add --resume to go on with it, or choose another folder")
         run.folder.mkdir(parents=True, exist_ok=True)
+        dataset = get_dataset(config.dataset)
+        if dataset.classes:  # a data set of one's own, which the catalog of another process doesn't know
+            run._write("dataset.json", dataset.to_dict())
         run._write("config.json", config.to_dict())
         return run
 
@@ -46,6 +67,16 @@ class Run:
         return self.folder / "model.safetensors"
 
     @property
+    def confusions(self) -> Path:
+        """The evaluation's confusion matrices per image; the file may not be there yet."""
+        return self.folder / "confusions.npz"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is trained and scored."""
+        return self.weights.is_file() and self.scores is not None
+
+    @property
     def scores(self) -> dict[str, Any] | None:
         """miou, pixel_accuracy, per_class_iou by class name, protocol; None before an evaluation."""
         return self._read("scores.json") if (self.folder / "scores.json").exists() else None
@@ -53,6 +84,124 @@ class Run:
     def write_scores(self, scores: dict[str, Any]) -> None:
         """Store an evaluation's scores."""
         self._write("scores.json", scores)
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """How the run is carried out (seed, steps, precision, ...); None before it began."""
+        return self._read("training.json") if (self.folder / "training.json").exists() else None
+
+    def write_training(self, settings: dict[str, Any]) -> None:
+        """Store how the run is carried out."""
+        self._write("training.json", settings)
+
+    def save_weights(self, model: nn.Module, **notes: Any) -> None:
+        """Store the trained weights; `notes` go into the file's metadata."""
+        write_whole(self.weights, lambda path: save_weights(model, path, self.config, **notes))
+
+    # The log
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; a last line that was cut short is left out."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        found = []
+        for number, line in enumerate(lines, 1):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                if number < len(lines):
+                    raise RunError(f"line {number} of {path} is no JSON; mend or remove it") from None
+        return found
+
+    def rewind_log(self, step: int) -> None:
+        """Take out the lines after `step`: they will be written again."""
+        kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
+        write_whole(self.folder / "metrics.jsonl", lambda path: path.write_text("".join(kept), encoding="utf-8"))
+
+    # Checkpoints
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint files, `checkpoint-<step>-<start of its sha256>.pt`, newest first."""
+        return sorted(self.folder.glob("checkpoint-*-*.pt"), reverse=True)
+
+    def save_checkpoint(self, state: dict[str, Any], step: int) -> Path:
+        """Store a training state of tensors and plain values, and keep the one before it.
+
+        Raises:
+            RunError: it could not be written (a full disk, say); the checkpoints already there are untouched.
+        """
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                torch.save(state, file)
+
+        temporary = self.folder / "checkpoint.writing"
+        try:
+            _write_to_disk(temporary, write)
+            path = self.folder / f"checkpoint-{step:08d}-{_digest(temporary)}.pt"
+            os.replace(temporary, path)
+            _sync_folder(self.folder)
+        except (OSError, RuntimeError) as error:  # torch wraps some failures to write into RuntimeErrors
+            temporary.unlink(missing_ok=True)
+            last = self.checkpoints()
+            kept = f"the last one, {last[0].name}, is untouched" if last else "there is none yet"
+            raise RunError(
+                f"the checkpoint of step {step} cannot be written to {self.folder}: {error}; {kept}; make room, then --resume"
+            ) from None
+        for old in self.checkpoints()[KEPT_CHECKPOINTS:]:
+            old.unlink()
+        return path
+
+    def load_checkpoint(self, say: Callable[[str], None] = print) -> dict[str, Any] | None:
+        """The newest state that is whole, or None where none was ever saved; damaged ones are named to `say` and set aside.
+
+        Raises:
+            RunError: there are checkpoints and none can be read.
+        """
+        (self.folder / "checkpoint.writing").unlink(missing_ok=True)
+        candidates = self.checkpoints()
+        for path in candidates:
+            wanted = re.fullmatch(r"checkpoint-\d+-([0-9a-f]+)\.pt", path.name)
+            try:
+                if not wanted or _digest(path) != wanted.group(1):
+                    raise ValueError("its bytes are not those that were written")
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                return state
+            except Exception as error:  # torch raises many kinds for damaged files
+                path.rename(path.with_suffix(".damaged"))
+                say(f"{path.name} is damaged ({error}); going back to the checkpoint before it")
+        if candidates or list(self.folder.glob("checkpoint-*.damaged")):
+            raise RunError(f"no checkpoint in {self.folder} can be read; start the run anew in another folder")
+        return None
+
+    def remove_checkpoints(self) -> None:
+        """Delete the training states of a run that is finished."""
+        for path in self.checkpoints():
+            path.unlink()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; raises `RunError` where another one holds it. The lock ends with the process, however it ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "run.lock").open("a+") as file:
+            try:
+                import fcntl
+
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # POSIX record lock: workers that are forked don't inherit it
+            except ImportError:  # Windows
+                pass
+            except OSError:
+                file.seek(0)
+                raise RunError(f"{self.folder} is being written by process {file.read().strip() or '?'}; wait for it or stop it") from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -64,4 +213,36 @@ class Run:
         return content
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        (self.folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_whole(self.folder / name, lambda path: path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, force it to disk, and rename it: `path` is whole at any moment."""
+    temporary = path.with_name(f"{path.name}.writing")
+    try:
+        _write_to_disk(temporary, write)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"{path} cannot be written: {error}; what was there before is untouched") from None
+
+
+def _write_to_disk(path: Path, write: Callable[[Path], object]) -> None:
+    write(path)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]

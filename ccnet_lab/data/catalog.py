@@ -1,8 +1,10 @@
-"""Facts about data sets: class names, colours, label tables. No torch; reading the files is left to the readers beside it."""
+"""Facts about data sets: class names, colours, which id is which label. No torch; finding and reading the files is in datasets.py."""
 
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.resources import files
+from typing import Any
 
 from ccnet_lab.errors import ConfigError, near
 
@@ -18,7 +20,10 @@ class Dataset:
         title: the name people use.
         root: its folder below the data root; "" for generated data.
         label_ids: the id in the mask files of class 0, 1, ...; empty where ids are the classes already.
-        train_images, val_images: the number of images in the splits the recipe uses.
+        ignored_ids: ids in the mask files that stand for no class; `IGNORE` always does.
+        train_split, val_split: what is trained on and what is scored on.
+        train_images, val_images: the number of images in these splits; 0 where it isn't known beforehand.
+        classes: (colour "#rrggbb", name) of each class, for data sets that have no file in `classes/`.
     """
 
     key: str
@@ -27,9 +32,15 @@ class Dataset:
     train_images: int
     val_images: int
     label_ids: tuple[int, ...] = ()
+    ignored_ids: tuple[int, ...] = ()
+    train_split: str = "train"
+    val_split: str = "val"
+    classes: tuple[tuple[str, str], ...] = ()
 
     @cached_property
-    def _rows(self) -> list[tuple[str, str]]:
+    def _rows(self) -> Iterable[tuple[str, str]]:
+        if self.classes:
+            return self.classes
         text = files("ccnet_lab.data").joinpath("classes", f"{self.key}.txt").read_text(encoding="utf-8")
         lines = [line for line in text.splitlines() if line and not line.startswith("# ")]
         return [(line[:7], line[8:]) for line in lines]
@@ -47,7 +58,11 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         """K, the number of classes."""
-        return len(self._rows)
+        return len(self.class_names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON; `register` takes them back."""
+        return asdict(self)
 
 
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -55,18 +70,40 @@ _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28,
 DATASETS: dict[str, Dataset] = {
     row.key: row
     for row in (
-        Dataset("voc", "PASCAL VOC 2012", "VOCdevkit/VOC2012", 10_582, 1_449),
-        Dataset("ade20k", "ADE20K", "ADEChallengeData2016", 20_210, 2_000, tuple(range(1, 151))),
-        Dataset("cityscapes", "Cityscapes", "cityscapes", 2_975, 500, _CITYSCAPES_IDS),
-        Dataset("camvid", "CamVid", "camvid", 367, 233),
+        Dataset("voc", "PASCAL VOC 2012", "VOCdevkit/VOC2012", 10_582, 1_449, train_split="trainaug"),
+        Dataset("ade20k", "ADE20K", "ADEChallengeData2016", 20_210, 2_000, tuple(range(1, 151)), (0,), "training", "validation"),
+        Dataset(
+            "cityscapes", "Cityscapes", "cityscapes", 2_975, 500, _CITYSCAPES_IDS, tuple(i for i in range(34) if i not in _CITYSCAPES_IDS)
+        ),
+        Dataset("camvid", "CamVid", "camvid", 468, 233, ignored_ids=(11,), train_split="trainval", val_split="test"),
         Dataset("beacons", "Beacons (generated)", "", 16_000, 500),
     )
 }
 
 
-@cache
 def get_dataset(key: str) -> Dataset:
     """The data set called `key`; an unknown key raises `ConfigError` naming the near ones."""
     if key not in DATASETS:
         raise ConfigError(f"there is no data set {key!r}; {near(key, DATASETS)}")
     return DATASETS[key]
+
+
+def register(dataset: Dataset | dict[str, Any]) -> Dataset:
+    """Make a data set of one's own known under its key; the same one twice is fine.
+
+    Raises:
+        ConfigError: the key belongs to another data set, or the mapping is none of `to_dict`.
+    """
+    if not isinstance(dataset, Dataset):
+        try:
+            lists = {name: tuple(value) for name, value in dataset.items() if isinstance(value, list | tuple)}
+            lists["classes"] = tuple((str(colour), str(name)) for colour, name in dataset["classes"])
+            dataset = Dataset(**{**dataset, **lists})
+        except (TypeError, KeyError, ValueError) as error:
+            raise ConfigError(f"these fields make no data set: {error}") from None
+    known = DATASETS.setdefault(dataset.key, dataset)
+    if known.class_names != dataset.class_names:
+        raise ConfigError(f"the key {dataset.key!r} belongs to {known.title} with {known.num_classes} classes; rename the folder")
+    if dataset.classes:
+        DATASETS[dataset.key] = dataset
+    return DATASETS[dataset.key]

@@ -67,16 +67,22 @@ def _decode(picture: Image.Image, name: str) -> NDArray[np.uint8]:
         picture.load()
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageError(f"{name} is damaged or cut short: {error}; save or download it again") from None
-    try:
-        picture = ImageOps.exif_transpose(picture)
-    except Exception:  # broken metadata, of any kind, over sound pixels: viewers show such a picture unturned
-        warnings.warn(f"the EXIF data of {name} cannot be read; the picture is shown as it is stored", stacklevel=3)
+    picture = as_seen(picture, name)
     if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
         return _from_array(_eight_bit(np.asarray(picture)))
     if picture.has_transparency_data:
         ground = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(ground, picture.convert("RGBA"))
     return np.array(picture.convert("RGB"))
+
+
+def as_seen(picture: Image.Image, name: str) -> Image.Image:
+    """The picture turned as its EXIF orientation says; as it is stored, with a warning, where that cannot be read."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # broken metadata, of any kind, over sound pixels: viewers show such a picture unturned
+        warnings.warn(f"the EXIF data of {name} cannot be read; the picture is shown as it is stored", stacklevel=3)
+        return picture
 
 
 def _eight_bit(values: NDArray[Any]) -> NDArray[np.uint8]:

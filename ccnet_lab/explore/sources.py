@@ -1,17 +1,17 @@
 """Where models come from: a name, a run folder or a file to the weights behind it. What is done with them is in explorer.py."""
 
-import os
 from importlib.resources import files
 from pathlib import Path
 
 from ccnet_lab.configs import CONFIGS, EXTRAS
 from ccnet_lab.errors import MissingFileError, UnknownConfigError, near
+from ccnet_lab.model.weights import home
 from ccnet_lab.runs import Run
 
 
 def checkpoint_folder() -> Path:
     """Where checkpoints of the twelve are looked for: `checkpoints` in `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab."""
-    return Path(os.environ.get("CCNET_LAB_HOME", Path.home() / ".cache" / "ccnet_lab")) / "checkpoints"
+    return home() / "checkpoints"
 
 
 def find_weights(source: str | Path) -> Path:

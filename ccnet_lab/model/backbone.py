@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, conv1x1
 
 BLOCKS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
 
@@ -59,3 +60,36 @@ class TinyBackbone(nn.Sequential):
         """(B, 3, H, W) -> both entries the same (B, width, ceil(H / 4), ceil(W / 4))."""
         features = super().forward(images)
         return Features(features, features)
+
+
+class SlimBackbone(nn.Module):
+    """Residual stages down to stride 16 whose result is added, enlarged, to stride 8: for networks that are trained on a CPU.
+
+    Args:
+        width: channels at stride 2; 2, 4 and 6 times as many at strides 4, 8 and 16.
+    """
+
+    blocks = (1, 2, 2)  # at strides 4, 8, 16
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        outer, inner, deep = 2 * width, 4 * width, 6 * width
+        self.channels = (deep, inner)
+        self.stem = conv_bn_relu(3, width, stride=2)
+        self.layer1 = _stage(width, outer, self.blocks[0])
+        self.layer2 = _stage(outer, inner, self.blocks[1])
+        self.layer3 = _stage(inner, deep, self.blocks[2])
+        self.lateral = nn.Sequential(conv1x1(deep, inner), nn.BatchNorm2d(inner))
+
+    def forward(self, images: Tensor) -> Features:
+        """(B, 3, H, W) -> stage 3 at ceil(H / 16), what stage 4 is elsewhere at ceil(H / 8)."""
+        stage2 = self.layer2(self.layer1(self.stem(images)))
+        stage3 = self.layer3(stage2)
+        context = F.interpolate(self.lateral(stage3), size=stage2.shape[2:], mode="bilinear", align_corners=False)
+        return Features(stage3, F.relu(stage2 + context))
+
+
+def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
+    """Basic residual blocks, the first with stride 2."""
+    shortcut = nn.Sequential(conv1x1(inputs, outputs, stride=2), nn.BatchNorm2d(outputs))
+    return nn.Sequential(BasicBlock(inputs, outputs, 2, shortcut), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ccnet_lab.configs import TINY, Config, get_config
+from ccnet_lab.configs import SLIM, TINY, Config, get_config
 from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_weights
-from ccnet_lab.model.backbone import DilatedResNet, Features, TinyBackbone, conv_bn_relu
+from ccnet_lab.model.backbone import DilatedResNet, Features, SlimBackbone, TinyBackbone, conv_bn_relu
+
+EMBEDDED = 16  # channels in which the category-consistent loss compares pixels; TPAMI section 3.3
 
 
 @dataclass
@@ -18,11 +20,13 @@ class Segmentation:
         logits: (B, K, h, w), at the backbone's stride, not upsampled.
         aux_logits: (B, K, h, w) of the auxiliary classifier on stage 3, or None.
         attention: one (B, h, w, h + w) per recurrence, column entries first; () where it was not asked for.
+        embedding: (B, 16, h, w) of the attention's output for the category-consistent loss, or None.
     """
 
     logits: Tensor
     aux_logits: Tensor | None = None
     attention: tuple[Tensor, ...] = ()
+    embedding: Tensor | None = None
 
 
 class CCNet(nn.Module):
@@ -38,13 +42,14 @@ class CCNet(nn.Module):
         dropout: probability of dropping a channel before the classifiers.
         gamma: what the attention's residual weight starts at.
         auxiliary: whether there is a classifier on stage 3.
+        embedding: whether the attention's output is also projected to 16 channels, in train mode, for the category-consistent loss.
 
     Source: Huang et al., TPAMI 2020, figure 2; SSSegmentation's ssseg/modules/models/segmentors/ccnet.
     """
 
     def __init__(
         self,
-        backbone: DilatedResNet | TinyBackbone,
+        backbone: DilatedResNet | SlimBackbone | TinyBackbone,
         num_classes: int,
         channels: int = 512,
         query_channels: int = 64,
@@ -53,6 +58,7 @@ class CCNet(nn.Module):
         dropout: float = 0.1,
         gamma: float = 0.0,
         auxiliary: bool = True,
+        embedding: bool = False,
     ) -> None:
         super().__init__()
         self.recurrence = recurrence
@@ -63,6 +69,7 @@ class CCNet(nn.Module):
         self.refine = conv_bn_relu(channels, channels, head_kernel)
         self.classifier = _classifier(stage4 + channels, channels, num_classes, head_kernel, dropout)
         self.aux_classifier = _classifier(stage3, channels, num_classes, head_kernel, dropout) if auxiliary else None
+        self.embedding = nn.Conv2d(channels, EMBEDDED, 1) if embedding else None
 
     def forward(
         self,
@@ -92,7 +99,8 @@ class CCNet(nn.Module):
             x = self.attention(x)
         with_aux = self.training if with_aux is None else with_aux
         aux_logits = self.aux_classifier(features.stage3) if with_aux and self.aux_classifier is not None else None
-        return Segmentation(self.decode(features.stage4, x), aux_logits, tuple(attention))
+        embedding = self.embedding(x) if self.training and self.embedding is not None else None
+        return Segmentation(self.decode(features.stage4, x), aux_logits, tuple(attention), embedding)
 
     def decode(self, stage4: Tensor, x: Tensor) -> Tensor:
         """Logits (B, K, h, w) from stage 4 (B, C4, h, w) and the attention's output (B, C, h, w)."""
@@ -111,9 +119,13 @@ def build_model(config: str | Config) -> CCNet:
         UnknownConfigError: no configuration has this name.
     """
     config = get_config(config)
-    tiny = config.depth == TINY
+    backbone: DilatedResNet | SlimBackbone | TinyBackbone
+    if config.depth in (TINY, SLIM):
+        backbone = {TINY: TinyBackbone, SLIM: SlimBackbone}[config.depth](config.width)
+    else:
+        backbone = DilatedResNet(config.depth, config.output_stride)
     return CCNet(
-        TinyBackbone(config.channels) if tiny else DilatedResNet(config.depth, config.output_stride),
+        backbone,
         num_classes=config.num_classes,
         channels=config.channels,
         query_channels=config.query_channels,
@@ -122,4 +134,5 @@ def build_model(config: str | Config) -> CCNet:
         dropout=config.dropout,
         gamma=config.gamma,
         auxiliary=config.auxiliary,
+        embedding=config.category_loss > 0,
     )

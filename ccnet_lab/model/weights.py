@@ -4,6 +4,7 @@ Nothing here runs code from a file: safetensors cannot hold any, and pickles are
 """
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -18,6 +19,12 @@ from torch import Tensor, nn
 from ccnet_lab.configs import CONFIGS, Config, get_config
 from ccnet_lab.data.catalog import DATASETS
 from ccnet_lab.errors import ConfigError, MissingFileError, WeightsError
+from ccnet_lab.model.backbone import DilatedResNet
+from ccnet_lab.model.ccnet import CCNet
+
+# SSSegmentation's start weights by the number of blocks in stage 3 (of ResNet-50 and -101); the hex digits start the file's sha256.
+_V1C = "https://download.openmmlab.com/pretrain/third_party"
+_IMAGENET = {6: f"{_V1C}/resnet50_v1c-2cccc1ad.pth", 23: f"{_V1C}/resnet101_v1c-e67eebb6.pth"}
 
 # Published name -> ours, by prefix. SSSegmentation's names; the layers below them are numbered as torchvision numbers them.
 _PUBLISHED_PREFIXES = {
@@ -66,6 +73,45 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> No
         )
     on_meta = any(parameter.is_meta for parameter in model.parameters())  # built without memory: take the tensors themselves
     model.load_state_dict(entries, assign=on_meta)
+
+
+def load_start(model: CCNet, start: str) -> CCNet:
+    """Fill a new network with what its training starts from, and return it.
+
+    Args:
+        model: with random weights.
+        start: "none" leaves them; "imagenet" fills the ResNet with the published start weights, which must be on disk; a file fills the
+            whole network, or the ResNet alone if the file holds no more.
+
+    Raises:
+        MissingFileError: the file isn't there; the message says where to get it.
+        WeightsError: it doesn't fit.
+    """
+    if start == "none":
+        return model
+    if start == "imagenet":
+        depth = len(getattr(model.backbone, "layer3", ()))
+        if depth not in _IMAGENET or not isinstance(model.backbone, DilatedResNet):
+            raise WeightsError("there are ImageNet weights for ResNets of depth 50 and 101 only; start this network with --weights none")
+        url = _IMAGENET[depth]
+        path = home() / "imagenet" / url.rsplit("/", 1)[1]
+        if not path.is_file():
+            raise MissingFileError(
+                f"the ImageNet start weights are not on disk; download {url} and put it at {path}, or use --weights none"
+            )
+    else:
+        path = Path(start)
+    entries = to_own_names(read_weights(path))
+    if any(name.startswith("classifier.") for name in entries):
+        load_weights(model, entries)
+    else:
+        load_weights(model.backbone, {name: value for name, value in entries.items() if not name.startswith("fc.")})
+    return model
+
+
+def home() -> Path:
+    """Where downloads are kept: `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab."""
+    return Path(os.environ.get("CCNET_LAB_HOME", Path.home() / ".cache" / "ccnet_lab"))
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

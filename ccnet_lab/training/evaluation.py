@@ -1,33 +1,178 @@
-"""Scores: one confusion matrix and what follows from it. What is predicted comes from the model or the explorer."""
+"""Evaluation: a model's scores on a split, with the protocol beside them. Counts are in metrics.py, predictions in inference.py."""
 
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from ccnet_lab.data.catalog import IGNORE
+from ccnet_lab.configs import Config
+from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.datasets import Split
+from ccnet_lab.errors import ConfigError, ProtocolError
+from ccnet_lab.training.inference import arithmetic, load, predict
+from ccnet_lab.training.metrics import Confusions, bootstrap_interval, boundary_tally, confusion_matrix, mean, ratio, scores
+from ccnet_lab.training.protocol import Protocol, check_comparable, plan, published_protocol
 
-
-class Scores(NamedTuple):
-    """iou: (K,), NaN for a class that neither occurs nor is predicted; miou: mean over the others; pixel_accuracy."""
-
-    iou: NDArray[np.float64]
-    miou: float
-    pixel_accuracy: float
-
-
-def confusion_matrix(target: NDArray[np.integer], prediction: NDArray[np.integer], num_classes: int) -> NDArray[np.int64]:
-    """(K, K) counts of pixels: row true class, column predicted class; pixels labelled `IGNORE` are left out."""
-    if target.shape != prediction.shape:
-        raise ValueError(f"labels are {target.shape} and predictions {prediction.shape}; expected one size")
-    labelled = target != IGNORE
-    pairs = target[labelled].astype(np.int64) * num_classes + prediction[labelled]
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+__all__ = ["Evaluation", "confusion_matrix", "evaluate", "published_line", "score_table", "scores"]
 
 
-def scores(confusion: NDArray[np.integer]) -> Scores:
-    """IoU per class TP / (TP + FP + FN), their mean, and the share of pixels that are right."""
-    right = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(0) + confusion.sum(1) - right
-    iou = np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
-    return Scores(iou, float(np.nanmean(iou)), float(right.sum() / max(1, confusion.sum())))
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found. All scores are fractions 0..1.
+
+    Attributes:
+        protocol: how it was measured.
+        class_names: K names.
+        confusions: of every image.
+        boundaries: (2, K) intersection and union of the classes' boundaries, pixels; None where they were left out.
+        seconds: it took, reading included.
+    """
+
+    protocol: Protocol
+    class_names: tuple[str, ...]
+    confusions: Confusions
+    boundaries: NDArray[np.int64] | None
+    seconds: float
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """(K, K), the sum over the images."""
+        return self.confusions.total()
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """(K,); NaN for a class that neither occurs nor is predicted."""
+        return scores(self.confusion).iou
+
+    @property
+    def miou(self) -> float:
+        """Mean of the classes' IoU."""
+        return scores(self.confusion).miou
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """The share of labelled pixels that are right."""
+        return scores(self.confusion).pixel_accuracy
+
+    @property
+    def boundary_iou(self) -> NDArray[np.float64] | None:
+        """(K,), as `iou`; None where it was left out."""
+        return None if self.boundaries is None else ratio(*self.boundaries)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For scores.json. Fractions 0..1; null for a class that neither occurs nor is predicted, and for what was left out.
+
+        miou_interval is the 95 % bootstrap interval over the images.
+        """
+        edges = self.boundary_iou
+        return {
+            "miou": _plain(self.miou),
+            "miou_interval": [_plain(value) for value in bootstrap_interval(self.confusions)],
+            "pixel_accuracy": self.pixel_accuracy,
+            "boundary_iou": None if edges is None else _plain(mean(edges)),
+            "per_class_iou": dict(zip(self.class_names, map(_plain, self.iou), strict=True)),
+            "per_class_boundary_iou": None if edges is None else dict(zip(self.class_names, map(_plain, edges), strict=True)),
+            "protocol": self.protocol.to_dict(),
+            "images_per_second": self.protocol.images / self.seconds,
+        }
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    config: Config,
+    *,
+    mode: str = "whole",
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    workers: int = 0,
+    recurrence: int | None = None,
+    boundaries: bool = True,
+    progress: Callable[[int, float], object] | None = None,
+) -> Evaluation:
+    """Score a model on a split, image by image; memory does not grow with the split.
+
+    Args:
+        model: moved to `device`; its train or eval mode is as before afterwards.
+        split: from `data.datasets.open_split`.
+        config: what the model was built from; its data set must be the split's.
+        mode, scales, flip, precision, recurrence: the protocol's; the defaults are those of the published numbers.
+        device: "cpu", "cuda", ...
+        workers: processes that decode and resize ahead; 0 does it in turn.
+        boundaries: whether to count the boundary IoU, too.
+        progress: called with (images done, mIoU so far) after every image.
+
+    Raises:
+        ConfigError: the split is of another data set.
+        DataError, DeviceError, WeightsError, ProtocolError: as `Split.read`, `inference.predict` and `Protocol`.
+
+    Source: SSSegmentation's evaluation (one confusion matrix over the whole split).
+    """
+    if split.dataset.key != config.dataset:
+        raise ConfigError(
+            f"{config.name} was trained on {get_dataset(config.dataset).title} and the split is of {split.dataset.title}, whose classes "
+            f"are others; evaluate it on {config.dataset}"
+        )
+    protocol = plan(split, config, mode=mode, scales=scales, flip=flip, precision=precision, recurrence=recurrence)
+    device, training, classes = torch.device(device), model.training, config.num_classes
+    model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    names: list[str] = []
+    parts: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    edges, running = np.zeros((2, classes), np.int64), np.zeros((classes, classes), np.int64)
+    start = time.perf_counter()
+    try:
+        with arithmetic(device, precision):
+            for item in load(split, protocol, workers):
+                target, prediction = item.labels.numpy(), predict(model, item, protocol, device)
+                confusion = confusion_matrix(target, prediction, classes)
+                cells = np.flatnonzero(confusion)
+                names.append(item.name)
+                parts.append((cells.astype(np.uint16), confusion.ravel()[cells].astype(np.uint32)))
+                running += confusion
+                if boundaries:
+                    edges += boundary_tally(target, prediction, classes)
+                if progress is not None:
+                    progress(len(names), scores(running).miou)
+    finally:
+        model.train(training)
+    found = Confusions.collect(names, classes, parts)
+    return Evaluation(protocol, split.dataset.class_names, found, edges if boundaries else None, time.perf_counter() - start)
+
+
+def score_table(found: Mapping[str, Any]) -> str:
+    """A Markdown table, in percent, of `Evaluation.to_dict`'s scores (or a scores.json): per class, the mean, the pixel accuracy."""
+    edges = found.get("per_class_boundary_iou") or {}
+    rows = [(name, _percent(iou), _percent(edges.get(name))) for name, iou in found["per_class_iou"].items()]
+    miou, interval = _percent(found["miou"]), found.get("miou_interval")
+    if interval and None not in interval:
+        miou += f" ({_percent(interval[0])} to {_percent(interval[1])})"
+    rows.append(("**mean** (95 % over images)", miou, _percent(found.get("boundary_iou"))))
+    lines = ["| class | IoU % | boundary IoU % |", "| --- | ---: | ---: |", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join([*lines, "", f"pixel accuracy {_percent(found['pixel_accuracy'])} %"]) + "\n"
+
+
+def published_line(config: Config, found: Mapping[str, Any]) -> str:
+    """One sentence that sets the score beside the published one, or says why it can't be."""
+    if config.published_miou is None:
+        return f"no mIoU is published for {config.name} as it is configured here"
+    try:
+        check_comparable(Protocol.from_dict(found["protocol"]), published_protocol(config))
+    except ProtocolError as error:
+        return f"published: {config.published_miou:.2f} %, not comparable: {error}"
+    return f"mIoU {_percent(found['miou'])} %, published {config.published_miou:.2f} % under the same protocol ({config.published_url})"
+
+
+def _plain(value: float | NDArray[np.float64]) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

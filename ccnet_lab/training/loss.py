@@ -1,43 +1,118 @@
-"""The training loss: cross-entropy of the head and of the auxiliary classifier. When to step is in schedule.py."""
+"""The training losses: cross-entropy of both classifiers, OHEM, the category-consistent loss. When to step is in schedule.py."""
 
+import math
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ccnet_lab.data.catalog import IGNORE
 from ccnet_lab.model.ccnet import Segmentation
 
+HARD, KEEP = 0.7, 100_000  # OHEM: a pixel is hard below this probability of its class; at least so many per batch are kept
+NEAR, FAR = 0.5, 1.5  # category-consistent loss: margins within a class and between classes
+SHRINK = 0.001  # and the weight of its regulariser
+
 
 class Loss(NamedTuple):
-    """Scalars: total = main + aux, aux already weighted (0 where there is no auxiliary output)."""
+    """Scalars: total = main + aux + category; aux and category already weighted (0 where they are not used)."""
 
     total: Tensor
     main: Tensor
     aux: Tensor
+    category: Tensor
 
 
-def segmentation_loss(out: Segmentation, target: Tensor, aux_weight: float = 0.4, ignore_index: int = IGNORE) -> Loss:
+def segmentation_loss(
+    out: Segmentation,
+    target: Tensor,
+    aux_weight: float = 0.4,
+    ignore_index: int = IGNORE,
+    class_weights: Tensor | None = None,
+    ohem: bool = False,
+    category_weight: float = 0.0,
+) -> Loss:
     """Mean cross-entropy over the labelled pixels, logits resized to the labels (bilinear, align_corners False).
 
     Args:
         out: the network's output; logits (B, K, h, w).
         target: (B, H, W) int64 class ids; `ignore_index` where unlabelled. A batch without any label gives 0, not NaN.
         aux_weight: of the auxiliary classifier; 0.4 in the recipe.
+        ignore_index: the label that counts nowhere.
+        class_weights: (K,) factors of the classes' pixels; see `balanced_weights`.
+        ohem: whether the main loss is the mean over hard pixels only.
+        category_weight: of the category-consistent loss, where the network gives an embedding.
 
-    Source: SSSegmentation's CCNet configurations.
+    Source: SSSegmentation's CCNet configurations; OHEM and the category-consistent loss: Huang et al., TPAMI 2020.
     """
-    main = _cross_entropy(out.logits, target, ignore_index)
-    aux = main.new_zeros(()) if out.aux_logits is None else aux_weight * _cross_entropy(out.aux_logits, target, ignore_index)
-    return Loss(main + aux, main, aux)
+    losses = _cross_entropy(out.logits, target, ignore_index, class_weights)  # (B, H, W), 0 where ignored
+    labelled = target != ignore_index
+    main = _mean_of_hard(losses, labelled) if ohem else losses.sum() / labelled.sum().clamp(min=1)
+    aux = category = main.new_zeros(())
+    if out.aux_logits is not None:
+        losses = _cross_entropy(out.aux_logits, target, ignore_index, class_weights)
+        aux = aux_weight * losses.sum() / labelled.sum().clamp(min=1)
+    if out.embedding is not None and category_weight:
+        category = category_weight * category_consistent_loss(out.embedding, target, ignore_index)
+    return Loss(main + aux + category, main, aux, category)
 
 
-def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+def balanced_weights(pixels: Tensor) -> Tensor:
+    """(K,) class weights from the classes' pixel counts (K,): 1 / log(1.1 + share), scaled so that the mean over pixels is 1.
+
+    Source: the form is ENet's (Paszke et al. 2016, section 5.2), with 1.1 for its 1.02, which keeps rare classes from flooding the labels.
+    """
+    share = pixels.double() / pixels.sum()
+    weights = 1 / torch.log(1.1 + share)
+    return (weights / (weights * share).sum()).float()
+
+
+def category_consistent_loss(embedding: Tensor, target: Tensor, ignore_index: int = IGNORE) -> Tensor:
+    """Pixels of a class are drawn to their mean, the classes' means are pushed apart, and all means towards 0; a scalar.
+
+    Args:
+        embedding: (B, D, h, w), the attention's output in few channels.
+        target: (B, H, W) class ids, taken at the nearest pixel of each feature cell.
+        ignore_index: the label that counts nowhere.
+
+    Source: our reading of Huang et al., TPAMI 2020, section 3.3: margins 0.5 and 1.5, weights 1, 1, 0.001, a distance beyond the outer
+    margin counts linearly. Means are taken over the batch.
+    """
+    cells = F.interpolate(target[:, None].float(), size=embedding.shape[2:], mode="nearest").long().flatten()  # (B h w)
+    points = embedding.float().movedim(1, -1).flatten(0, 2)  # (B h w, D)
+    points, cells = points[cells != ignore_index], cells[cells != ignore_index]
+    if not len(cells):
+        return embedding.sum() * 0
+    _, members, counts = torch.unique(cells, return_inverse=True, return_counts=True)
+    means = torch.zeros(len(counts), points.shape[1], device=points.device).index_add(0, members, points) / counts[:, None]  # (C, D)
+    away = (points - means[members]).norm(dim=1)
+    within = torch.where(away > FAR, away - FAR + (FAR - NEAR) ** 2, (away - NEAR).clamp(min=0) ** 2)
+    variance = (torch.zeros_like(means[:, 0]).index_add(0, members, within) / counts).mean()
+    between = means.new_zeros(())
+    if len(means) > 1:
+        distance = torch.pdist(means)
+        between = ((2 * FAR - distance).clamp(min=0) ** 2).mean()
+    loss: Tensor = variance + between + SHRINK * means.norm(dim=1).mean()
+    return loss
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
+    """(B, H, W) cross-entropy of every pixel, times its class's weight; 0 where ignored."""
     if logits.shape[0] != target.shape[0] or target.ndim != 3:
         raise ValueError(
             f"target {tuple(target.shape)} does not belong to logits {tuple(logits.shape)}; expected (B, H, W) with the same B"
         )
     logits = logits if logits.dtype.itemsize >= 4 else logits.float()
     logits = F.interpolate(logits, size=target.shape[1:], mode="bilinear", align_corners=False)  # (B, K, H, W)
-    total = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="sum")
-    return total / (target != ignore_index).sum().clamp(min=1)
+    weights = None if class_weights is None else class_weights.to(logits.dtype)
+    return F.cross_entropy(logits, target, weight=weights, ignore_index=ignore_index, reduction="none")
+
+
+def _mean_of_hard(losses: Tensor, labelled: Tensor) -> Tensor:
+    """Mean over the labelled pixels whose class has a probability below `HARD`, or over the `KEEP` hardest where those are fewer."""
+    found = losses[labelled]
+    if not len(found):
+        return losses.sum() * 0
+    least = found.detach().topk(min(KEEP, len(found))).values[-1].clamp(max=-math.log(HARD))
+    return found[found >= least].mean()

@@ -5,8 +5,10 @@ from torch import nn, optim
 from ccnet_lab.configs import Config
 
 
-def build_optimizer(model: nn.Module, config: Config) -> optim.SGD:
-    """SGD with the configuration's momentum, its weight decay on every parameter, and its initial learning rate."""
+def build_optimizer(model: nn.Module, config: Config) -> optim.Optimizer:
+    """SGD with the configuration's momentum, its weight decay on every parameter, and its initial learning rate; or AdamW, likewise."""
+    if config.optimizer == "adamw":
+        return optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
 
 

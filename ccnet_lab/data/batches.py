@@ -1,0 +1,115 @@
+"""Training batches: which samples make step n, and a loader that gives them. How a sample is made is in transforms.py."""
+
+import signal
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ccnet_lab.configs import Config
+from ccnet_lab.data.datasets import Split
+from ccnet_lab.data.transforms import augment
+from ccnet_lab.errors import DataError, LabError
+
+
+class Batch(NamedTuple):
+    """names of the files; images (B, 3, H, W) float32, normalised; labels (B, H, W) uint8."""
+
+    names: list[str]
+    images: Tensor
+    labels: Tensor
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Whole batches in one pass over the images; what is left over is dropped, as in the recipe. Raises `DataError` where there is none."""
+    if images < batch_size:
+        raise DataError(f"the training split has {images} images, fewer than one batch of {batch_size}; lower --batch-size")
+    return images // batch_size
+
+
+def training_batches(
+    split: Split, config: Config, steps: range, seed: int = 0, rank: int = 0, world: int = 1, workers: int = 0, pinned: bool = False
+) -> Iterator[Batch]:
+    """The batches of `steps`, in order.
+
+    A sample depends on the seed, the epoch and its place in the split alone: not on the number of workers or processes, nor on where a run
+    was resumed.
+
+    Args:
+        split: the files to train on.
+        config: gives batch size, crop and resize.
+        steps: which steps of the whole run.
+        seed: of order, crops, flips and colours.
+        rank, world: this process and how many there are; each gets its share of every batch.
+        workers: processes that read and transform; 0 does it in this one.
+        pinned: whether to put the batches into memory that a GPU copies from without waiting.
+
+    Raises:
+        DataError: a file is missing or damaged, or there are fewer images than one batch holds.
+    """
+    loader = DataLoader(
+        _Samples(split, config, seed),
+        batch_sampler=_Order(len(split), config.batch_size, steps, seed, rank, world),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pinned,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_parent,
+    )
+    for batch in loader:
+        if isinstance(batch, LabError):
+            raise batch
+        yield batch
+
+
+class _Order(Sampler[list[tuple[int, int]]]):
+    """For each step, this process's (epoch, index) pairs."""
+
+    def __init__(self, images: int, batch_size: int, steps: range, seed: int, rank: int, world: int) -> None:
+        self.per_epoch = steps_per_epoch(images, batch_size)
+        self.images, self.batch_size, self.steps, self.seed, self.rank, self.world = images, batch_size, steps, seed, rank, world
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        current, order = -1, np.arange(0)
+        for step in self.steps:
+            epoch, place = divmod(step, self.per_epoch)
+            if epoch != current:
+                current, order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.images)
+            batch = order[place * self.batch_size : (place + 1) * self.batch_size]
+            share = len(batch) // self.world
+            yield [(epoch, int(index)) for index in batch[self.rank * share : (self.rank + 1) * share]]
+
+
+class _Samples(Dataset[Any]):
+    """(epoch, index) -> name, image, labels; or the error, which would lose its words on its way out of a worker."""
+
+    def __init__(self, split: Split, config: Config, seed: int) -> None:
+        self.split, self.config, self.seed = split, config, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        try:
+            sample = self.split.read(key[1])
+        except LabError as error:
+            return error
+        rng = np.random.default_rng([self.seed, *key])
+        return sample.name, *augment(sample.image, sample.labels, rng, self.config.crop_size, self.config.resize)
+
+
+def _collate(samples: list[Any]) -> Batch | LabError:
+    for sample in samples:
+        if isinstance(sample, LabError):
+            return sample
+    names, images, labels = zip(*samples, strict=True)
+    return Batch(list(names), torch.stack(images), torch.stack(labels))
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach every process of the group; the parent finishes its step, saves and ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

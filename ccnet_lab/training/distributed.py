@@ -1,0 +1,91 @@
+"""Several processes: what torchrun started, sums over all, and the wrapped model. One process needs none of it and gets the same calls."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ccnet_lab.errors import DeviceError
+
+PATIENCE = timedelta(hours=2)  # one process evaluates while the others wait
+
+
+@dataclass(frozen=True)
+class Processes:
+    """rank of this process, world: how many there are, device: this one's."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; all have to ask together."""
+        return flag if self.world == 1 else bool(self.total(torch.tensor(float(flag), device=self.device)).item() > 0)
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.world > 1:
+            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with synchronised batch norms (CUDA only: torch has none for CPUs) and gradients averaged over the processes."""
+        if self.world == 1:
+            return model
+        if self.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return DistributedDataParallel(model, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+
+@contextmanager
+def processes(device: str = "auto") -> Iterator[Processes]:
+    """Join the processes torchrun started, or be the only one.
+
+    Args:
+        device: "auto" takes CUDA where there is one; "cuda", "cuda:1", "cpu".
+
+    Raises:
+        DeviceError: the device isn't there.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    chosen = choose_device(device)
+    if world == 1:
+        yield Processes(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if chosen.index >= torch.cuda.device_count():
+            raise DeviceError(f"torchrun started more processes than there are GPUs ({torch.cuda.device_count()}); lower --nproc_per_node")
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Processes(dist.get_rank(), world, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of that name; raises `DeviceError` where this machine or this build of torch has none."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); use --device cpu") from None
+    return torch.device(device)

@@ -1,0 +1,184 @@
+"""Prediction over a split as a protocol says: whole image or sliding window, scales, flip. What the labels score is in evaluation.py."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ccnet_lab.data.datasets import Split
+from ccnet_lab.data.transforms import fitted_size, normalise, resize
+from ccnet_lab.errors import DeviceError, LabError, WeightsError
+from ccnet_lab.training.protocol import Protocol
+
+RESIZED_AT_ONCE = 2**22  # logits, 16 MiB: how many classes are resized to the size of the labels together follows from it
+
+
+class Item(NamedTuple):
+    """One image of a split as the network takes it.
+
+    Attributes:
+        name: of the image.
+        labels: (H, W) uint8.
+        inputs: one (H', W', 3) uint8 per scale.
+    """
+
+    name: str
+    labels: Tensor
+    inputs: list[Tensor]
+
+
+def load(split: Split, protocol: Protocol, workers: int = 0) -> Iterator[Item]:
+    """The images of a split in order, decoded and fitted ahead by `workers` processes; raises as `Split.read` does."""
+    for item in DataLoader(_Items(split, protocol), batch_size=None, num_workers=workers):
+        if isinstance(item, LabError):
+            raise item
+        yield item
+
+
+class _Items(Dataset[Any]):
+    """An error is an item, too, since a loader would bury its sentence in a worker's traceback."""
+
+    def __init__(self, split: Split, protocol: Protocol) -> None:
+        self.split, self.protocol = split, protocol
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Item | LabError:
+        try:
+            sample = self.split.read(index)
+        except LabError as error:
+            return error
+        (height, width), (long, short) = sample.labels.shape, self.protocol.resize
+        sizes = [fitted_size(height, width, long * scale, short * scale) for scale in self.protocol.scales]
+        return Item(sample.name, torch.from_numpy(sample.labels), [torch.from_numpy(resize(sample.image, *size)) for size in sizes])
+
+
+@contextmanager
+def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
+    """Within it, "bf16" is autocast and "fp32" is float32 with TF32 off."""
+    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul) if device.type == "cuda" else ()
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = False
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, item: Item, protocol: Protocol, device: torch.device) -> NDArray[np.uint8]:
+    """(H, W) class ids of one image at its labels' size.
+
+    Args:
+        model: in eval mode, on `device`.
+        item: from `load`.
+        protocol: mode, flip and recurrence are taken from it; the scales are in the item's inputs.
+        device: where the model is.
+
+    Raises:
+        DeviceError: memory does not suffice; the message says what to lower.
+        WeightsError: the network gives logits that are not finite.
+    """
+    forward = _slide if protocol.mode == "slide" else _logits
+    passes = []
+    try:
+        for pixels in item.inputs:
+            image = normalise(pixels.to(device))[None]  # (1, 3, H', W')
+            passes.append(forward(model, image, protocol))
+            if protocol.flip:
+                passes.append(forward(model, image.flip(-1), protocol).flip(-1))
+            if not all(logits.isfinite().all() for logits in passes[-2:]):
+                raise WeightsError(
+                    f"the network's logits for {item.name} are NaN or infinite ({protocol.precision}); "
+                    + ("its weights are, too: take an earlier checkpoint" if _broken(model) else "try --precision fp32")
+                )
+        return most_likely(passes, (item.labels.shape[0], item.labels.shape[1])).cpu().numpy()
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, LabError) or not _out_of_memory(error):
+            raise
+        height, width = max(tuple(pixels.shape[:2]) for pixels in item.inputs)
+        raise DeviceError(
+            f"{device} ran out of memory on {item.name}, {width} x {height} as the network takes it, mode {protocol.mode}; "
+            "use --mode slide, smaller --scales, --precision bf16 or --device cpu"
+        ) from None
+
+
+def most_likely(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """(H, W) uint8 argmax over the classes of logits resized to `size` (bilinear, align_corners False), in bounded memory.
+
+    Classes are resized some at a time, which leaves every value and so the argmax as it is.
+
+    Args:
+        passes: (K, h, w) logits each; the argmax is of the one, or of the sum of the softmax probabilities of several.
+        size: (H, W).
+    """
+    step = max(1, RESIZED_AT_ONCE // (size[0] * size[1]))
+
+    def resized(logits: Tensor, first: int) -> Tensor:
+        return F.interpolate(logits[None, first : first + step], size=size, mode="bilinear", align_corners=False)[0]
+
+    groups = range(0, len(passes[0]), step)
+    best = passes[0].new_full(size, -torch.inf)
+    labels = torch.zeros(size, dtype=torch.uint8, device=best.device)
+    totals = []  # (H, W) per pass: log of the sum of exp over all classes
+    for logits in passes if len(passes) > 1 else ():
+        totals.append(torch.full_like(best, -torch.inf))
+        for first in groups:
+            torch.logaddexp(totals[-1], resized(logits, first).logsumexp(0), out=totals[-1])
+    for first in groups:
+        score = resized(passes[0], first)
+        if totals:
+            score = score.sub_(totals[0]).exp_()
+            for logits, total in zip(passes[1:], totals[1:], strict=True):
+                score += resized(logits, first).sub_(total).exp_()
+        value, index = score.max(0)
+        labels = torch.where(value > best, (index + first).to(torch.uint8), labels)  # at a tie the first class, as argmax
+        best = torch.maximum(best, value)
+    return labels
+
+
+def _logits(model: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:
+    """(K, h, w) float32 of (1, 3, H', W')."""
+    logits: Tensor = model(image, recurrence=protocol.recurrence).logits
+    return logits[0].float().contiguous()
+
+
+def _slide(model: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:
+    """(K, H', W') float32: the windows' logits resized to the windows, averaged where they overlap. A window ends where the image does."""
+    window, stride = protocol.window or tuple(image.shape[2:]), protocol.stride or tuple(image.shape[2:])
+    tops, lefts = map(_starts, image.shape[2:], window, stride)
+    total, times = torch.empty(0), image.new_zeros(tuple(image.shape[2:]))
+    for top in tops:
+        for left in lefts:
+            here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+            part = image[here]
+            logits = F.interpolate(_logits(model, part, protocol)[None], size=part.shape[2:], mode="bilinear", align_corners=False)[0]
+            total = total if total.numel() else logits.new_zeros((len(logits), *times.shape))
+            total[here] += logits
+            times[here] += 1
+    return total.div_(times)
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin so that they cover `length`; the last one is moved back to end with it."""
+    last = max(0, length - window)
+    return sorted({min(start, last) for start in range(0, last + stride, stride)})
+
+
+def _broken(model: nn.Module) -> bool:
+    return not all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+def _out_of_memory(error: Exception) -> bool:
+    words = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in words or "allocate memory" in words

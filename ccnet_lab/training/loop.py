@@ -1,0 +1,325 @@
+"""Training: one run from start weights to scores. Loss, schedule and evaluation are beside it; the folder it fills is runs.py's."""
+
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ccnet_lab.configs import Config
+from ccnet_lab.data.batches import Batch, steps_per_epoch, training_batches
+from ccnet_lab.data.catalog import IGNORE, get_dataset
+from ccnet_lab.data.datasets import open_split
+from ccnet_lab.errors import ConfigError, RunError, TrainingError
+from ccnet_lab.model.ccnet import build_model
+from ccnet_lab.model.weights import load_start
+from ccnet_lab.runs import Run
+from ccnet_lab.training.distributed import Processes, processes
+from ccnet_lab.training.evaluation import evaluate, scores
+from ccnet_lab.training.guards import Stopped, interruptible, memory_advice
+from ccnet_lab.training.loss import balanced_weights, segmentation_loss
+from ccnet_lab.training.schedule import build_optimizer, poly_lr
+from ccnet_lab.training.settings import DECIDING, Settings
+
+AGREE_EVERY = 10  # steps after which several processes ask each other whether one was told to stop
+
+
+class Step(NamedTuple):
+    """What a step left behind, still on the device: losses (3,) total, main, aux; grad_norm; the batch's names."""
+
+    number: int
+    names: list[str]
+    losses: Tensor
+    grad_norm: Tensor
+
+
+def train(folder: Path, config: Config, settings: Settings, say: Callable[[str], None] = tqdm.write) -> dict[str, Any] | None:
+    """Carry a run out, or on: train, store the weights, evaluate, store the scores.
+
+    Killed at any moment and called again with `settings.resume`, it ends in the same weights and the same log: every random choice follows
+    from the seed and the step, and the log is rewound to the checkpoint.
+
+    Args:
+        folder: of the run; made where there is none.
+        config: what to train.
+        settings: how.
+        say: is told what a person should know.
+
+    Returns:
+        The scores; None in all processes but the first.
+
+    Raises:
+        Stopped: on SIGTERM or Ctrl-C, after saving.
+        DataError, DeviceError, RunError, WeightsError, TrainingError: with what to do next.
+    """
+    with processes(settings.device) as group, Run(folder).locked() if group.main else nullcontext():
+        if group.main:
+            open_run(folder, config, settings)
+        group.wait()
+        run = Run.open(folder)
+        if run.finished:
+            say(f"{folder} is finished already")
+            return run.scores if group.main else None
+        with memory_advice(config, settings):
+            trainer = Trainer(run, settings, group, say if group.main else lambda _: None)
+            trainer.run_steps()
+        if not group.main:
+            return None
+        run.save_weights(trainer.model, steps=trainer.total_steps, seed=settings.seed)
+        found = trainer.evaluate()
+        run.write_scores(found)
+        run.remove_checkpoints()
+        return found
+
+
+def open_run(folder: Path, config: Config, settings: Settings) -> Run:
+    """The run to go on with if there is one and `settings.resume` says so, else a new one; `RunError` where it is of another kind."""
+    if not settings.resume or not (folder / "config.json").exists():
+        return Run.create(folder, config)
+    run = Run.open(folder)
+    before, now = run.config.to_dict(), config.to_dict()
+    differing = [f"{name} is {before[name]!r} there and {now[name]!r} here" for name in now if before[name] != now[name]]
+    if differing:
+        raise RunError(f"{folder} is a run of another configuration: {'; '.join(differing)}. Give the same options, or another folder")
+    return run
+
+
+class Trainer:
+    """The state of a run between two steps, and how to make one step."""
+
+    def __init__(self, run: Run, settings: Settings, group: Processes, say: Callable[[str], None]) -> None:
+        self.run, self.settings, self.group, self.say = run, settings, group, say
+        self.config = config = run.config
+        self.split = open_split(get_dataset(config.dataset), settings.data)
+        self.per_epoch = steps_per_epoch(len(self.split), config.batch_size)
+        self.total_steps = settings.steps or config.epochs * self.per_epoch
+        self.micro_batch, rest = divmod(config.batch_size, group.world * settings.accumulate)
+        if rest or not self.micro_batch:
+            raise ConfigError(
+                f"a batch of {config.batch_size} cannot be shared by {group.world} processes in {settings.accumulate} micro-batches each; "
+                "change --batch-size, --accumulate or the number of processes"
+            )
+        self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _has_bf16(group.device))
+        _set_precision(settings.deterministic)
+        _seed(settings.seed)
+        self.model = load_start(build_model(config), settings.weights)
+        self.model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.wrapped = group.wrap(self.model).train()
+        self.optimizer = build_optimizer(self.model, config)
+        self.class_weights = self._class_weights() if config.balance else None
+        self.step = 0
+        self.seconds = 0.0  # spent in steps, over all resumptions
+        self.confusion = torch.zeros(config.num_classes**2 + 1, dtype=torch.long, device=group.device)  # this epoch's; the last is ignored
+        self.pending: list[Step] = []  # not yet looked at, so that a GPU need not wait
+        self.sums: dict[str, float] = {}  # over the steps since the last line of the log
+        self._begin()
+
+    def run_steps(self) -> None:
+        """All the steps that are left."""
+        if self.step == self.total_steps:
+            return
+        settings, group = self.settings, self.group
+        steps = range(self.step, self.total_steps)
+        cuda = group.device.type == "cuda"
+        batches = training_batches(self.split, self.config, steps, settings.seed, group.rank, group.world, settings.workers, pinned=cuda)
+        bar = tqdm(batches, self.config.name, self.total_steps, initial=self.step, unit="step", disable=not group.main, dynamic_ncols=True)
+        with interruptible() as signals, bar:
+            started = time.perf_counter()
+            for batch in bar:
+                self.pending.append(self.train_step(batch))
+                self.step += 1
+                last = self.step == self.total_steps
+                stop = bool(signals) if group.world == 1 else self.step % AGREE_EVERY == 0 and group.any(bool(signals))
+                if not (last or stop or self.step % settings.log_every == 0 or self.step % settings.save_every == 0):
+                    continue
+                self.read_pending()
+                now = time.perf_counter()
+                self.seconds, started = self.seconds + now - started, now
+                if last or self.step % settings.log_every == 0:
+                    bar.set_postfix_str(self.write_log())
+                if self._epoch_to_evaluate() and not last:
+                    self.evaluate_on_the_way()
+                    started = time.perf_counter()
+                if last or stop or self.step % settings.save_every == 0:
+                    self.save()
+                if stop and not last:
+                    raise Stopped(signals[0] if signals else signal.SIGTERM, self.step)
+
+    def train_step(self, batch: Batch) -> Step:
+        """Forward, backward and one step of the optimiser on this process's share of a batch."""
+        settings, config, group = self.settings, self.config, self.group
+        _seed(settings.seed, self.step, group.rank)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = poly_lr(self.step, self.total_steps, config.lr, config.power)
+        if self.step % self.per_epoch == 0:
+            self.confusion.zero_()
+        labels = batch.labels.to(group.device, non_blocking=True).long()  # (B, H, W)
+        labelled = (labels != IGNORE).sum(dim=(1, 2)).float()  # (B,)
+        everywhere = group.total(labelled.sum()).clamp(min=1)
+        losses = torch.zeros(3, device=group.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in range(settings.accumulate):
+            mine = slice(part * self.micro_batch, (part + 1) * self.micro_batch)
+            images = batch.images[mine].to(group.device, non_blocking=True, memory_format=torch.channels_last)
+            # A pixel weighs the same wherever it is computed; DistributedDataParallel averages over the processes, hence the factor.
+            share = labelled[mine].sum() / everywhere
+            with self._synchronised(part == settings.accumulate - 1), _autocast(group.device, self.bf16):
+                out = self.wrapped(images)
+            loss = segmentation_loss(out, labels[mine], config.aux_weight, IGNORE, self.class_weights, config.ohem, config.category_loss)
+            (loss.total * (share * group.world)).backward()
+            losses += torch.stack(loss[:3]).detach() * share
+            self.confusion += _cell_confusion(out.logits.detach(), labels[mine])
+        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        self.optimizer.step()
+        return Step(self.step + 1, batch.names, losses, norm)
+
+    def read_pending(self) -> None:
+        """Look at the steps since the last look; raises `TrainingError` at the first whose loss or gradients are not finite."""
+        for step in self.pending:
+            total, main, aux = self.group.total(step.losses).tolist()
+            norm = float(step.grad_norm)
+            if not (np.isfinite(total) and np.isfinite(norm)):
+                last = self.run.checkpoints()
+                raise TrainingError(
+                    f"step {step.number}: the loss is {total:g} and the gradients' norm {norm:g}. The batch: {', '.join(step.names)}. "
+                    f"The last good checkpoint is "
+                    f"{last[0].name if last else '(none yet)'}; lower --lr, use --precision fp32, or look at these files"
+                )
+            for name, value in (("loss", total), ("loss_main", main), ("loss_aux", aux), ("grad_norm", norm), ("steps", 1)):
+                self.sums[name] = self.sums.get(name, 0.0) + value
+        self.pending.clear()
+
+    def write_log(self) -> str:
+        """One line of means over the steps since the last one; returns what the progress bar shows of it."""
+        steps = self.sums.pop("steps")
+        means = {name: value / steps for name, value in self.sums.items()}
+        spent = self.seconds - means.pop("since", 0.0) * steps
+        record = {
+            "step": self.step,
+            "epoch": round(self.step / self.per_epoch, 4),
+            **means,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_miou": self.train_miou(),
+            "images_per_second": round(steps * self.config.batch_size / max(spent, 1e-9), 3),
+            "seconds": round(self.seconds, 1),
+        }
+        self.sums = {"since": self.seconds}
+        if self.group.main:
+            self.run.log(record)
+        return f"loss {record['loss']:.3f}, mIoU so far {100 * record['train_miou']:.1f} %, {record['images_per_second']:.1f} images/s"
+
+    def train_miou(self) -> float:
+        """The mIoU over this epoch's crops so far, 0..1, counted on the feature grid; batch norm and dropout in train mode."""
+        counts = self.group.total(self.confusion[:-1].clone()).view(self.config.num_classes, -1)
+        return scores(counts.cpu().numpy()).miou if int(counts.sum()) else 0.0
+
+    def evaluate(self) -> dict[str, Any]:
+        """Scores on the split that is scored; the confusion matrices per image are stored."""
+        dataset = get_dataset(self.config.dataset)
+        split = open_split(dataset, self.settings.data, dataset.val_split)
+        self.model.eval()
+        with tqdm(total=len(split), desc="evaluation", unit="image", leave=False) as bar:
+            found = evaluate(
+                self.model, split, self.config, device=self.group.device, precision="bf16" if self.bf16 else "fp32",
+                workers=self.settings.workers, progress=lambda *_: bar.update() and None,
+            )  # fmt: skip
+        self.model.train()
+        found.confusions.save(self.run.confusions)
+        return found.to_dict()
+
+    def evaluate_on_the_way(self) -> None:
+        """Log the scores so far; the other processes wait."""
+        if self.group.main:
+            found = self.evaluate()
+            self.run.log({"step": self.step, "epoch": round(self.step / self.per_epoch, 4), "val_miou": found["miou"]})
+            self.say(f"epoch {self.step // self.per_epoch}: mIoU {100 * found['miou']:.2f} %")
+        self.group.wait()
+
+    def save(self) -> None:
+        """Store everything the next step depends on."""
+        if self.group.main:
+            state = {
+                "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
+                "confusion": self.confusion, "sums": self.sums,
+            }  # fmt: skip
+            self.run.save_checkpoint(state, self.step)
+        self.group.wait()
+
+    def _begin(self) -> None:
+        """Take up the last checkpoint, or write down how the run begins."""
+        settings, run = self.settings, self.run
+        deciding = {name: settings.to_dict()[name] for name in DECIDING}
+        before = run.training
+        if before is not None:
+            differing = [
+                f"{name} was {before.get(name)!r} and is {value!r}" for name, value in deciding.items() if before.get(name) != value
+            ]
+            if differing:
+                raise RunError(f"{run.folder} was begun otherwise: {'; '.join(differing)}. Give the same options, or another folder")
+        state = run.load_checkpoint(self.say) if before is not None and self.group.main else None
+        if self.group.world > 1:
+            found = [state]
+            torch.distributed.broadcast_object_list(found, src=0)
+            state = found[0]
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
+            self.confusion.copy_(state["confusion"])
+            self.say(f"going on with {run.folder} at step {self.step} of {self.total_steps}")
+        if self.group.main:
+            run.rewind_log(self.step)
+            run.write_training(
+                {**settings.to_dict(), "total_steps": self.total_steps, "processes": self.group.world, "torch": torch.__version__}
+            )
+        if settings.accumulate > 1:
+            self.say(f"batch norm sees {self.micro_batch} images at a time, not {self.config.batch_size // self.group.world}")
+
+    def _class_weights(self) -> Tensor:
+        counts = torch.zeros(IGNORE + 1, dtype=torch.long)
+        for index in range(len(self.split)):
+            counts += torch.bincount(torch.from_numpy(self.split.read(index).labels).flatten(), minlength=IGNORE + 1)
+        return balanced_weights(counts[: self.config.num_classes]).to(self.group.device)
+
+    def _epoch_to_evaluate(self) -> bool:
+        epochs = self.settings.evaluate_every
+        return epochs > 0 and self.step % (epochs * self.per_epoch) == 0
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are exchanged with the last micro-batch only."""
+        return nullcontext() if last or self.group.world == 1 else self.wrapped.no_sync()  # type: ignore[operator]
+
+
+def _cell_confusion(logits: Tensor, labels: Tensor) -> Tensor:
+    """(K * K + 1,) counts on the feature grid, the last for ignored cells; nothing waits for the device."""
+    classes = logits.shape[1]
+    truth = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest").long()[:, 0]  # (B, h, w)
+    pairs = torch.where(truth == IGNORE, classes**2, truth * classes + logits.argmax(1)).flatten()
+    return torch.zeros(classes**2 + 1, dtype=torch.long, device=logits.device).index_add_(0, pairs, torch.ones_like(pairs))
+
+
+def _autocast(device: torch.device, bf16: bool) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def _has_bf16(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def _set_precision(deterministic: bool) -> None:
+    """TF32 off, as the published runs have it; deterministic algorithms by choice."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def _seed(*numbers: int) -> None:
+    """Random numbers that follow from these numbers alone."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1)))

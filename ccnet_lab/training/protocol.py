@@ -1,0 +1,115 @@
+"""Protocol: how a score was measured, and whether two scores may be compared. Who measures so is inference.py."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ccnet_lab.configs import Config
+from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.datasets import Split, describe
+from ccnet_lab.errors import ProtocolError
+
+MODES, PRECISIONS = ("whole", "slide"), ("fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a score was measured. It stands beside every score; `check_comparable` refuses to compare what was measured otherwise.
+
+    Attributes:
+        dataset, split, images, names_crc32: what was scored, as `data.datasets.describe` says; a checksum of "" stands for any.
+        mode: "whole" image, or "slide": the logits of overlapping windows averaged.
+        scales: factors on `resize`; with several, or with flip, the softmax probabilities at the labels' size are averaged.
+        flip: whether the mirrored image is predicted, too.
+        resize: (long, short) sides the image is fitted into at scale 1, ratio kept, plain bilinear.
+        window, stride: (H, W) pixels of the fitted image; None for whole images.
+        precision: "fp32" (TF32 off) or "bf16" autocast.
+        recurrence: R used.
+
+    Raises:
+        ProtocolError: a value that cannot be.
+    """
+
+    dataset: str
+    split: str
+    images: int
+    names_crc32: str = ""
+    mode: str = "whole"
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    resize: tuple[int, int]
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    precision: str = "fp32"
+    recurrence: int = 2
+
+    def __post_init__(self) -> None:
+        for name, known in (("mode", MODES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise ProtocolError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(known)}")
+        scales = tuple(sorted({float(scale) for scale in self.scales}))
+        if not scales or not all(0 < scale <= 8 for scale in scales):
+            raise ProtocolError(f"scales are {list(self.scales)}; expected factors above 0 and at most 8, such as 0.5 1 2")
+        if self.recurrence < 0:
+            raise ProtocolError(f"recurrence is {self.recurrence}; expected 0 or more")
+        object.__setattr__(self, "scales", scales)
+        for name in ("resize", "window", "stride"):  # JSON brings lists
+            pair = getattr(self, name)
+            object.__setattr__(self, name, None if pair is None else (int(pair[0]), int(pair[1])))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Protocol":
+        """A protocol from `to_dict`'s mapping; raises `ProtocolError` where it is none."""
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ProtocolError(f"these fields make no protocol: {error}; evaluate again") from None
+
+
+def plan(
+    split: Split,
+    config: Config,
+    *,
+    mode: str = "whole",
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    precision: str = "fp32",
+    recurrence: int | None = None,
+) -> Protocol:
+    """The protocol an evaluation of `config` on `split` has. Windows are the configuration's crops, two thirds of one apart."""
+    window = config.crop_size if mode == "slide" else None
+    return Protocol(
+        **describe(split), mode=mode, scales=tuple(scales), flip=flip, resize=config.resize,
+        window=window, stride=window and (max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3)),
+        precision=precision, recurrence=config.recurrence if recurrence is None else recurrence,
+    )  # fmt: skip
+
+
+def published_protocol(config: Config) -> Protocol:
+    """What the published mIoU was measured with: the whole val split, whole images, one scale, no flip, float32."""
+    dataset = get_dataset(config.dataset)
+    return Protocol(
+        dataset=dataset.key, split=dataset.val_split, images=dataset.val_images, resize=config.resize, recurrence=config.recurrence
+    )
+
+
+def check_comparable(a: Protocol, b: Protocol, varied: Sequence[str] = ()) -> None:
+    """Pass if scores under `a` and `b` may stand side by side.
+
+    Args:
+        a, b: the protocols.
+        varied: fields that may differ because they are what is compared, such as "recurrence".
+
+    Raises:
+        ProtocolError: fields differ; each is named with both values.
+    """
+    ours, theirs = a.to_dict(), b.to_dict()
+    if not (a.names_crc32 and b.names_crc32):
+        varied = (*varied, "names_crc32")
+    unlike = [f"{name} {ours[name]!r} and {theirs[name]!r}" for name in ours if ours[name] != theirs[name] and name not in varied]
+    if unlike:
+        raise ProtocolError(f"these scores were measured in different ways: {'; '.join(unlike)}. Evaluate both alike to compare them")

@@ -1,0 +1,100 @@
+"""Settings: how a run is carried out, and the command-line options for it. What is trained is a Config; who carries it out is loop.py."""
+
+import argparse
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ccnet_lab.configs import Config
+from ccnet_lab.data.datasets import open_own
+
+DECIDING = ("steps", "seed", "precision", "weights", "accumulate", "deterministic")  # a resumed run must have the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a run is carried out.
+
+    Attributes:
+        data: the folder with the data sets.
+        steps: optimiser steps in all; None for the configuration's epochs.
+        seed: of weights, order, transforms and dropout.
+        device: "auto", "cpu", "cuda", "cuda:1".
+        precision: "fp32" (TF32 off, as published), "bf16" (autocast), or "auto": bf16 on CUDA where it has it, else fp32.
+        weights: "imagenet" (the published start), "none" (random), or a file.
+        accumulate: micro-batches per step; the batch is the same, but a batch norm sees only a micro-batch.
+        workers: processes that read images.
+        deterministic: whether only deterministic algorithms are used; slower on a GPU.
+        log_every, save_every: steps between lines of the log, between checkpoints.
+        evaluate_every: epochs between evaluations on the way; 0 for one at the end.
+        resume: whether to go on with the run in the folder.
+    """
+
+    data: Path
+    steps: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    weights: str = "imagenet"
+    accumulate: int = 1
+    workers: int = 2
+    deterministic: bool = False
+    log_every: int = 50
+    save_every: int = 500
+    evaluate_every: int = 0
+    resume: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
+        return {**asdict(self), "data": str(self.data)}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options `train.py` and `train_all.py` share."""
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data", type=Path, required=True, metavar="ROOT", help="holds VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/"
+    )
+    data.add_argument("--own", type=Path, metavar="FOLDER", help="train on this folder (images/, masks/, classes.json) instead")
+    data.add_argument("--workers", type=int, default=Settings.workers, help="processes that read images")
+    recipe = parser.add_argument_group("changes to the recipe")
+    recipe.add_argument("--steps", type=int, help="optimiser steps in all, instead of the configuration's epochs")
+    recipe.add_argument("--epochs", type=int)
+    recipe.add_argument("--batch-size", type=int, help="the total batch, over all processes and micro-batches")
+    recipe.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"))
+    recipe.add_argument("--lr", type=float)
+    recipe.add_argument("--recurrence", type=int, metavar="R", help="criss-cross steps")
+    recipe.add_argument("--ohem", action="store_true", default=None, help="count only hard pixels in the main loss")
+    recipe.add_argument("--category-loss", type=float, metavar="WEIGHT", help="add the category-consistent loss")
+    recipe.add_argument("--weights", default=Settings.weights, metavar="imagenet|none|PATH", help="what to start from")
+    recipe.add_argument("--seed", type=int, default=Settings.seed)
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", default=Settings.device)
+    machine.add_argument("--precision", choices=("auto", "fp32", "bf16"), default=Settings.precision)
+    machine.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="N",
+        help="reach the batch in N micro-batches: less memory, but batch norm sees 1/N of it",
+    )
+    machine.add_argument("--deterministic", action="store_true", help="deterministic algorithms only")
+    machine.add_argument("--log-every", type=int, default=Settings.log_every, metavar="STEPS")
+    machine.add_argument("--save-every", type=int, default=Settings.save_every, metavar="STEPS")
+    machine.add_argument("--evaluate-every", type=int, default=0, metavar="EPOCHS", help="0: once, at the end")
+    machine.add_argument("--resume", action="store_true", help="go on with the run in the folder; begins where there is none")
+
+
+def from_options(args: argparse.Namespace) -> Settings:
+    """The settings in parsed options."""
+    return Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
+
+
+def varied(config: Config, args: argparse.Namespace) -> Config:
+    """The configuration with the changes in parsed options; on a data set of one's own it loses its alias, and with it its name."""
+    options = {"epochs": "epochs", "batch_size": "batch_size", "crop": "crop_size", "lr": "lr", "recurrence": "recurrence"}
+    options |= {"ohem": "ohem", "category_loss": "category_loss"}
+    changes = {field: getattr(args, option) for option, field in options.items() if getattr(args, option) is not None}
+    if args.own is not None:
+        changes |= {"dataset": open_own(args.own).key, "alias": ""}
+    return replace(config, **changes)

@@ -1,0 +1,38 @@
+"""Train one configuration, or go on with a run; the training itself is in ccnet_lab/training/loop.py.
+
+One GPU or CPU: python scripts/train.py CONFIG --data ROOT --runs runs
+Several GPUs:   torchrun --nproc_per_node 4 scripts/train.py CONFIG --data ROOT --runs runs
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ccnet_lab.configs import get_config
+from ccnet_lab.errors import LabError
+from ccnet_lab.training.loop import Stopped, train
+from ccnet_lab.training.settings import add_options, from_options, varied
+
+
+def main() -> None:
+    """Parse, train, print the scores."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="one of the twelve, or an extra such as street")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the run's folder is made in it, under the configuration's name")
+    parser.add_argument("--name", help="another name for the run's folder")
+    add_options(parser)
+    args = parser.parse_args()
+    try:
+        config = varied(get_config(args.config), args)
+        scores = train(args.runs / (args.name or config.name), config, from_options(args))
+    except LabError as error:
+        parser.error(str(error))
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.number)
+    if scores is not None:
+        print(f"mIoU {100 * scores['miou']:.2f} %, pixel accuracy {100 * scores['pixel_accuracy']:.2f} %")
+
+
+if __name__ == "__main__":
+    main()
