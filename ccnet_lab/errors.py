@@ -63,6 +63,14 @@ class ProtocolError(LabError, ValueError):
     """Scores measured in different ways that would be compared, or a way of measuring that cannot be."""
 
 
+class RunBusyError(RunError):
+    """Another process is writing to this run."""
+
+
+class MissingPackageError(LabError, ImportError):
+    """An optional package isn't installed; the command that installs it is named."""
+
+
 def near(name: str, known: Iterable[str], most: int = 3) -> str:
     """The known names nearest to `name`, as the end of a sentence; all of them where none is near."""
     known = list(known)

@@ -18,7 +18,7 @@ from torch import nn
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import get_dataset, register
-from ccnet_lab.errors import MissingFileError, RunError
+from ccnet_lab.errors import MissingFileError, RunBusyError, RunError
 from ccnet_lab.model.weights import save_weights
 
 KEPT_CHECKPOINTS = 2  # the last and the one before it
@@ -186,7 +186,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; raises `RunError` where another one holds it. The lock ends with the process, however it ends."""
+        """Hold the run for this process, until it ends, however that is; raises `RunBusyError` where another one holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "run.lock").open("a+") as file:
             try:
@@ -197,7 +197,9 @@ class Run:
                 pass
             except OSError:
                 file.seek(0)
-                raise RunError(f"{self.folder} is being written by process {file.read().strip() or '?'}; wait for it or stop it") from None
+                raise RunBusyError(
+                    f"{self.folder} is being written by process {file.read().strip() or '?'}; wait for it or stop it"
+                ) from None
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from ccnet_lab.configs import get_config
-from ccnet_lab.errors import LabError
-from ccnet_lab.training.loop import Stopped, train
+from ccnet_lab.errors import LabError, RunBusyError
+from ccnet_lab.training.guards import BUSY, Stopped
+from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import add_options, from_options, varied
 
 
@@ -25,6 +26,9 @@ def main() -> None:
     try:
         config = varied(get_config(args.config), args)
         scores = train(args.runs / (args.name or config.name), config, from_options(args))
+    except RunBusyError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        sys.exit(BUSY)
     except LabError as error:
         parser.error(str(error))
     except Stopped as stopped:

@@ -18,13 +18,14 @@ TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, tex
 # room: the rooms it may import from, itself aside
 MAY_IMPORT = {
     "errors": set(),
+    "downloads": {"errors"},
     "data.catalog": {"errors"},
     "configs": {"errors", "data.catalog"},
-    "data": {"errors", "configs", "data.catalog"},
-    "model": {"errors", "configs", "data.catalog", "data"},
-    "runs": {"errors", "configs", "data.catalog", "data", "model"},
-    "training": {"errors", "configs", "data.catalog", "data", "model", "runs"},
-    "explore": {"errors", "configs", "data.catalog", "data", "model", "runs"},
+    "data": {"errors", "downloads", "configs", "data.catalog"},
+    "model": {"errors", "downloads", "configs", "data.catalog", "data"},
+    "runs": {"errors", "downloads", "configs", "data.catalog", "data", "model"},
+    "training": {"errors", "downloads", "configs", "data.catalog", "data", "model", "runs"},
+    "explore": {"errors", "downloads", "configs", "data.catalog", "data", "model", "runs"},
 }
 
 

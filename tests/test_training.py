@@ -1,6 +1,7 @@
 """training/: loss, schedule and scores, against the reference's six steps and against sums by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from conftest import PARITY, filled, published_shapes
 
-from ccnet_lab import build_model, get_config, load_weights
+from ccnet_lab import CONFIGS, build_model, get_config, load_weights
 from ccnet_lab.model.ccnet import Segmentation
 from ccnet_lab.model.weights import to_published_names
-from ccnet_lab.training import build_optimizer, poly_lr, segmentation_loss
+from ccnet_lab.training import build_optimizer, loss, poly_lr, segmentation_loss
+from ccnet_lab.training.estimates import estimate
 from ccnet_lab.training.evaluation import confusion_matrix, scores
 
 
@@ -89,3 +91,72 @@ def test_scores_by_hand():
     assert found.pixel_accuracy == pytest.approx(3 / 5)
     with pytest.raises(ValueError, match="one size"):
         confusion_matrix(target, prediction[:1], 4)
+
+
+def test_ohem_counts_the_hard_pixels(monkeypatch):
+    logits = torch.zeros(1, 2, 2, 3)
+    logits[0, 0] = torch.tensor([[9.0, 4.0, 1.0], [0.5, 0.0, -2.0]])
+    target = torch.tensor([[[0, 0, 0], [0, 0, 255]]])
+    each = F.cross_entropy(logits, target, reduction="none", ignore_index=255)[0]
+    hard = (torch.exp(-each) < 0.7) & (target[0] != 255)
+    assert hard.sum() == 2
+    monkeypatch.setattr(loss, "KEEP", 1)
+    assert segmentation_loss(Segmentation(logits), target, ohem=True).main.item() == pytest.approx(each[hard].mean().item())
+    monkeypatch.setattr(loss, "KEEP", 4)  # more than are hard: the hardest four
+    expected = each[target[0] != 255].sort().values[-4:].mean().item()
+    assert segmentation_loss(Segmentation(logits), target, ohem=True).main.item() == pytest.approx(expected)
+    assert segmentation_loss(Segmentation(logits), torch.full_like(target, 255), ohem=True).main.item() == 0
+
+
+def test_category_consistent_loss_by_hand():
+    """Two classes of two cells each; distances to the means 2 and 0.25, between the means 1."""
+    points = torch.tensor([[0.0, 2.0], [0.0, -2.0], [1.0, 0.25], [1.0, -0.25]])
+    embedding = points.T.reshape(1, 2, 1, 4)
+    target = torch.tensor([[[0, 0, 1, 1]]])
+    within = ((2 - 1.5 + 1.0) + 0) / 2  # beyond 1.5 linear, 1.5 - 0.5 squared before; 0.25 is near enough
+    between = (3 - 1) ** 2
+    expected = within + between + 0.001 * 0.5
+    assert loss.category_consistent_loss(embedding, target).item() == pytest.approx(expected, rel=1e-6)
+    assert loss.category_consistent_loss(embedding, torch.full_like(target, 255)).item() == 0
+    one_class = loss.category_consistent_loss(embedding, torch.zeros_like(target))
+    assert torch.isfinite(one_class)
+
+
+def test_category_loss_trains_through_the_network():
+    config = replace(get_config("demo"), category_loss=0.5)
+    model = build_model(config).train()
+    out = model(torch.randn(2, 3, 32, 32))
+    assert out.embedding.shape == (2, 16, 8, 8)
+    found = segmentation_loss(out, torch.randint(0, 5, (2, 32, 32)), category_weight=config.category_loss)
+    assert found.total.item() == pytest.approx((found.main + found.aux + found.category).item())
+    assert found.category.item() > 0
+    found.category.backward()
+    assert model.embedding.weight.grad.abs().sum() > 0
+    assert model.backbone[0][0].weight.grad.abs().sum() > 0
+    assert model.eval()(torch.randn(1, 3, 32, 32)).embedding is None
+
+
+def test_class_weights():
+    pixels = torch.tensor([900, 90, 10])
+    weights = loss.balanced_weights(pixels)
+    assert (weights[1:] > weights[:-1]).all()
+    assert (weights * pixels).sum().item() / 1000 == pytest.approx(1, rel=1e-6)
+    logits, target = torch.randn(1, 3, 2, 2), torch.tensor([[[0, 1], [2, 255]]])
+    each = F.cross_entropy(logits, target, reduction="none", ignore_index=255)[0]
+    expected = (each.flatten()[:3] * weights).sum() / 3
+    assert segmentation_loss(Segmentation(logits), target, class_weights=weights).main.item() == pytest.approx(expected.item())
+
+
+def test_adamw_is_for_the_small_networks_only():
+    assert type(build_optimizer(build_model("demo"), get_config("street"))) is torch.optim.AdamW
+    assert all(config.optimizer == "sgd" and not config.balance and not config.ohem for config in CONFIGS.values())
+
+
+def test_estimates_count_what_the_arithmetic_says():
+    """FLOPs of a training image and steps against the table computed by hand for the same networks."""
+    found = estimate(get_config("ccnet_resnet50os16_voc"), flops=316e12)
+    assert found.flop / found.images / 1e9 == pytest.approx(381, rel=0.005)
+    assert found.steps == 661 * 60
+    assert found.hours == pytest.approx(found.flop / 316e12 / 3600)
+    less = estimate(get_config("ccnet_resnet50os16_voc"), flops=316e12, micro_batch=4)
+    assert less.memory < 0.4 * found.memory

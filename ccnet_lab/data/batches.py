@@ -57,7 +57,7 @@ def training_batches(
         collate_fn=_collate,
         pin_memory=pinned,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=leave_signals_to_the_parent,
     )
     for batch in loader:
         if isinstance(batch, LabError):
@@ -109,7 +109,7 @@ def _collate(samples: list[Any]) -> Batch | LabError:
     return Batch(list(names), torch.stack(images), torch.stack(labels))
 
 
-def _leave_signals_to_the_parent(_: int) -> None:
+def leave_signals_to_the_parent(_: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach every process of the group; the parent finishes its step, saves and ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -64,11 +64,14 @@ def augment(
     image, labels = image[top : top + height, left : left + width], labels[top : top + height, left : left + width]
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, ::-1]
-    pixels = torch.from_numpy(distort_colours(np.ascontiguousarray(image), rng)).permute(2, 0, 1)
-    before, above = (crop[1] - width) // 2, (crop[0] - height) // 2
-    margins = [before, above, crop[1] - width - before, crop[0] - height - above]
-    padded = F.pad(F.normalize(pixels.float(), list(MEAN), list(STD), inplace=True), margins)
-    return padded, F.pad(torch.from_numpy(labels.copy())[None], margins, fill=IGNORE)[0]
+    above, before = (crop[0] - height) // 2, (crop[1] - width) // 2
+    inside = np.s_[above : above + height, before : before + width]
+    pixels, target = torch.zeros(3, *crop), np.full(crop, IGNORE, np.uint8)
+    target[inside] = labels
+    filled = pixels[:, inside[0], inside[1]]
+    filled.copy_(torch.from_numpy(distort_colours(np.ascontiguousarray(image), rng)).permute(2, 0, 1))
+    F.normalize(filled, list(MEAN), list(STD), inplace=True)
+    return pixels, torch.from_numpy(target)
 
 
 def random_scale(
@@ -104,18 +107,19 @@ def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
     shift, factor, saturation = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(*CONTRAST), rng.uniform(*SATURATION)
     hue = rng.uniform(-HUE, HUE)
     levels = np.arange(256, dtype=np.float64)
-    contrasted = _levels(levels * factor)
-    if brighten or (contrast and contrast_first):
-        table = _levels(levels + shift) if brighten else _levels(levels)
-        image = (contrasted[table] if contrast and contrast_first else table)[image]
+    contrasted, before, after = _levels(levels * factor), None, None
+    if contrast:
+        before, after = (contrasted, None) if contrast_first else (None, contrasted)
+    if brighten:
+        shifted = _levels(levels + shift)
+        before = shifted if before is None else before[shifted]
+    picture = Image.fromarray(image)
+    picture = picture if before is None else picture.point([*before] * 3)
     if saturate or turn:
-        hsv = np.array(Image.fromarray(image).convert("HSV"))
-        if turn:
-            hsv[..., 0] += np.uint8(round(hue * 256) % 256)  # wraps around, as the colour circle does
-        if saturate:
-            hsv[..., 1] = _levels(levels * saturation)[hsv[..., 1]]
-        image = np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
-    return contrasted[image] if contrast and not contrast_first else image
+        hues = (np.arange(256) + round(hue * 256) * bool(turn)) % 256  # around the colour circle
+        saturations = _levels(levels * saturation) if saturate else np.arange(256)
+        picture = picture.convert("HSV").point([*hues, *saturations, *range(256)]).convert("RGB")
+    return np.array(picture if after is None else picture.point([*after] * 3))
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -123,7 +127,8 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     if image.shape[:2] == (height, width):
         return image
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return F.resize(pixels, [height, width], InterpolationMode.BILINEAR, antialias=False).permute(1, 2, 0).numpy()
+    resized: NDArray[np.uint8] = F.resize(pixels, [height, width], InterpolationMode.BILINEAR, antialias=False).permute(1, 2, 0).numpy()
+    return resized
 
 
 def _levels(values: NDArray[np.float64]) -> NDArray[np.uint8]:

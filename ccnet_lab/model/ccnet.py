@@ -120,8 +120,10 @@ def build_model(config: str | Config) -> CCNet:
     """
     config = get_config(config)
     backbone: DilatedResNet | SlimBackbone | TinyBackbone
-    if config.depth in (TINY, SLIM):
-        backbone = {TINY: TinyBackbone, SLIM: SlimBackbone}[config.depth](config.width)
+    if config.depth == TINY:
+        backbone = TinyBackbone(config.width)
+    elif config.depth == SLIM:
+        backbone = SlimBackbone(config.width)
     else:
         backbone = DilatedResNet(config.depth, config.output_stride)
     return CCNet(

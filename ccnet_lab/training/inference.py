@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ccnet_lab.data.batches import leave_signals_to_the_parent
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.transforms import fitted_size, normalise, resize
 from ccnet_lab.errors import DeviceError, LabError, WeightsError
 from ccnet_lab.training.protocol import Protocol
 
 RESIZED_AT_ONCE = 2**22  # logits, 16 MiB: how many classes are resized to the size of the labels together follows from it
+FEWEST = 4  # classes resized together: for fewer torch takes another kernel, which rounds otherwise
 
 
 class Item(NamedTuple):
@@ -35,7 +37,7 @@ class Item(NamedTuple):
 
 def load(split: Split, protocol: Protocol, workers: int = 0) -> Iterator[Item]:
     """The images of a split in order, decoded and fitted ahead by `workers` processes; raises as `Split.read` does."""
-    for item in DataLoader(_Items(split, protocol), batch_size=None, num_workers=workers):
+    for item in DataLoader(_Items(split, protocol), batch_size=None, num_workers=workers, worker_init_fn=leave_signals_to_the_parent):
         if isinstance(item, LabError):
             raise item
         yield item
@@ -116,34 +118,34 @@ def predict(model: nn.Module, item: Item, protocol: Protocol, device: torch.devi
 def most_likely(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """(H, W) uint8 argmax over the classes of logits resized to `size` (bilinear, align_corners False), in bounded memory.
 
-    Classes are resized some at a time, which leaves every value and so the argmax as it is.
+    Some classes are resized at a time, which leaves every value and so the argmax as it is.
 
     Args:
         passes: (K, h, w) logits each; the argmax is of the one, or of the sum of the softmax probabilities of several.
         size: (H, W).
     """
-    step = max(1, RESIZED_AT_ONCE // (size[0] * size[1]))
+    count = max(1, len(passes[0]) // max(FEWEST, RESIZED_AT_ONCE // (size[0] * size[1])))
+    parts = [logits.tensor_split(count) for logits in passes]  # per pass, some classes each
 
-    def resized(logits: Tensor, first: int) -> Tensor:
-        return F.interpolate(logits[None, first : first + step], size=size, mode="bilinear", align_corners=False)[0]
+    def resized(part: Tensor) -> Tensor:
+        return F.interpolate(part[None], size=size, mode="bilinear", align_corners=False)[0]
 
-    groups = range(0, len(passes[0]), step)
-    best = passes[0].new_full(size, -torch.inf)
-    labels = torch.zeros(size, dtype=torch.uint8, device=best.device)
     totals = []  # (H, W) per pass: log of the sum of exp over all classes
-    for logits in passes if len(passes) > 1 else ():
-        totals.append(torch.full_like(best, -torch.inf))
-        for first in groups:
-            torch.logaddexp(totals[-1], resized(logits, first).logsumexp(0), out=totals[-1])
-    for first in groups:
-        score = resized(passes[0], first)
+    for group in parts if len(passes) > 1 else ():
+        totals.append(passes[0].new_full(size, -torch.inf))
+        for part in group:
+            torch.logaddexp(totals[-1], resized(part).logsumexp(0), out=totals[-1])
+    best = passes[0].new_full(size, -torch.inf)
+    labels, first = torch.zeros(size, dtype=torch.uint8, device=best.device), 0
+    for now in zip(*parts, strict=True):
+        score = resized(now[0])
         if totals:
             score = score.sub_(totals[0]).exp_()
-            for logits, total in zip(passes[1:], totals[1:], strict=True):
-                score += resized(logits, first).sub_(total).exp_()
+            for part, total in zip(now[1:], totals[1:], strict=True):
+                score += resized(part).sub_(total).exp_()
         value, index = score.max(0)
         labels = torch.where(value > best, (index + first).to(torch.uint8), labels)  # at a tie the first class, as argmax
-        best = torch.maximum(best, value)
+        best, first = torch.maximum(best, value), first + len(score)
     return labels
 
 

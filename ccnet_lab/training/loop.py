@@ -19,14 +19,14 @@ from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.datasets import open_split
 from ccnet_lab.errors import ConfigError, RunError, TrainingError
 from ccnet_lab.model.ccnet import build_model
-from ccnet_lab.model.weights import load_start
+from ccnet_lab.model.weights import load_start, load_weights
 from ccnet_lab.runs import Run
 from ccnet_lab.training.distributed import Processes, processes
 from ccnet_lab.training.evaluation import evaluate, scores
-from ccnet_lab.training.guards import Stopped, interruptible, memory_advice
+from ccnet_lab.training.guards import Stopped, interruptible, keep_freed_memory, memory_advice, orderly
 from ccnet_lab.training.loss import balanced_weights, segmentation_loss
 from ccnet_lab.training.schedule import build_optimizer, poly_lr
-from ccnet_lab.training.settings import DECIDING, Settings
+from ccnet_lab.training.settings import DECIDING, Settings, uses_bf16
 
 AGREE_EVERY = 10  # steps after which several processes ask each other whether one was told to stop
 
@@ -59,7 +59,8 @@ def train(folder: Path, config: Config, settings: Settings, say: Callable[[str],
         Stopped: on SIGTERM or Ctrl-C, after saving.
         DataError, DeviceError, RunError, WeightsError, TrainingError: with what to do next.
     """
-    with processes(settings.device) as group, Run(folder).locked() if group.main else nullcontext():
+    keep_freed_memory()
+    with orderly(), processes(settings.device) as group, Run(folder).locked() if group.main else nullcontext():
         if group.main:
             open_run(folder, config, settings)
         group.wait()
@@ -67,12 +68,16 @@ def train(folder: Path, config: Config, settings: Settings, say: Callable[[str],
         if run.finished:
             say(f"{folder} is finished already")
             return run.scores if group.main else None
-        with memory_advice(config, settings):
+        with memory_advice(config, settings.accumulate):
             trainer = Trainer(run, settings, group, say if group.main else lambda _: None)
-            trainer.run_steps()
+            if run.weights.is_file():  # trained, but not scored
+                load_weights(trainer.model, run.weights)
+            else:
+                trainer.run_steps()
         if not group.main:
             return None
-        run.save_weights(trainer.model, steps=trainer.total_steps, seed=settings.seed)
+        if not run.weights.is_file():
+            run.save_weights(trainer.model, steps=trainer.total_steps, seed=settings.seed)
         found = trainer.evaluate()
         run.write_scores(found)
         run.remove_checkpoints()
@@ -106,10 +111,10 @@ class Trainer:
                 f"a batch of {config.batch_size} cannot be shared by {group.world} processes in {settings.accumulate} micro-batches each; "
                 "change --batch-size, --accumulate or the number of processes"
             )
-        self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _has_bf16(group.device))
+        self.bf16 = uses_bf16(settings.precision, group.device)
         _set_precision(settings.deterministic)
         _seed(settings.seed)
-        self.model = load_start(build_model(config), settings.weights)
+        self.model = load_start(build_model(config), settings.start(config))
         self.model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.wrapped = group.wrap(self.model).train()
         self.optimizer = build_optimizer(self.model, config)
@@ -123,8 +128,6 @@ class Trainer:
 
     def run_steps(self) -> None:
         """All the steps that are left."""
-        if self.step == self.total_steps:
-            return
         settings, group = self.settings, self.group
         steps = range(self.step, self.total_steps)
         cuda = group.device.type == "cuda"
@@ -147,10 +150,10 @@ class Trainer:
                 if self._epoch_to_evaluate() and not last:
                     self.evaluate_on_the_way()
                     started = time.perf_counter()
-                if last or stop or self.step % settings.save_every == 0:
+                if not last and (stop or self.step % settings.save_every == 0):
                     self.save()
                 if stop and not last:
-                    raise Stopped(signals[0] if signals else signal.SIGTERM, self.step)
+                    raise Stopped(signals[0] if signals else signal.SIGTERM, f"stopped at step {self.step} and saved; go on with --resume")
 
     def train_step(self, batch: Batch) -> Step:
         """Forward, backward and one step of the optimiser on this process's share of a batch."""
@@ -255,7 +258,7 @@ class Trainer:
     def _begin(self) -> None:
         """Take up the last checkpoint, or write down how the run begins."""
         settings, run = self.settings, self.run
-        deciding = {name: settings.to_dict()[name] for name in DECIDING}
+        deciding = {**{name: settings.to_dict()[name] for name in DECIDING}, "weights": settings.start(self.config)}
         before = run.training
         if before is not None:
             differing = [
@@ -277,7 +280,7 @@ class Trainer:
         if self.group.main:
             run.rewind_log(self.step)
             run.write_training(
-                {**settings.to_dict(), "total_steps": self.total_steps, "processes": self.group.world, "torch": torch.__version__}
+                settings.to_dict() | deciding | {"total_steps": self.total_steps, "processes": self.group.world, "torch": torch.__version__}
             )
         if settings.accumulate > 1:
             self.say(f"batch norm sees {self.micro_batch} images at a time, not {self.config.batch_size // self.group.world}")
@@ -307,10 +310,6 @@ def _cell_confusion(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _autocast(device: torch.device, bf16: bool) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-
-
-def _has_bf16(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def _set_precision(deterministic: bool) -> None:

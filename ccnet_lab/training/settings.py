@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ccnet_lab.configs import Config
+import torch
+
+from ccnet_lab.configs import SLIM, TINY, Config
 from ccnet_lab.data.datasets import open_own
 
 DECIDING = ("steps", "seed", "precision", "weights", "accumulate", "deterministic")  # a resumed run must have the same
@@ -21,7 +23,7 @@ class Settings:
         seed: of weights, order, transforms and dropout.
         device: "auto", "cpu", "cuda", "cuda:1".
         precision: "fp32" (TF32 off, as published), "bf16" (autocast), or "auto": bf16 on CUDA where it has it, else fp32.
-        weights: "imagenet" (the published start), "none" (random), or a file.
+        weights: "imagenet" (the published start), "none" (random), or a file; None for "imagenet", for the small networks "none".
         accumulate: micro-batches per step; the batch is the same, but a batch norm sees only a micro-batch.
         workers: processes that read images.
         deterministic: whether only deterministic algorithms are used; slower on a GPU.
@@ -35,7 +37,7 @@ class Settings:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
-    weights: str = "imagenet"
+    weights: str | None = None
     accumulate: int = 1
     workers: int = 2
     deterministic: bool = False
@@ -43,6 +45,10 @@ class Settings:
     save_every: int = 500
     evaluate_every: int = 0
     resume: bool = False
+
+    def start(self, config: Config) -> str:
+        """What `config` starts from: `weights`, or what is usual."""
+        return self.weights or ("none" if config.depth in (TINY, SLIM) else "imagenet")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
@@ -62,11 +68,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--epochs", type=int)
     recipe.add_argument("--batch-size", type=int, help="the total batch, over all processes and micro-batches")
     recipe.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"))
+    recipe.add_argument("--resize", type=int, nargs=2, metavar=("LONG", "SHORT"), help="sides images are fitted into at scale 1")
     recipe.add_argument("--lr", type=float)
     recipe.add_argument("--recurrence", type=int, metavar="R", help="criss-cross steps")
     recipe.add_argument("--ohem", action="store_true", default=None, help="count only hard pixels in the main loss")
     recipe.add_argument("--category-loss", type=float, metavar="WEIGHT", help="add the category-consistent loss")
-    recipe.add_argument("--weights", default=Settings.weights, metavar="imagenet|none|PATH", help="what to start from")
+    recipe.add_argument("--weights", metavar="imagenet|none|PATH", help="what to start from; imagenet, for the small networks none")
     recipe.add_argument("--seed", type=int, default=Settings.seed)
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default=Settings.device)
@@ -90,9 +97,21 @@ def from_options(args: argparse.Namespace) -> Settings:
     return Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
 
 
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether a precision of "auto", "fp32" or "bf16" means bfloat16 autocast on this device."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
 def varied(config: Config, args: argparse.Namespace) -> Config:
     """The configuration with the changes in parsed options; on a data set of one's own it loses its alias, and with it its name."""
-    options = {"epochs": "epochs", "batch_size": "batch_size", "crop": "crop_size", "lr": "lr", "recurrence": "recurrence"}
+    options = {
+        "epochs": "epochs",
+        "batch_size": "batch_size",
+        "crop": "crop_size",
+        "resize": "resize",
+        "lr": "lr",
+        "recurrence": "recurrence",
+    }
     options |= {"ohem": "ohem", "category_loss": "category_loss"}
     changes = {field: getattr(args, option) for option, field in options.items() if getattr(args, option) is not None}
     if args.own is not None:

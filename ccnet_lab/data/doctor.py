@@ -1,0 +1,218 @@
+"""A data set's doctor: reads every pair of every split, reports counts, faults and pixels per class. Reading a pair is in datasets.py."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ccnet_lab.data.catalog import IGNORE, Dataset
+from ccnet_lab.data.datasets import Split, open_split
+from ccnet_lab.downloads import Progress
+from ccnet_lab.errors import DataError, LabError
+
+MOST = 20  # faults written out; the others are counted
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What was found in one split.
+
+    Attributes:
+        name: of the split.
+        images: how many pairs it names.
+        expected: how many the published data set has; 0 where that isn't known.
+        pixels: (K + 1,) pixels of each class in the pairs that could be read, and last the unlabelled ones.
+        faults: one line for each pair that can't be trained on, naming the file and the remedy.
+    """
+
+    name: str
+    images: int
+    expected: int
+    pixels: NDArray[np.int64]
+    faults: tuple[str, ...]
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """(K,) each class's share of the labelled pixels, in %; zeros where nothing is labelled."""
+        return 100.0 * self.pixels[:-1] / max(1, int(self.pixels[:-1].sum()))
+
+    @property
+    def unlabelled(self) -> float:
+        """The share of pixels that count for nothing, in %."""
+        return 100.0 * float(self.pixels[-1]) / max(1, int(self.pixels.sum()))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found in a data set: its splits, the one trained on first."""
+
+    dataset: Dataset
+    folder: Path
+    splits: tuple[SplitReport, ...]
+
+    @property
+    def fine(self) -> bool:
+        """Whether every pair can be trained on; a smaller set or an absent class is no fault."""
+        return not any(split.faults for split in self.splits)
+
+    @property
+    def seen(self) -> NDArray[np.intp]:
+        """The classes that occur in some split, the most frequent of the first one first."""
+        shares = np.stack([split.shares for split in self.splits])
+        order: NDArray[np.intp] = np.lexsort((-shares.max(0), -shares[0]))
+        return np.extract(shares.max(0)[order] > 0, order)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is no fault and yet worth knowing."""
+        found = []
+        for split in self.splits:
+            if split.expected and split.images != split.expected:
+                count = f"images in {split.name}: {split.images:,}, in the published data set: {split.expected:,}"
+                found.append(f"{count}; scores can't be compared with published ones")
+            never = [name for name, count in zip(self.dataset.class_names, split.pixels, strict=False) if not count]
+            if split.pixels.any() and never:
+                found.append(f"{split.name} has no pixel of {_some(never)}")
+        return tuple(found)
+
+
+def examine(dataset: Dataset, root: str | Path, *, workers: int | None = None, progress: Progress | None = None) -> Report:
+    """Read every pair of the splits that are trained and scored on, and of a data set of one's own its test split.
+
+    Args:
+        dataset: a row of the catalog, or `open_own(folder)`.
+        root: the data root; ignored for a data set of one's own.
+        workers: threads; decoding is done outside Python's lock. None for as many as the machine allows.
+        progress: called with (pairs read, pairs in all).
+
+    Raises:
+        DataError: there is no such data set below the root, or none of its splits can be opened.
+    """
+    wanted = _splits(dataset)
+    opened = [_open(dataset, root, name) for name, _ in wanted]
+    if not any(len(split) for split, _ in opened):
+        raise DataError(opened[0][1])
+    total, done, reports = sum(len(split) for split, _ in opened), 0, []
+    with ThreadPoolExecutor(workers) as pool:
+        for (name, expected), (split, fault) in zip(wanted, opened, strict=True):
+            pixels, faults = np.zeros(dataset.num_classes + 1, np.int64), [fault] if fault else []
+            for found in pool.map(lambda index, split=split: _count(split, index), range(len(split))):
+                if isinstance(found, str):
+                    faults.append(found)
+                else:
+                    pixels += found
+                done += 1
+                if progress:
+                    progress(done, total)
+            reports.append(SplitReport(name, len(split), expected, pixels, tuple(faults)))
+    return Report(dataset, Path(root) / dataset.root, tuple(reports))
+
+
+def report_text(report: Report, width: int = 30) -> str:
+    """The report for a terminal: counts, faults, warnings, and for each class a bar of the first split and the shares of all."""
+    lines = [f"{report.dataset.title} at {report.folder}", "", f"{'split':12}{'images':>8}{'published':>11}{'faults':>8}{'unlabelled':>12}"]
+    for split in report.splits:
+        published = f"{split.expected:,}" if split.expected else "-"
+        lines.append(f"{split.name:12}{split.images:8,}{published:>11}{len(split.faults):8,}{split.unlabelled:10.1f} %")
+    for split in report.splits:
+        if split.faults:
+            lines += ["", f"{_faults(len(split.faults))} in {split.name}", *(f"  {fault}" for fault in split.faults[:MOST])]
+            lines += [f"  and {len(split.faults) - MOST:,} more"] if len(split.faults) > MOST else []
+    lines += ["", *(f"warning: {warning}" for warning in report.warnings)] if report.warnings else []
+    shown = [split for split in report.splits if split.pixels[:-1].any()]
+    if shown:
+        names, first = report.dataset.class_names, shown[0].shares
+        longest = max(map(len, names))
+        lines += ["", f"{'% of the labelled pixels':{longest + width + 2}}" + "".join(f"{split.name:>12}" for split in shown)]
+        for k in report.seen:
+            bar = "█" * round(width * first[k] / first.max()) or ("▏" if first[k] else "")
+            lines.append(f"{names[k]:{longest}}  {bar:{width}}" + "".join(f"{_percent(split.shares[k]):>12}" for split in shown))
+    lines += ["", "every pair can be read and fits" if report.fine else f"{_faults(sum(len(s.faults) for s in report.splits))} in all"]
+    return "\n".join(lines)
+
+
+def histogram_figure(report: Report) -> Figure:
+    """Pixels per class of the first split as bars in the data set's colours, most frequent first; the other splits as marks on them."""
+    splits = [split for split in report.splits if split.pixels[:-1].any()]
+    if not splits:
+        raise DataError(f"{report.dataset.title} has no labelled pixels to draw; see its faults")
+    columns = -(-len(report.seen) // 50)
+    rows = -(-len(report.seen) // columns)
+    figure = Figure(figsize=(6.2 * columns + 0.6, 0.235 * rows + 1.5), layout="constrained")
+    shares = np.stack([split.shares for split in splits])
+    low, high = max(1e-3, 10.0 ** np.floor(np.log10(shares[shares > 0].min()))), float(shares.max())
+    for axis, classes in zip(figure.subplots(1, columns, squeeze=False)[0], np.array_split(report.seen, columns), strict=True):
+        axis.set_xscale("log")
+        axis.set_xlim(low, 1.3 * high)
+        _draw(axis, report.dataset, splits, classes, rows)
+    title = " · ".join(f"{split.name} {split.images:,} images, {split.unlabelled:.1f} % unlabelled" for split in splits)
+    figure.suptitle(f"{report.dataset.title}: pixels per class\n{title}", fontsize=10)
+    return figure
+
+
+def _draw(axis: Axes, dataset: Dataset, splits: list[SplitReport], classes: NDArray[np.intp], rows: int) -> None:
+    names, shares = [dataset.class_names[k] for k in classes], np.stack([split.shares[classes] for split in splits])
+    colours = ["#{:02x}{:02x}{:02x}".format(*dataset.palette[k]) for k in classes]
+    axis.barh(range(len(names)), shares[0], color=colours, edgecolor="0.45", linewidth=0.5, height=0.78)
+    keys = [f"bars {splits[0].name}"]
+    for split, values, mark, key in zip(splits[1:], shares[1:], "Do", "◇○", strict=False):
+        axis.plot(values, range(len(names)), mark, color="white", markeredgecolor="black", markersize=4)
+        keys.append(f"{key} {split.name}")
+    for column, split in enumerate(splits):  # the numbers stand in a table on the right
+        place: dict[str, Any] = dict(transform=axis.get_yaxis_transform(), ha="right", va="center", fontsize=7.5, color="0.25")
+        for row, text in enumerate([split.name, *map(_percent, shares[column])], -1):
+            axis.text(1.11 + 0.13 * column, row, text, **place)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_ylim(rows - 0.4, -0.6)
+    axis.set_xlabel(f"% of the labelled pixels, logarithmic: {', '.join(keys)}", fontsize=8)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.tick_params(axis="x", labelsize=8)
+    axis.tick_params(axis="y", length=0)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _count(split: Split, index: int) -> NDArray[np.int64] | str:
+    """(K + 1,) pixels of each class and unlabelled ones of a pair, or what is wrong with it."""
+    try:
+        labels = split.read(index).labels
+    except LabError as error:
+        return str(error)
+    except Exception as error:  # a damaged file can make a decoder raise anything; one must not hide the others
+        return f"{split.pairs[index].image} or its mask {split.pairs[index].mask} cannot be read: {error!r}"
+    counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+    return np.append(counts[: split.dataset.num_classes], counts[IGNORE])
+
+
+def _open(dataset: Dataset, root: str | Path, name: str) -> tuple[Split, str]:
+    """The split and no fault, or an empty one and why it can't be opened."""
+    try:
+        return open_split(dataset, root, name), ""
+    except DataError as error:
+        return Split(dataset, name, ()), str(error)
+
+
+def _splits(dataset: Dataset) -> list[tuple[str, int]]:
+    """Name and published size of each split."""
+    found = [(dataset.train_split, dataset.train_images), (dataset.val_split, dataset.val_images)]
+    own = Path(dataset.root)
+    test = dataset.classes and ((own / "test.txt").is_file() or (own / "images" / "test").is_dir())
+    return [*found, ("test", 0)] if test else found
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 1e-3:
+        return "<0.001"
+    return "-" if not share else f"{share:.1f}" if share >= 1 else f"{share:.2g}"
+
+
+def _faults(count: int) -> str:
+    return f"{count:,} fault" + "s" * (count != 1)
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} other classes" if len(names) > most else "")

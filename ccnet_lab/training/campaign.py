@@ -1,0 +1,197 @@
+"""Campaign: several runs after one another, what became of each, and the table beside the published numbers. One run is loop.py's."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ccnet_lab.configs import CONFIGS, Config
+from ccnet_lab.errors import LabError, MissingPackageError, UnknownConfigError, near
+from ccnet_lab.runs import Run
+from ccnet_lab.training.guards import BUSY, Stopped
+from ccnet_lab.training.protocol import Protocol, check_comparable, published_protocol
+
+SPREAD = 1.3  # points of mIoU between runs of one configuration: the authors' three runs each, their repository's README
+LAST_LINES = 5  # of what a failed run said
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: "finished", "skipped" (it was finished before), "busy" (another process trains it) or "failed", and why."""
+
+    name: str
+    status: str
+    reason: str = ""
+
+
+def select(patterns: Iterable[str] | None) -> list[Config]:
+    """Those of the twelve whose name matches a pattern such as `*os16_voc`, all without patterns; the cheapest first.
+
+    A mistake in data or set-up then shows after minutes, and the first rows of the table come early.
+
+    Raises:
+        UnknownConfigError: a pattern matches none.
+    """
+    patterns = list(patterns or ["*"])
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in CONFIGS):
+            raise UnknownConfigError(f"--only {pattern!r} matches none of the twelve; {near(pattern, CONFIGS)}")
+    chosen = [config for config in CONFIGS.values() if any(fnmatch(config.name, pattern) for pattern in patterns)]
+    return sorted(chosen, key=lambda c: (c.depth + 100 * (c.output_stride == 8), list(CONFIGS).index(c.name)))
+
+
+def run_all(names: Sequence[str], runs: Path, command: Callable[[str], list[str]], say: Callable[[str], None] = print) -> list[Outcome]:
+    """Run `command(name)` for each run that isn't finished, one after another, each in its own process.
+
+    Start it several times, each with one GPU visible, and the runs are shared out: what one trains, the others pass over.
+
+    Args:
+        names: of the run folders below `runs`.
+        runs: where the run folders are.
+        command: the command line that trains a run, or goes on with it.
+        say: is told what begins and what failed.
+
+    Raises:
+        Stopped: on SIGTERM or Ctrl-C, once the run under way has saved and ended.
+    """
+    outcomes = []
+    for number, name in enumerate(names, 1):
+        where = f"{name} ({number} of {len(names)})"
+        if is_finished(runs / name):
+            say(f"{where}: finished already")
+            outcomes.append(Outcome(name, "skipped"))
+            continue
+        say(f"{where}: {'going on' if (runs / name).is_dir() else 'begins'}")
+        code, last_words = _call(command(name))
+        if code == 0:
+            outcomes.append(Outcome(name, "finished"))
+        elif code == BUSY:
+            outcomes.append(Outcome(name, "busy", "another process trains it"))
+        elif code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+            raise Stopped(code - 128, f"{name} is saved; the same command goes on with it")
+        else:
+            outcomes.append(Outcome(name, "failed", last_words or f"exit code {code}"))
+            say(f"{where}: failed, going on with the next")
+    return outcomes
+
+
+def submit(commands: Sequence[list[str]], folder: Path, parameters: Mapping[str, Any], cluster: str | None = None) -> list[Any]:
+    """Hand the commands to Slurm as one array, through submitit; returns its jobs.
+
+    Args:
+        commands: one per run.
+        folder: for submitit's logs.
+        parameters: submitit's, such as timeout_min, gpus_per_node, cpus_per_task, slurm_partition, slurm_array_parallelism.
+        cluster: None finds Slurm; "local" runs them here, one process each.
+
+    Raises:
+        MissingPackageError: submitit isn't installed.
+        LabError: there is no Slurm here.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise MissingPackageError('submitit is not installed: pip install "ccnet_lab[slurm]", then the same command') from None
+    if cluster is None and shutil.which("srun") is None:
+        raise LabError("there is no Slurm here (no srun); run the same command on the cluster's login node, or leave --slurm out")
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+    executor.update_parameters(**parameters)
+    with executor.batch():
+        return [executor.submit(submitit.helpers.CommandFunction(command)) for command in commands]
+
+
+def parameter(word: str) -> tuple[str, int | str]:
+    """KEY=VALUE as submitit takes it; raises `LabError` where it isn't of that form."""
+    key, sign, value = word.partition("=")
+    if not sign:
+        raise LabError(f"--slurm takes KEY=VALUE, such as gpus_per_node=1, and not {word!r}")
+    return key, int(value) if value.isdigit() else value
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder holds a run that is trained and scored."""
+    return (folder / "config.json").is_file() and Run(folder).finished
+
+
+def deviations(run: Run) -> list[str]:
+    """In what a run differs from the published recipe of its configuration's name."""
+    config, training = run.config, run.training or {}
+    recipe = CONFIGS.get(config.name)
+    if recipe is None:
+        return ["no published configuration"]
+    ours, theirs = config.to_dict(), recipe.to_dict()
+    found = [f"{name} {ours[name]}" for name in ours if ours[name] != theirs[name]]
+    found += [f"{training['steps']} steps"] if training.get("steps") else []
+    return found + ([f"weights {training['weights']}"] if training.get("weights", "imagenet") != "imagenet" else [])
+
+
+def results_table(names: Iterable[str], runs: Path) -> str:
+    """Markdown: published and measured mIoU in %, their difference, and what it means; unlike protocols and recipes are not compared."""
+    lines = ["| configuration | published | measured | difference | |", "| --- | --- | --- | --- | --- |"]
+    for name in names:
+        published = CONFIGS[name].published_miou if name in CONFIGS else None
+        beside = "-" if published is None else f"{published:.2f}"
+        scores = Run.open(runs / name).scores if is_finished(runs / name) else None
+        if scores is None:
+            lines.append(f"| {name} | {beside} | - | - | not trained here |")
+            continue
+        measured = 100 * (scores["miou"] or 0.0)
+        difference, meaning = _verdict(Run.open(runs / name), measured, published)
+        lines.append(f"| {name} | {beside} | {measured:.2f} | {difference} | {meaning} |")
+    lines.append("")
+    lines.append(
+        f"mIoU in %. A tie: the difference lies within {SPREAD} points, the spread between runs of one configuration (Huang et al.)."
+    )
+    return "\n".join(lines)
+
+
+def _verdict(run: Run, measured: float, published: float | None) -> tuple[str, str]:
+    changed = deviations(run)
+    if changed or published is None:
+        return "-", f"not comparable: {', '.join(changed)}"
+    try:
+        check_comparable(Protocol.from_dict((run.scores or {})["protocol"]), published_protocol(run.config))
+    except (LabError, KeyError) as error:
+        return "-", f"not comparable: {error}"
+    difference = measured - published
+    meaning = "tie" if abs(difference) <= SPREAD else ("above" if difference > 0 else "below")
+    return f"{difference:+.2f}", meaning
+
+
+def _call(command: list[str]) -> tuple[int, str]:
+    """Run a command, its words passed through; its exit code (128 + n after signal n) and the last lines it wrote to stderr."""
+    words: deque[str] = deque(maxlen=LAST_LINES)
+
+    def pass_through(stream: Any) -> None:
+        line = b""
+        while chunk := stream.read1(4096):
+            sys.stderr.buffer.write(chunk)
+            sys.stderr.flush()
+            *whole, line = (line + chunk).replace(b"\r", b"\n").split(b"\n")
+            words.extend(text.decode(errors="replace") for text in whole if text.strip())
+        if line.strip():
+            words.append(line.decode(errors="replace"))
+
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    reader = threading.Thread(target=pass_through, args=(process.stderr,), daemon=True)
+    reader.start()
+
+    def forward(number: int, _: Any) -> None:
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    reader.join(5)
+    error = next((word for word in reversed(words) if "error: " in word), words[-1] if words else "")
+    return 128 - code if code < 0 else code, error.strip()

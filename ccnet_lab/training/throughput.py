@@ -1,0 +1,94 @@
+"""Throughput: images per second and memory of training steps on made-up batches, in our mode and in the published one, side by side."""
+
+import gc
+import statistics
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from ccnet_lab.configs import Config
+from ccnet_lab.errors import MemoryShortError
+from ccnet_lab.model.ccnet import build_model
+from ccnet_lab.training.estimates import estimate
+from ccnet_lab.training.guards import memory_advice
+from ccnet_lab.training.loss import segmentation_loss
+from ccnet_lab.training.schedule import build_optimizer
+
+MODES = {  # precision and memory format
+    "ours": ("bf16", torch.channels_last),
+    "published": ("fp32", torch.contiguous_format),  # float32, TF32 off, as SSSegmentation's recipe runs
+}
+
+
+def measure(config: Config, device: torch.device, batch: int | None = None, repeats: int = 3, steps: int = 5) -> dict[str, Any]:
+    """One configuration's training steps in every mode of `MODES`, in turn, `repeats` times.
+
+    Args:
+        config: crop and batch are its own.
+        device: where.
+        batch: another batch than the configuration's.
+        repeats: rounds; each mode gets one turn per round.
+        steps: per turn, timed together.
+
+    Returns:
+        Per mode images_per_second (median), spread (largest / smallest), peak_memory (bytes, CUDA only), tflops, schedule_hours; and ratio,
+        ours to the published mode. A mode that runs out of memory says so instead.
+    """
+    batch = batch or config.batch_size
+    found: dict[str, Any] = {"batch": batch, "crop": list(config.crop_size)}
+    rates: dict[str, list[float]] = {mode: [] for mode in MODES}
+    for _ in range(repeats):
+        for mode in MODES:
+            try:
+                with memory_advice(config, 1):
+                    rate, memory = _turn(config, device, batch, steps, *MODES[mode])
+            except MemoryShortError as error:
+                found[mode] = {"error": str(error)}
+                continue
+            rates[mode].append(rate)
+            found[mode] = {"peak_memory": memory}
+    for mode, values in rates.items():
+        if values:
+            rate = statistics.median(values)
+            whole = estimate(config, 1.0)
+            found[mode] |= {
+                "images_per_second": rate,
+                "spread": max(values) / min(values),
+                "tflops": rate * whole.flop / whole.images / 1e12,
+                "schedule_hours": whole.images / rate / 3600,
+            }
+    if all(rates.values()):
+        found["ratio"] = found["ours"]["images_per_second"] / found["published"]["images_per_second"]
+    return found
+
+
+def _turn(config: Config, device: torch.device, batch: int, steps: int, precision: str, layout: torch.memory_format) -> tuple[float, int]:
+    """Images per second of `steps` training steps after two to warm up, and the peak of CUDA's memory in bytes."""
+    cuda = device.type == "cuda"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    gc.collect()
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    model = build_model(config).to(device, memory_format=layout).train()  # type: ignore[call-overload]
+    optimizer = build_optimizer(model, config)
+    images = torch.randn(batch, 3, *config.crop_size, device=device).contiguous(memory_format=layout)
+    target = torch.randint(0, config.num_classes, (batch, *config.crop_size), device=device)
+    start = 0.0
+    for step in range(steps + 2):
+        if step == 2:
+            if cuda:
+                torch.cuda.synchronize(device)
+            start = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
+            out = model(images)
+        segmentation_loss(out, target, config.aux_weight).total.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    if cuda:
+        torch.cuda.synchronize(device)
+    rate = batch * steps / (time.perf_counter() - start)
+    return rate, torch.cuda.max_memory_allocated(device) if cuda else 0

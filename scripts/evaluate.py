@@ -1,0 +1,100 @@
+"""Score a run or a checkpoint on a split and print the table; the evaluation itself is in ccnet_lab/training/evaluation.py."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ccnet_lab.configs import Config, get_config
+from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.datasets import open_split
+from ccnet_lab.errors import ConfigError, LabError, ProtocolError
+from ccnet_lab.explore.explorer import Explorer
+from ccnet_lab.explore.sources import find_weights
+from ccnet_lab.model.weights import read_config
+from ccnet_lab.runs import Run, write_whole
+from ccnet_lab.training.distributed import choose_device
+from ccnet_lab.training.evaluation import evaluate, published_line, score_table
+from ccnet_lab.training.protocol import MODES, PRECISIONS, Protocol, check_comparable, plan
+
+
+def main() -> None:
+    """Find the model, score it, print and store; a known error is one sentence and exit code 2."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", help="a run folder, a checkpoint (ours or in the published format), or the name of a model on disk")
+    parser.add_argument("--data", type=Path, required=True, help="the folder that holds VOCdevkit/, cityscapes/, ...")
+    parser.add_argument("--config", help="what a checkpoint was made for, where the file itself leaves that open")
+    parser.add_argument("--split", help="by default the split the data set is scored on")
+    parser.add_argument("--mode", choices=MODES, default="whole", help="the whole image, or windows as large as a training crop")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="softmax averaged over these factors of the image's size")
+    parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
+    parser.add_argument("--recurrence", type=int, help="R, by default the one the model was trained with")
+    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: fp32, as the published scores")
+    parser.add_argument("--device", default="auto", help="auto: CUDA where there is one")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read images ahead")
+    parser.add_argument("--json", type=Path, help="store the scores here, the confusion matrix of every image beside it as .npz")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run's scores although they have another protocol")
+    args = parser.parse_args()
+    try:
+        run = Run.open(args.source) if Path(args.source).is_dir() else None
+        explorer = Explorer.open(args.source, choose_device(args.device), _config(args.source, args.config, run))
+        config, dataset = explorer.config, get_dataset(explorer.config.dataset)
+        split = open_split(dataset, args.data, args.split or dataset.val_split)
+        precision = "fp32" if args.precision == "auto" else args.precision
+        how: dict[str, Any] = dict(mode=args.mode, scales=args.scales, flip=args.flip, precision=precision, recurrence=args.recurrence)
+        into_run = run is not None and (args.overwrite or _alike(run, plan(split, config, **how), bool(args.json)))
+        if args.json:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+        with tqdm(total=len(split), desc=config.name, unit="image") as bar:
+
+            def show(done: int, miou: float) -> None:
+                bar.set_postfix(mIoU=f"{100 * miou:.2f}", refresh=False)
+                bar.update(done - bar.n)
+
+            found = evaluate(explorer.model, split, config, **how, device=explorer.device, workers=args.workers, progress=show)
+        scores = found.to_dict()
+        print(score_table(scores), published_line(config, scores), sep="\n")
+        if run is not None and into_run:
+            found.confusions.save(run.confusions)
+            run.write_scores(scores)
+            print(f"stored in {run.folder}")
+        if args.json:
+            found.confusions.save(args.json.with_suffix(".npz"))
+            write_whole(args.json, lambda path: path.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8"))
+            print(f"stored in {args.json}")
+    except (LabError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def _config(source: str, name: str | None, run: Run | None) -> Config:
+    """The configuration to build: the one asked for, unless the file says that it is for another data set."""
+    asked = get_config(name) if name else None
+    try:
+        own = read_config(find_weights(source))
+    except ConfigError:
+        if asked is None:
+            raise
+        return asked
+    if asked is not None and (own.dataset != asked.dataset or (run is not None and own != asked)):
+        raise ConfigError(f"{source} was made for {own.name} (data set {own.dataset}), not {asked.name}; leave --config away")
+    return asked or own
+
+
+def _alike(run: Run, protocol: Protocol, elsewhere: bool) -> bool:
+    """Whether the run's scores may be replaced: it has none, or they have this protocol. Otherwise refused, unless stored elsewhere."""
+    try:
+        if run.scores is not None:
+            check_comparable(Protocol.from_dict(run.scores.get("protocol", {})), protocol)
+        return True
+    except ProtocolError as error:
+        kept = f"{run.folder} holds scores under another protocol, which stay as they are: {error}"
+        if not elsewhere:
+            raise ProtocolError(f"{kept}. Store these elsewhere with --json FILE, or replace the run's with --overwrite") from None
+        print(kept)
+        return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Everything that needs a GPU, in one call that ends in time: correctness, throughput of the twelve, CamVid trainings; results as JSON.
+
+Each part writes its file as soon as it has something, so that a call cut short loses little:
+  python scripts/gpu_check.py --out results/gpu --parts check throughput
+  python scripts/gpu_check.py --out results/gpu --parts camvid --data ROOT --minutes 9
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ccnet_lab.configs import CONFIGS, Config, get_config
+from ccnet_lab.errors import LabError
+from ccnet_lab.model.attention import criss_cross_attention, criss_cross_attention_plain
+from ccnet_lab.training.distributed import choose_device
+from ccnet_lab.training.loop import train
+from ccnet_lab.training.settings import Settings
+from ccnet_lab.training.throughput import measure
+
+SHAPES = ((2, 64, 33, 47), (1, 512, 64, 64), (4, 512, 64, 128), (1, 512, 97, 97), (2, 8, 1, 9), (2, 8, 9, 1))  # (B, C, H, W)
+
+
+def main() -> int:
+    """Run the parts in turn."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files and run folders")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--data", type=Path, help="a data root with CamVid, for the part camvid")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no new measurement or training begins after so long")
+    parser.add_argument("--epochs", type=int, default=200, help="of each CamVid training")
+    parser.add_argument("--small", action="store_true", help="a try of the script itself: tiny crops and batches")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    args.until = time.monotonic() + 60 * args.minutes
+    try:
+        args.device = choose_device(args.device)
+    except LabError as error:
+        parser.error(str(error))
+    failed = False
+    for part in args.parts:
+        try:
+            PARTS[part](args)
+        except Exception as error:  # the other parts are worth their time on a lent machine
+            failed = True
+            print(f"{part}: {type(error).__name__}: {error}", file=sys.stderr)
+    return int(failed)
+
+
+def check(args: argparse.Namespace) -> None:
+    """The attention op on the device against the plain form in float64 on the CPU, forward and backward."""
+    rows = []
+    for batch, channels, height, width in SHAPES[:1] if args.small else SHAPES:
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            generator = torch.Generator().manual_seed(0)
+            d = max(1, channels // 8)
+            exact = [torch.randn(batch, c, height, width, generator=generator).double().requires_grad_() for c in (d, d, channels)]
+            given = [t.detach().to(args.device, dtype).requires_grad_() for t in exact]
+            expected, found = criss_cross_attention_plain(*exact), criss_cross_attention(*given)
+            gradients = [torch.autograd.grad(out.float().square().mean(), inputs) for out, inputs in ((expected, exact), (found, given))]
+            errors = [_error(a, b) for a, b in zip((expected, *gradients[0]), (found, *gradients[1]), strict=True)]
+            names = ("out", "query", "key", "value")
+            rows.append({"shape": [batch, channels, height, width], "dtype": str(dtype), **dict(zip(names, errors, strict=True))})
+            print(rows[-1], flush=True)
+    store(args, "check", rows)
+
+
+def throughput(args: argparse.Namespace) -> None:
+    """Images per second and memory of the twelve at recipe crop and batch, in our mode and the published one, in one run."""
+    found: dict[str, Any] = {}
+    for name, config in CONFIGS.items():
+        if time.monotonic() > args.until:
+            break
+        config = replace(config, crop_size=(64, 64), batch_size=2) if args.small else config
+        found[name] = measure(config, args.device, repeats=1 if args.small else 3)
+        print(name, json.dumps(found[name]), flush=True)
+        store(args, "throughput", found)
+
+
+def camvid(args: argparse.Namespace) -> None:
+    """CamVid from scratch, the same budget for each: R-50-D8 at R = 2, 0, 1, 3, then the other depths and strides, then more seeds."""
+    if args.data is None:
+        raise LabError("the part camvid needs --data ROOT")
+    found: dict[str, Any] = {}
+    for seed in range(3):
+        for depth, stride, recurrence in ((50, 8, 2), (50, 8, 0), (50, 8, 1), (50, 8, 3), (50, 16, 2), (101, 8, 2), (101, 16, 2)):
+            if time.monotonic() > args.until:
+                return
+            config = camvid_config(depth, stride, recurrence, args)
+            name = f"{config.name}_seed{seed}"
+            settings = Settings(
+                data=args.data, seed=seed, device=str(args.device), weights="none", workers=12, log_every=100, save_every=10**6,
+                steps=2 if args.small else None,
+            )  # fmt: skip
+            start = time.monotonic()
+            scores = train(args.out / "runs" / name, config, settings) or {}
+            found[name] = {"miou": scores["miou"], "per_class_iou": scores["per_class_iou"], "seconds": time.monotonic() - start}
+            print(name, json.dumps(found[name]), flush=True)
+            store(args, "camvid", found)
+
+
+def camvid_config(depth: int, stride: int, recurrence: int, args: argparse.Namespace) -> Config:
+    """The published recipe on CamVid: crops of the images' own size, the budget of `--epochs`."""
+    recipe = replace(get_config(f"ccnet_resnet{depth}os{stride}_voc"), dataset="camvid", recurrence=recurrence, resize=(480, 360))
+    return replace(recipe, crop_size=(32, 32) if args.small else (352, 480), batch_size=2 if args.small else 16, epochs=args.epochs)
+
+
+def store(args: argparse.Namespace, part: str, content: Any) -> None:
+    """Write a part's results with machine, versions and commit."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    cuda = args.device.type == "cuda"
+    machine = torch.cuda.get_device_name(args.device) if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    record = {"machine": machine, "torch": torch.__version__, "commit": commit, part: content}
+    (args.out / f"gpu_{part}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _error(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    return float((found.double().cpu() - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
+PARTS = {"check": check, "throughput": throughput, "camvid": camvid}
+
+if __name__ == "__main__":
+    sys.exit(main())
