@@ -97,7 +97,7 @@ def camvid(args: argparse.Namespace) -> None:
             config = camvid_config(depth, stride, recurrence, args)
             name = f"{config.name}_seed{seed}"
             settings = Settings(
-                data=args.data, seed=seed, device=str(args.device), weights="none", workers=12, log_every=100, save_every=10**6,
+                data=args.data, seed=seed, device=str(args.device), weights="none", workers=0 if args.small else 12, log_every=100, save_every=10**6,
                 steps=2 if args.small else None,
             )  # fmt: skip
             start = time.monotonic()
@@ -109,8 +109,10 @@ def camvid(args: argparse.Namespace) -> None:
 
 def camvid_config(depth: int, stride: int, recurrence: int, args: argparse.Namespace) -> Config:
     """The published recipe on CamVid: crops of the images' own size, the budget of `--epochs`."""
-    recipe = replace(get_config(f"ccnet_resnet{depth}os{stride}_voc"), dataset="camvid", recurrence=recurrence, resize=(480, 360))
-    return replace(recipe, crop_size=(32, 32) if args.small else (352, 480), batch_size=2 if args.small else 16, epochs=args.epochs)
+    recipe = replace(get_config(f"ccnet_resnet{depth}os{stride}_voc"), dataset="camvid", recurrence=recurrence, epochs=args.epochs)
+    if args.small:
+        return replace(recipe, crop_size=(32, 32), resize=(64, 48), batch_size=2)
+    return replace(recipe, crop_size=(352, 480), resize=(480, 360))
 
 
 def store(args: argparse.Namespace, part: str, content: Any) -> None:

@@ -39,6 +39,32 @@ def test_benchmark_measures_and_stores(tmp_path):
         assert row["total_ratio"] == pytest.approx(row["plain_total"] / row["fast_total"])
 
 
+def test_benchmark_of_the_input_pipeline(tmp_path):
+    result = run("scripts/benchmark.py", "data", "--small", "--json", tmp_path / "d.json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "d.json").read_text())["data"]
+    assert [row["dataset"] for row in rows] == ["voc", "cityscapes"]
+    assert all(row["images_per_second"] == pytest.approx(1 / (row["read"] + row["transform"])) for row in rows)
+    assert 0.5e6 < rows[1]["file_bytes"] < 6e6
+
+
+def test_gpu_check_runs_through_without_a_gpu(tmp_path):
+    """The script itself, on a CPU with tiny work; one CamVid training begins before the time is up."""
+    from layouts import make_camvid
+
+    make_camvid(tmp_path)
+    words = ["--device", "cpu", "--small", "--minutes", 0.3, "--parts", "check", "camvid", "--data", tmp_path]
+    result = run("scripts/gpu_check.py", "--out", tmp_path / "out", *words)
+    assert result.returncode == 0, result.stderr
+    checked = json.loads((tmp_path / "out" / "gpu_check.json").read_text())["check"]
+    assert {row["dtype"] for row in checked} == {"torch.float32", "torch.bfloat16", "torch.float16"}
+    assert all(
+        row[name] < (1e-5 if row["dtype"] == "torch.float32" else 0.05) for row in checked for name in ("out", "query", "key", "value")
+    )
+    assert "ccnet_resnet50os8_camvid_seed0" in json.loads((tmp_path / "out" / "gpu_camvid.json").read_text())["camvid"]
+    assert run("scripts/gpu_check.py", "--out", tmp_path, "--device", "cuda:77").returncode == 2
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -15,6 +15,7 @@ from ccnet_lab.model.weights import to_published_names
 from ccnet_lab.training import build_optimizer, loss, poly_lr, segmentation_loss
 from ccnet_lab.training.estimates import estimate
 from ccnet_lab.training.evaluation import confusion_matrix, scores
+from ccnet_lab.training.throughput import measure
 
 
 def test_six_steps_are_the_reference_s():
@@ -160,3 +161,12 @@ def test_estimates_count_what_the_arithmetic_says():
     assert found.hours == pytest.approx(found.flop / 316e12 / 3600)
     less = estimate(get_config("ccnet_resnet50os16_voc"), flops=316e12, micro_batch=4)
     assert less.memory < 0.4 * found.memory
+
+
+def test_throughput_stands_beside_the_published_mode():
+    """In miniature on the CPU: both modes are measured in one call, and what follows from a rate follows."""
+    config = replace(get_config("ccnet_resnet50os16_voc"), crop_size=(32, 32), batch_size=2)
+    found = measure(config, torch.device("cpu"), repeats=1, steps=1)
+    for mode in ("ours", "published"):
+        assert found[mode]["schedule_hours"] == pytest.approx(5291 * 60 * 2 / found[mode]["images_per_second"] / 3600)
+    assert found["ratio"] == pytest.approx(found["ours"]["images_per_second"] / found["published"]["images_per_second"])

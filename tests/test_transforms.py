@@ -55,6 +55,15 @@ def test_resize_is_plain_bilinear(size):
     assert np.abs(found.transpose(2, 0, 1) - expected.numpy()).max() < 1.1  # rounded once per axis
 
 
+@pytest.mark.parametrize("size", [(40, 50), (64, 81), (101, 160), (64, 130)])
+def test_a_resized_crop_is_the_crop_of_the_resized(size):
+    image = noise(64, 81)
+    for top, left, height, width in ((0, 0, 20, 30), (size[0] - 17, size[1] - 19, 17, 19), (5, 7, 31, 33)):
+        expected = transforms.resize(image, *size)[top : top + height, left : left + width].astype(int)
+        found = transforms.resized_crop(image, size, (top, left, height, width))
+        assert np.abs(found - expected).max() <= 1
+
+
 def test_brightness_and_contrast_by_hand():
     image = noise(6, 7)
     for first in (True, False):
@@ -119,7 +128,7 @@ def test_scales_cover_the_range_and_half_are_flipped():
     image, labels = noise(60, 120), np.arange(120, dtype=np.uint8)[None].repeat(60, 0)
     heights, flips = [], 0
     for seed in range(200):
-        heights.append(len(transforms.random_scale(image, labels, np.random.default_rng(seed), RESIZE)[1]))
+        heights.append(transforms.random_size(60, 120, np.random.default_rng(seed), RESIZE)[0])
         _, target = transforms.augment(image, labels, np.random.default_rng(seed), CROP, RESIZE)
         seen = target[target != IGNORE].view(-1)
         flips += bool(seen[0] > seen[-1])

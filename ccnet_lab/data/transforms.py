@@ -59,9 +59,10 @@ def augment(
 
     Source: SSSegmentation's CCNet configurations and its data pipeline.
     """
-    image, labels = random_scale(image, labels, rng, resize)
+    size = random_size(labels.shape[0], labels.shape[1], rng, resize)
+    labels = F.resize(torch.from_numpy(labels)[None], list(size), InterpolationMode.NEAREST)[0].numpy()
     top, left, height, width = choose_crop(labels, rng, crop)
-    image, labels = image[top : top + height, left : left + width], labels[top : top + height, left : left + width]
+    image, labels = resized_crop(image, size, (top, left, height, width)), labels[top : top + height, left : left + width]
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, ::-1]
     above, before = (crop[0] - height) // 2, (crop[1] - width) // 2
@@ -74,14 +75,20 @@ def augment(
     return pixels, torch.from_numpy(target)
 
 
-def random_scale(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8], rng: np.random.Generator, resize_to: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(H, W, 3) and (H, W) fitted into `resize_to` (long, short) times a factor drawn from `SCALES`; bilinear and nearest."""
+def random_size(height: int, width: int, rng: np.random.Generator, resize: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) fitted into `resize` (long, short) times a factor drawn from `SCALES`."""
     scale = rng.uniform(*SCALES)
-    height, width = fitted_size(labels.shape[0], labels.shape[1], resize_to[0] * scale, resize_to[1] * scale)
-    nearest = F.resize(torch.from_numpy(labels)[None], [height, width], InterpolationMode.NEAREST)[0].numpy()
-    return resize(image, height, width), nearest
+    return fitted_size(height, width, resize[0] * scale, resize[1] * scale)
+
+
+def resized_crop(image: NDArray[np.uint8], size: tuple[int, int], crop: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """The crop (top, left, height, width) of (H, W, 3) resized to `size`; where that enlarges, only the crop is computed."""
+    top, left, height, width = crop
+    if size[0] < image.shape[0] or size[1] < image.shape[1]:  # Pillow would smooth here
+        return resize(image, *size)[top : top + height, left : left + width]
+    down, across = image.shape[0] / size[0], image.shape[1] / size[1]
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box))
 
 
 def choose_crop(labels: NDArray[np.uint8], rng: np.random.Generator, crop: tuple[int, int]) -> tuple[int, int, int, int]:

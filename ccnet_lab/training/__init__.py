@@ -1,4 +1,4 @@
-"""Training: loss.py, schedule.py and evaluation.py are the recipe's parts; demo.py trains the embedded demo with them."""
+"""Training: loop.py carries out a run, campaign.py many; loss, schedule, evaluation and settings are the parts; demo.py trains the demo."""
 
 from ccnet_lab.training.loss import Loss, segmentation_loss
 from ccnet_lab.training.schedule import build_optimizer, poly_lr

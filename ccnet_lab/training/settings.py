@@ -51,8 +51,8 @@ class Settings:
         return self.weights or ("none" if config.depth in (TINY, SLIM) else "imagenet")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
-        return {**asdict(self), "data": str(self.data)}
+        """The fields, ready for JSON; but for where the data lie, which is another place on every machine."""
+        return {name: value for name, value in asdict(self).items() if name != "data"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
