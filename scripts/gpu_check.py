@@ -97,7 +97,8 @@ def camvid(args: argparse.Namespace) -> None:
             config = camvid_config(depth, stride, recurrence, args)
             name = f"{config.name}_seed{seed}"
             settings = Settings(
-                data=args.data, seed=seed, device=str(args.device), weights="none", workers=0 if args.small else 12, log_every=100, save_every=10**6,
+                data=args.data, seed=seed, device=str(args.device), weights="none", log_every=100,
+                workers=0 if args.small else 12, save_every=10**6,
                 steps=2 if args.small else None,
             )  # fmt: skip
             start = time.monotonic()

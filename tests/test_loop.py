@@ -250,6 +250,38 @@ def test_micro_batches_reach_the_same_step(settings, tmp_path):
         train(tmp_path / "3", CONFIG, replace(settings, accumulate=3))
 
 
+def test_scores_on_the_way_change_nothing(settings, tmp_path):
+    plain = train(tmp_path / "plain", CONFIG, replace(settings, steps=6))
+    said = []
+    train(tmp_path / "scored", CONFIG, replace(settings, steps=6, evaluate_every=1), said.append)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("plain", "scored")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert [record["step"] for record in Run(tmp_path / "scored").metrics() if "val_miou" in record] == [3]
+    assert said == [f"epoch 1: mIoU {100 * next(r['val_miou'] for r in Run(tmp_path / 'scored').metrics() if 'val_miou' in r):.2f} %"]
+    assert Run(tmp_path / "scored").scores["miou"] == plain["miou"]
+
+
+def test_bf16_and_deterministic_mode(settings, tmp_path):
+    """On a CPU, too, autocast gives nearly the same first loss; deterministic mode refuses nothing the training needs."""
+    losses = {}
+    for name, change in {"plain": {}, "bf16": {"precision": "bf16"}, "deterministic": {"deterministic": True}}.items():
+        try:
+            train(tmp_path / name, CONFIG, replace(settings, steps=2, **change))
+        finally:
+            torch.use_deterministic_algorithms(False)
+        losses[name] = [record["loss"] for record in Run(tmp_path / name).metrics()]
+    assert losses["deterministic"] == losses["plain"]
+    assert losses["bf16"][0] != losses["plain"][0]
+    assert losses["bf16"][0] == pytest.approx(losses["plain"][0], rel=0.02)
+    assert Run(tmp_path / "bf16").scores["protocol"]["precision"] == "fp32"  # scored as the published numbers are
+
+
+def test_ohem_and_category_loss_train(settings, tmp_path):
+    config = replace(CONFIG, ohem=True, category_loss=0.1)
+    train(tmp_path / "run", config, replace(settings, steps=2))
+    assert np.isfinite([record["loss"] for record in Run(tmp_path / "run").metrics()]).all()
+
+
 def frozen_losses(folder, settings, config=None):
     """The losses of a run without dropout whose batch norms stay in eval mode."""
     from ccnet_lab.training.distributed import processes
@@ -323,11 +355,12 @@ def test_own_data_from_the_command_line(tmp_path):
     result = subprocess.run([*map(str, command + options)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     code = (
-        f"import ccnet_lab; e = ccnet_lab.Explorer.open({str(tmp_path / 'runs' / 'mine')!r}); "
+        "import sys, ccnet_lab; e = ccnet_lab.Explorer.open(sys.argv[1]); "
         "print(e.config.name, e.class_names, e.model.classifier[-1].out_channels)"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert result.stdout.strip() == "ccnet_resnet1os8_myset ('floor', 'wall', 'door', 'a', 'b', 'c') 6", result.stderr
+    for source in (tmp_path / "runs" / "mine", tmp_path / "runs" / "mine" / "model.safetensors"):
+        result = subprocess.run([sys.executable, "-c", code, source], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert result.stdout.strip() == "ccnet_resnet1os8_myset ('floor', 'wall', 'door', 'a', 'b', 'c') 6", result.stderr
 
 
 def test_the_log_survives_a_last_line_cut_short(tmp_path):

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ccnet_lab.configs import CONFIGS, Config, get_config
-from ccnet_lab.data.catalog import DATASETS
+from ccnet_lab.data.catalog import DATASETS, get_dataset, register
 from ccnet_lab.errors import ConfigError, MissingFileError, WeightsError
 from ccnet_lab.model.backbone import DilatedResNet
 from ccnet_lab.model.ccnet import CCNet
@@ -171,8 +171,12 @@ def to_published_names(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def save_weights(model: nn.Module, path: str | Path, config: str | Config, **notes: Any) -> None:
     """Write a safetensors file that says which configuration it is for; `notes` go into its readable metadata."""
+    config = get_config(config)
+    dataset = get_dataset(config.dataset)
+    own = {"dataset": json.dumps(dataset.to_dict())} if dataset.classes else {}  # one's own, which other processes don't know
     metadata = {
-        "config": json.dumps(get_config(config).to_dict()),
+        "config": json.dumps(config.to_dict()),
+        **own,
         "made_with": "ccnet_lab",
         **{k: json.dumps(v) for k, v in notes.items()},
     }
@@ -191,6 +195,8 @@ def read_config(path: str | Path) -> Config:
     if path.suffix == ".safetensors":
         with _open_safetensors(path) as file:
             metadata = file.metadata() or {}
+        if "dataset" in metadata:
+            register(json.loads(metadata["dataset"]))
         if "config" in metadata:
             return Config.from_dict(json.loads(metadata["config"]))
     elif not path.is_file():

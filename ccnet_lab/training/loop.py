@@ -224,15 +224,15 @@ class Trainer:
         return scores(counts.cpu().numpy()).miou if int(counts.sum()) else 0.0
 
     def evaluate(self) -> dict[str, Any]:
-        """Scores on the split that is scored; the confusion matrices per image are stored."""
+        """Scores on the split that is scored, in float32 as the published ones; the confusion matrices per image are stored."""
         dataset = get_dataset(self.config.dataset)
         split = open_split(dataset, self.settings.data, dataset.val_split)
         self.model.eval()
         with tqdm(total=len(split), desc="evaluation", unit="image", leave=False) as bar:
+            workers = self.settings.workers
             found = evaluate(
-                self.model, split, self.config, device=self.group.device, precision="bf16" if self.bf16 else "fp32",
-                workers=self.settings.workers, progress=lambda *_: bar.update() and None,
-            )  # fmt: skip
+                self.model, split, self.config, device=self.group.device, workers=workers, progress=lambda *_: bar.update() and None
+            )
         self.model.train()
         found.confusions.save(self.run.confusions)
         return found.to_dict()
