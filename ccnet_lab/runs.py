@@ -3,6 +3,7 @@
 Everything but the log is written whole or not at all: to a temporary file, forced to disk, then renamed.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from ccnet_lab.configs import Config
-from ccnet_lab.data.catalog import get_dataset, register
+from ccnet_lab.data.catalog import DATASETS, get_dataset, register
 from ccnet_lab.errors import MissingFileError, RunBusyError, RunError
 from ccnet_lab.model.weights import save_weights
 
@@ -40,7 +42,9 @@ class Run:
             raise RunError(f"{folder} is no run folder: it has no config.json")
         run = cls(folder)
         if (folder / "dataset.json").is_file():
-            register(run._read("dataset.json"))
+            dataset = run._read("dataset.json")
+            if dataset.get("key") not in DATASETS:  # what the caller has opened, perhaps elsewhere by now, counts
+                register(dataset)
         return run
 
     @classmethod
@@ -50,11 +54,17 @@ class Run:
         if (run.folder / "config.json").exists():
             raise RunError(f"{folder} holds a run already; add --resume to go on with it, or choose another folder")
         run.folder.mkdir(parents=True, exist_ok=True)
+        return run.begin_anew(config)
+
+    def begin_anew(self, config: Config) -> "Run":
+        """Let the folder hold `config` and nothing of an earlier beginning."""
+        for name in ("training.json", "metrics.jsonl"):
+            (self.folder / name).unlink(missing_ok=True)
         dataset = get_dataset(config.dataset)
         if dataset.classes:  # a data set of one's own, which the catalog of another process doesn't know
-            run._write("dataset.json", dataset.to_dict())
-        run._write("config.json", config.to_dict())
-        return run
+            self._write("dataset.json", dataset.to_dict())
+        self._write("config.json", config.to_dict())
+        return self
 
     @property
     def config(self) -> Config:
@@ -102,8 +112,16 @@ class Run:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise RunError(f"the log of {self.folder} cannot be written: {error}; make room, then --resume") from None
+
+    def sync_log(self) -> None:
+        """Force the log to disk, so that it never lags behind a checkpoint."""
+        if (self.folder / "metrics.jsonl").exists():
+            _write_to_disk(self.folder / "metrics.jsonl", lambda _: None)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last line that was cut short is left out."""
@@ -167,21 +185,18 @@ class Run:
         candidates = self.checkpoints()
         for path in candidates:
             wanted = re.fullmatch(r"checkpoint-\d+-([0-9a-f]+)\.pt", path.name)
-            try:
-                if not wanted or _digest(path) != wanted.group(1):
-                    raise ValueError("its bytes are not those that were written")
+            if wanted and _digest(path) == wanted.group(1):  # whole: an error now is none of the file's
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 return state
-            except Exception as error:  # torch raises many kinds for damaged files
-                path.rename(path.with_suffix(".damaged"))
-                say(f"{path.name} is damaged ({error}); going back to the checkpoint before it")
+            path.rename(path.with_suffix(".damaged"))
+            say(f"{path.name} is damaged (its bytes are not those that were written); going back to the checkpoint before it")
         if candidates or list(self.folder.glob("checkpoint-*.damaged")):
             raise RunError(f"no checkpoint in {self.folder} can be read; start the run anew in another folder")
         return None
 
     def remove_checkpoints(self) -> None:
         """Delete the training states of a run that is finished."""
-        for path in self.checkpoints():
+        for path in self.folder.glob("checkpoint-*"):
             path.unlink()
 
     @contextmanager
@@ -195,7 +210,9 @@ class Run:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # POSIX record lock: workers that are forked don't inherit it
             except ImportError:  # Windows
                 pass
-            except OSError:
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise RunError(f"{self.folder} cannot be locked: {error}; this file system may not allow it, so use another") from None
                 file.seek(0)
                 raise RunBusyError(
                     f"{self.folder} is being written by process {file.read().strip() or '?'}; wait for it or stop it"
@@ -225,7 +242,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         _write_to_disk(temporary, write)
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap failures to write
         temporary.unlink(missing_ok=True)
         raise RunError(f"{path} cannot be written: {error}; what was there before is untouched") from None
 

@@ -98,7 +98,7 @@ def camvid(args: argparse.Namespace) -> None:
             name = f"{config.name}_seed{seed}"
             settings = Settings(
                 data=args.data, seed=seed, device=str(args.device), weights="none", log_every=100,
-                workers=0 if args.small else 12, save_every=10**6,
+                workers=0 if args.small else 12, save_every=500, resume=True,
                 steps=2 if args.small else None,
             )  # fmt: skip
             start = time.monotonic()

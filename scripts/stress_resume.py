@@ -48,7 +48,7 @@ def main() -> int:
             number += 1
             runs = Path(temporary) / f"broken{number}"
             for _ in range(min(args.per_run, args.kills - kills)):
-                delay = draw.uniform(0.1, 0.8) * length
+                delay = draw.uniform(0.02, 0.98) * length
                 where = kill_after(delay, [*command, "--runs", str(runs)], runs / "street")
                 if where is None:
                     break

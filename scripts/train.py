@@ -5,6 +5,7 @@ Several GPUs:   torchrun --nproc_per_node 4 scripts/train.py CONFIG --data ROOT 
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -26,16 +27,20 @@ def main() -> None:
     try:
         config = varied(get_config(args.config), args)
         scores = train(args.runs / (args.name or config.name), config, from_options(args))
-    except RunBusyError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        sys.exit(BUSY)
     except LabError as error:
-        parser.error(str(error))
+        leave(f"{parser.prog}: error: {error}", BUSY if isinstance(error, RunBusyError) else 2)
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(128 + stopped.number)
+        leave(str(stopped), 128 + stopped.number)
     if scores is not None:
         print(f"mIoU {100 * scores['miou']:.2f} %, pixel accuracy {100 * scores['pixel_accuracy']:.2f} %")
+
+
+def leave(words: str, code: int) -> None:
+    """Say why and end; among several processes at once, since an orderly end would wait for the others."""
+    print(words, file=sys.stderr, flush=True)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ import os
 import sys
 from pathlib import Path
 
+from ccnet_lab.configs import Config
 from ccnet_lab.errors import LabError
 from ccnet_lab.training import campaign
 from ccnet_lab.training.distributed import choose_device
 from ccnet_lab.training.estimates import estimate, estimates_table, probe
 from ccnet_lab.training.guards import Stopped
-from ccnet_lab.training.settings import add_options, uses_bf16, varied
+from ccnet_lab.training.settings import add_options, from_options, uses_bf16, varied
 
 
 def main() -> int:
@@ -45,6 +46,15 @@ def main() -> int:
         return 128 + stopped.number
 
 
+def chosen(args: argparse.Namespace) -> dict[str, tuple[str, Config]]:
+    """Run folder: the published configuration's name, and the configuration as the options change it."""
+    found: dict[str, tuple[str, Config]] = {}
+    for config in campaign.select(args.only):
+        changed = varied(config, args)
+        found.setdefault(changed.name, (config.name, changed))  # on data of one's own the data sets' recipes coincide: the first counts
+    return found
+
+
 def dry_run(args: argparse.Namespace) -> int:
     """Print what the runs would take."""
     device = choose_device(args.device)
@@ -52,8 +62,7 @@ def dry_run(args: argparse.Namespace) -> int:
     rate = args.tflops * 1e12 if args.tflops else probe(device, bf16) * args.nproc_per_node
     source = f"a stated {args.tflops:g} TFLOP/s" if args.tflops else f"{rate / 1e12:.3g} TFLOP/s, from a probe of {device}"
     found = []
-    for config in campaign.select(args.only):
-        config = varied(config, args)
+    for _, config in chosen(args).values():
         micro_batch = config.batch_size // (args.accumulate * args.nproc_per_node)
         found.append(estimate(config, rate, args.steps, max(1, micro_batch), bf16))
     print(estimates_table(found, source))
@@ -62,24 +71,26 @@ def dry_run(args: argparse.Namespace) -> int:
 
 def carry_out(args: argparse.Namespace, passed: list[str]) -> int:
     """Train, or submit; `passed` are the options for train.py."""
-    names: dict[str, str] = {}  # run folder: configuration
-    for config in campaign.select(args.only):
-        names.setdefault(varied(config, args).name, config.name)  # on data of one's own the data sets' recipes coincide: the first counts
+    settings, runs = from_options(args), chosen(args)
+
+    def done(name: str) -> bool:
+        return campaign.is_finished(args.runs / name, runs[name][1], settings)
+
     start = [sys.executable]
     if args.nproc_per_node > 1:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={args.nproc_per_node}"]
 
     def command(name: str) -> list[str]:
-        return [*start, str(Path(__file__).with_name("train.py")), names[name], *passed, "--resume"]
+        return [*start, str(Path(__file__).with_name("train.py")), runs[name][0], *passed, "--resume"]
 
     if args.slurm is not None:
-        todo = [name for name in names if not campaign.is_finished(args.runs / name)]
+        todo = [name for name in runs if not done(name)]
         parameters = dict(campaign.parameter(word) for word in args.slurm)
         for name, job in zip(todo, campaign.submit([command(n) for n in todo], args.runs / "slurm", parameters), strict=True):
             print(f"{job.job_id}  {name}")
         return 0
-    outcomes = campaign.run_all(list(names), args.runs, command)
-    print(campaign.results_table(names, args.runs))
+    outcomes = campaign.run_all(list(runs), args.runs, command, done=done)
+    print(campaign.results_table(runs, args.runs))
     problems = [outcome for outcome in outcomes if outcome.status in ("failed", "busy")]
     for outcome in problems:
         print(f"{outcome.status}: {outcome.name}: {outcome.reason}", file=sys.stderr)

@@ -17,15 +17,36 @@ from layouts import make_camvid, write
 from safetensors.torch import load_file
 
 from ccnet_lab import get_config
-from ccnet_lab.errors import ConfigError, DataError, DeviceError, RunBusyError, RunError, TrainingError
+from ccnet_lab.errors import ConfigError, DataError, DeviceError, MemoryShortError, RunBusyError, RunError, TrainingError
 from ccnet_lab.runs import Run
+from ccnet_lab.training import loop
+from ccnet_lab.training.guards import Stopped
 from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 STEPS = 12
 TIMED = ("images_per_second", "seconds")  # what two equal runs may differ in
-OPTIONS = ["--crop", 32, 32, "--resize", 64, 48, "--batch-size", 4, "--steps", STEPS, "--log-every", 1, "--save-every", 2, "--workers", 0]
+OPTIONS = [
+    "--device",
+    "cpu",
+    "--crop",
+    32,
+    32,
+    "--resize",
+    64,
+    48,
+    "--batch-size",
+    4,
+    "--steps",
+    STEPS,
+    "--log-every",
+    1,
+    "--save-every",
+    2,
+    "--workers",
+    0,
+]
 CONFIG = replace(get_config("street"), crop_size=(32, 32), batch_size=4, resize=(64, 48))
 
 
@@ -38,7 +59,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def settings(data):
-    return Settings(data=data, steps=4, workers=0, log_every=1, save_every=2)
+    return Settings(data=data, device="cpu", steps=4, workers=0, log_every=1, save_every=2)
 
 
 def start(data, runs, *more):
@@ -143,8 +164,6 @@ def stopped_after(folder, settings, last, config=CONFIG, **changes):
             if record["step"] == last:
                 raise Died
 
-    from ccnet_lab.training import loop
-
     plain, loop.Run = loop.Run, Dying
     try:
         with pytest.raises(Died):
@@ -230,7 +249,7 @@ def test_a_run_is_gone_on_with_as_it_was_begun(settings, tmp_path):
 def test_loss_that_is_not_finite_stops_with_the_batch(data, tmp_path):
     wild = replace(CONFIG, lr=1e20)
     with pytest.raises(TrainingError) as caught:
-        train(tmp_path / "run", wild, Settings(data=data, steps=12, workers=0, log_every=4, save_every=1))
+        train(tmp_path / "run", wild, Settings(data=data, device="cpu", steps=12, workers=0, log_every=4, save_every=1))
     assert "The batch: " in str(caught.value)
     assert str(caught.value).count("train_") + str(caught.value).count("val_") == 4
     run = Run(tmp_path / "run")
@@ -253,12 +272,96 @@ def test_micro_batches_reach_the_same_step(settings, tmp_path):
 def test_scores_on_the_way_change_nothing(settings, tmp_path):
     plain = train(tmp_path / "plain", CONFIG, replace(settings, steps=6))
     said = []
-    train(tmp_path / "scored", CONFIG, replace(settings, steps=6, evaluate_every=1), said.append)
+    train(tmp_path / "scored", CONFIG, replace(settings, steps=6, evaluate_every=1, log_every=5, save_every=5), said.append)
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("plain", "scored")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert [record["step"] for record in Run(tmp_path / "scored").metrics() if "val_miou" in record] == [3]
     assert said == [f"epoch 1: mIoU {100 * next(r['val_miou'] for r in Run(tmp_path / 'scored').metrics() if 'val_miou' in r):.2f} %"]
     assert Run(tmp_path / "scored").scores["miou"] == plain["miou"]
+
+
+def test_killed_while_it_is_scored(settings, tmp_path, monkeypatch):
+    """On the way: it is scored first when it goes on. At the end: log and weights stay, only the scores are made."""
+    settings = replace(settings, steps=6, evaluate_every=1, log_every=2, save_every=4)
+    whole = train(tmp_path / "whole", CONFIG, settings)
+    expected = [{k: v for k, v in record.items() if k not in TIMED} for record in Run(tmp_path / "whole").metrics()]
+    plain = loop.evaluate
+
+    def dies(*_, **__):
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+
+    def dies_at_the_end(*words, **more):
+        return dies() if Run(run).weights.exists() else plain(*words, **more)
+
+    for resume, evaluation in ((False, dies), (True, dies_at_the_end)):  # after step 3, then after the last
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "evaluate", evaluation)
+            with pytest.raises(KeyboardInterrupt):
+                train(run, CONFIG, replace(settings, resume=resume))
+    assert Run(run).weights.exists()
+    assert train(run, CONFIG, replace(settings, resume=True))["miou"] == whole["miou"]
+    assert [{k: v for k, v in record.items() if k not in TIMED} for record in Run(run).metrics()] == expected
+    assert Run(run).checkpoints() == []
+
+
+def test_what_has_nothing_to_go_on_with_begins_anew_with_other_options(settings, tmp_path):
+    """As after running out of memory in the first steps: the advice can be followed."""
+    stopped_after(tmp_path / "run", settings, 1)
+    train(tmp_path / "run", replace(CONFIG, batch_size=2), replace(settings, resume=True, accumulate=2))
+    assert Run(tmp_path / "run").config.batch_size == 2
+    with pytest.raises(RunError, match="begun otherwise: seed was 0 and is 3"):  # finished, and still not another run
+        train(tmp_path / "run", replace(CONFIG, batch_size=2), replace(settings, resume=True, accumulate=2, seed=3))
+
+
+def test_other_training_files_are_noticed(settings, tmp_path):
+    make_camvid(tmp_path)
+    stopped_after(tmp_path / "run", settings, 3, data=tmp_path)
+    for part in ("train", "trainannot"):
+        (tmp_path / "camvid" / part / "train_003.png").rename(tmp_path / "camvid" / part / "train_999.png")
+    with pytest.raises(RunError, match="training_files_crc32"):
+        train(tmp_path / "run", CONFIG, replace(settings, data=tmp_path, resume=True))
+
+
+def test_a_signal_while_a_checkpoint_is_read_does_not_condemn_it(settings, tmp_path, monkeypatch):
+    stopped_after(tmp_path / "run", settings, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
+        with pytest.raises(Stopped):
+            train(tmp_path / "run", CONFIG, replace(settings, resume=True))
+    assert len(Run(tmp_path / "run").checkpoints()) == 1
+    assert train(tmp_path / "run", CONFIG, replace(settings, resume=True)) is not None
+
+
+def test_told_twice_at_once_is_told_once(data, tmp_path):
+    """A terminal's Ctrl-C and a parent that hands it on."""
+    process = start(data, tmp_path, "--steps", 5_000)
+    wait_for_lines(process, tmp_path, 2)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 143
+    assert "saved; go on with --resume" in err
+    assert len(Run(tmp_path / "street").checkpoints()) >= 1
+
+
+def test_out_of_memory_says_what_to_lower(settings, tmp_path, monkeypatch):
+    def short(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(loop, "segmentation_loss", short)
+    with pytest.raises(MemoryShortError, match=r"batch of 4 in 1 micro-batches and crops of 32 x 32: raise --accumulate"):
+        train(tmp_path / "run", CONFIG, settings)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("steps", 0), ("seed", -1), ("log_every", 0), ("save_every", 0), ("accumulate", 0), ("workers", -1)]
+)
+def test_impossible_settings(data, option, value):
+    with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} is {value}; expected"):
+        Settings(data=data, **{option: value})
 
 
 def test_bf16_and_deterministic_mode(settings, tmp_path):
@@ -304,10 +407,12 @@ def test_two_processes_have_the_losses_of_one(settings, tmp_path):
     expected = frozen_losses(tmp_path / "one", settings)
     code = (
         "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; from test_loop import Settings, frozen_losses\n"
-        f"frozen_losses(Path({str(tmp_path / 'two')!r}), Settings(data=Path({str(settings.data)!r}), steps=4, workers=0, log_every=1))"
+        "folder, data = map(Path, sys.argv[1:]); "
+        "frozen_losses(folder, Settings(data=data, device='cpu', steps=4, workers=0, log_every=1))"
     )
     (tmp_path / "two.py").write_text(code)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "two.py")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(path) for path in (tmp_path / "two.py", tmp_path / "two", settings.data)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr

@@ -19,6 +19,7 @@ from ccnet_lab.training import campaign
 from ccnet_lab.training.guards import Stopped
 
 ROOT = Path(__file__).parent.parent
+SMALL = ["--crop", 64, 64, "--resize", 96, 64, "--batch-size", 2, "--weights", "none", "--workers", 0, "--device", "cpu"]
 
 
 def train_all(*words, timeout=500):
@@ -31,24 +32,7 @@ def test_all_twelve(tmp_path):
     make_voc(tmp_path)
     make_cityscapes(tmp_path)
     runs = tmp_path / "runs"
-    options = [
-        "--steps",
-        2,
-        "--crop",
-        64,
-        64,
-        "--resize",
-        96,
-        64,
-        "--batch-size",
-        2,
-        "--weights",
-        "none",
-        "--workers",
-        0,
-        "--device",
-        "cpu",
-    ]
+    options = ["--steps", 2, *SMALL]
     options = ["--data", tmp_path, "--runs", runs, *options, "--log-every", 1]
     first = train_all(*options)
     assert first.returncode == 1, first.stderr
@@ -143,31 +127,14 @@ def test_a_failed_run_does_not_stop_the_rest(tmp_path):
 
 
 def test_a_stopped_run_stops_the_rest(tmp_path):
-    with pytest.raises(Stopped, match="b is saved"):
+    with pytest.raises(Stopped, match="b was stopped"):
         campaign.run_all(["a", "b", "c"], tmp_path, scripted(tmp_path, b=143))
     assert (tmp_path / "order").read_text().split() == ["a", "b"]
 
 
 def test_sigterm_is_handed_on_and_the_run_saves(tmp_path):
     make_voc(tmp_path)
-    options = [
-        "--steps",
-        500,
-        "--crop",
-        64,
-        64,
-        "--resize",
-        96,
-        64,
-        "--batch-size",
-        2,
-        "--weights",
-        "none",
-        "--workers",
-        0,
-        "--log-every",
-        1,
-    ]
+    options = ["--steps", 500, *SMALL, "--log-every", 1]
     command = [sys.executable, "scripts/train_all.py", "--data", tmp_path, "--runs", tmp_path / "runs", "--only", "*50os16_voc", *options]
     process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "runs" / "ccnet_resnet50os16_voc"

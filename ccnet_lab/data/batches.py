@@ -111,5 +111,6 @@ def _collate(samples: list[Any]) -> Batch | LabError:
 
 def leave_signals_to_the_parent(_: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach every process of the group; the parent finishes its step, saves and ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

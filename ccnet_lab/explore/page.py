@@ -59,6 +59,8 @@ def model_line(explorer: Explorer) -> str:
         f"<b>{sum(p.numel() for p in explorer.model.parameters()) / 1e6:.2f} M</b> parameters",
         f"stride <b>{explorer.config.output_stride}</b>",
     ]
+    if explorer.config.dataset == "camvid":
+        parts.append("trained on CamVid: <b>CC BY-NC 4.0</b>, not for commercial use")
     if explorer.config.published_miou is not None:
         parts.append(f"published mIoU <b>{explorer.config.published_miou:.2f} %</b>")
     return f"<div class='line'>{' · '.join(parts)}</div>"

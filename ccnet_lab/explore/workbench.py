@@ -101,6 +101,7 @@ class Workbench:
     def models(self) -> list[tuple[str, str]]:
         """(label, value) of the models that can be opened now: embedded ones, checkpoints on disk, finished runs."""
         labels = {"demo": "demo: beacons, trained at R = 2", "demo_r1": "demo: beacons, trained at R = 1"}
+        labels |= {"street": "street: photographs from a car (CamVid)"}
         choices = [(labels.get(name, name), name) for name in available_models()]
         folders = sorted(self.runs.iterdir()) if self.runs is not None and self.runs.is_dir() else []
         choices += [(f"run: {f.name}", str(f)) for f in folders if (f / "config.json").is_file() and Run(f).weights.is_file()]

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ccnet_lab.configs import CONFIGS, Config
-from ccnet_lab.errors import LabError, MissingPackageError, UnknownConfigError, near
+from ccnet_lab.errors import LabError, MissingPackageError, RunBusyError, UnknownConfigError, near
 from ccnet_lab.runs import Run
-from ccnet_lab.training.guards import BUSY, Stopped
+from ccnet_lab.training.guards import BUSY, SIGNALS, Stopped
 from ccnet_lab.training.protocol import Protocol, check_comparable, published_protocol
+from ccnet_lab.training.settings import Settings
 
 SPREAD = 1.3  # points of mIoU between runs of one configuration: the authors' three runs each, their repository's README
 LAST_LINES = 5  # of what a failed run said
@@ -47,7 +48,13 @@ def select(patterns: Iterable[str] | None) -> list[Config]:
     return sorted(chosen, key=lambda c: (c.depth + 100 * (c.output_stride == 8), list(CONFIGS).index(c.name)))
 
 
-def run_all(names: Sequence[str], runs: Path, command: Callable[[str], list[str]], say: Callable[[str], None] = print) -> list[Outcome]:
+def run_all(
+    names: Sequence[str],
+    runs: Path,
+    command: Callable[[str], list[str]],
+    say: Callable[[str], None] = print,
+    done: Callable[[str], bool] = lambda _: False,
+) -> list[Outcome]:
     """Run `command(name)` for each run that isn't finished, one after another, each in its own process.
 
     Start it several times, each with one GPU visible, and the runs are shared out: what one trains, the others pass over.
@@ -57,6 +64,7 @@ def run_all(names: Sequence[str], runs: Path, command: Callable[[str], list[str]
         runs: where the run folders are.
         command: the command line that trains a run, or goes on with it.
         say: is told what begins and what failed.
+        done: whether the run of that name needs nothing more.
 
     Raises:
         Stopped: on SIGTERM or Ctrl-C, once the run under way has saved and ended.
@@ -64,18 +72,18 @@ def run_all(names: Sequence[str], runs: Path, command: Callable[[str], list[str]
     outcomes = []
     for number, name in enumerate(names, 1):
         where = f"{name} ({number} of {len(names)})"
-        if is_finished(runs / name):
+        if done(name):
             say(f"{where}: finished already")
             outcomes.append(Outcome(name, "skipped"))
             continue
         say(f"{where}: {'going on' if (runs / name).is_dir() else 'begins'}")
-        code, last_words = _call(command(name))
+        code, last_words, told = (BUSY, "", []) if _busy(runs / name) else _call(command(name))
+        if told or code - 128 in SIGNALS:
+            raise Stopped(told[0] if told else code - 128, f"{name} was stopped; the same command goes on with it")
         if code == 0:
             outcomes.append(Outcome(name, "finished"))
         elif code == BUSY:
             outcomes.append(Outcome(name, "busy", "another process trains it"))
-        elif code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
-            raise Stopped(code - 128, f"{name} is saved; the same command goes on with it")
         else:
             outcomes.append(Outcome(name, "failed", last_words or f"exit code {code}"))
             say(f"{where}: failed, going on with the next")
@@ -115,9 +123,15 @@ def parameter(word: str) -> tuple[str, int | str]:
     return key, int(value) if value.isdigit() else value
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether the folder holds a run that is trained and scored."""
-    return (folder / "config.json").is_file() and Run(folder).finished
+def is_finished(folder: Path, config: Config | None = None, settings: Settings | None = None) -> bool:
+    """Whether the folder holds a run that is trained and scored; with a configuration and settings, whether it is this one."""
+    try:
+        run = Run.open(folder)
+        if config is None or settings is None:
+            return run.finished
+        return run.finished and run.config == config and settings.deciding(config).items() <= (run.training or {}).items()
+    except LabError:  # no run, or a damaged one
+        return False
 
 
 def deviations(run: Run) -> list[str]:
@@ -129,6 +143,7 @@ def deviations(run: Run) -> list[str]:
     ours, theirs = config.to_dict(), recipe.to_dict()
     found = [f"{name} {ours[name]}" for name in ours if ours[name] != theirs[name]]
     found += [f"{training['steps']} steps"] if training.get("steps") else []
+    found += [f"{training['accumulate']} micro-batches"] if training.get("accumulate", 1) > 1 else []
     return found + ([f"weights {training['weights']}"] if training.get("weights", "imagenet") != "imagenet" else [])
 
 
@@ -165,8 +180,25 @@ def _verdict(run: Run, measured: float, published: float | None) -> tuple[str, s
     return f"{difference:+.2f}", meaning
 
 
-def _call(command: list[str]) -> tuple[int, str]:
-    """Run a command, its words passed through; its exit code (128 + n after signal n) and the last lines it wrote to stderr."""
+def _busy(folder: Path) -> bool:
+    """Whether another process holds the run."""
+    if not folder.is_dir():
+        return False
+    try:
+        with Run(folder).locked():
+            return False
+    except RunBusyError:
+        return True
+
+
+def _call(command: list[str]) -> tuple[int, str, list[int]]:
+    """Run a command, its words passed through.
+
+    Returns:
+        Its exit code (128 + n after signal n), the last error it wrote to stderr, and the signals that were handed on to it.
+    """
+    told: list[int] = []
+    errors: deque[str] = deque(maxlen=1)
     words: deque[str] = deque(maxlen=LAST_LINES)
 
     def pass_through(stream: Any) -> None:
@@ -176,22 +208,25 @@ def _call(command: list[str]) -> tuple[int, str]:
             sys.stderr.flush()
             *whole, line = (line + chunk).replace(b"\r", b"\n").split(b"\n")
             words.extend(text.decode(errors="replace") for text in whole if text.strip())
+            errors.extend(word for word in words if "error: " in word)
         if line.strip():
             words.append(line.decode(errors="replace"))
 
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    # In a session of its own: a terminal's Ctrl-C would reach it twice, directly and through us.
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
     reader = threading.Thread(target=pass_through, args=(process.stderr,), daemon=True)
     reader.start()
 
     def forward(number: int, _: Any) -> None:
+        told.append(number)
         process.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
         code = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     reader.join(5)
-    error = next((word for word in reversed(words) if "error: " in word), words[-1] if words else "")
-    return 128 - code if code < 0 else code, error.strip()
+    error = errors[0] if errors else words[-1] if words else ""
+    return 128 - code if code < 0 else code, error.strip(), told

@@ -50,7 +50,9 @@ class Processes:
             return model
         if self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return DistributedDataParallel(model, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+        idle = getattr(model, "recurrence", 1) == 0  # then the attention gets no gradients
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=idle)
 
 
 @contextmanager
@@ -64,20 +66,23 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         DeviceError: the device isn't there.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if world > 1 and device != "cpu" and local < torch.cuda.device_count():
+        torch.cuda.set_device(local)  # before anything is put on "cuda"
     chosen = choose_device(device)
     if world == 1:
         yield Processes(0, 1, chosen)
         return
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        chosen = torch.device("cuda", local)
         if chosen.index >= torch.cuda.device_count():
             raise DeviceError(f"torchrun started more processes than there are GPUs ({torch.cuda.device_count()}); lower --nproc_per_node")
-        torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
-    try:
-        yield Processes(dist.get_rank(), world, chosen)
-    finally:
-        dist.destroy_process_group()
+    group = Processes(dist.get_rank(), world, chosen)
+    yield group
+    # Only where all went well: both wait for the others, and after an error in one process they would wait in vain.
+    group.wait()
+    dist.destroy_process_group()
 
 
 def choose_device(device: str) -> torch.device:

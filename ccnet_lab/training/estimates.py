@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.batches import steps_per_epoch
 from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.datasets import open_split
 from ccnet_lab.model.ccnet import build_model
+from ccnet_lab.training.guards import set_arithmetic
 from ccnet_lab.training.loss import segmentation_loss
 from ccnet_lab.training.schedule import build_optimizer
 
@@ -48,7 +50,9 @@ def estimate(config: Config, flops: float, steps: int | None = None, micro_batch
         micro_batch: images in memory at once; None for the whole batch.
         bf16: whether autocast keeps activations in bfloat16.
     """
-    steps = steps or config.epochs * steps_per_epoch(get_dataset(config.dataset).train_images or config.batch_size, config.batch_size)
+    dataset = get_dataset(config.dataset)
+    images = dataset.train_images or len(open_split(dataset, ""))  # one's own lies where it says
+    steps = steps or config.epochs * steps_per_epoch(images, config.batch_size)
     per_image, kept, parameters = _cost(config)
     activations = kept * (micro_batch or config.batch_size) * (0.5 if bf16 else 1)
     flop = per_image * config.batch_size * steps
@@ -82,6 +86,7 @@ def _cost(config: Config) -> tuple[float, float, int]:
 def probe(device: torch.device, bf16: bool = False, seconds: float = 10.0) -> float:
     """Operations per second of real training steps on this device, from a few seconds of a small configuration."""
     name, crop = PROBE
+    set_arithmetic()
     config = replace(get_config(name), crop_size=crop, batch_size=16 if device.type == "cuda" else 2)
     model = build_model(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = build_optimizer(model, config)

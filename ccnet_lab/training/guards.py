@@ -3,7 +3,8 @@
 import ctypes
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +14,13 @@ from ccnet_lab.configs import Config
 from ccnet_lab.errors import MemoryShortError
 
 BUSY = 75  # exit code of a run that another process holds: EX_TEMPFAIL of sysexits.h
+# What tells a run to stop: a scheduler's SIGTERM, Ctrl-C, and the two that Slurm sends before the time is up.
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+ONE_TELLING = 3.0  # seconds: a terminal, a scheduler and a parent process often tell the same thing twice
 
 
-class Stopped(Exception):  # noqa: N818, no error: the run was told to stop, and is saved
-    """SIGTERM or Ctrl-C came; `number` is the signal's. The run can be resumed."""
+class Stopped(BaseException):
+    """SIGTERM or Ctrl-C came; `number` is the signal's. The run can be resumed. No `Exception`, so that no handler takes it for a fault."""
 
     def __init__(self, number: int, what: str) -> None:
         super().__init__(what)
@@ -43,34 +47,40 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 
 @contextmanager
 def orderly() -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C raise `Stopped` where nothing needs saving: before the first step and after the last."""
+    """Let the signals raise `Stopped` where nothing needs saving: before the first step and after the last."""
 
     def stop(number: int, _: Any) -> None:
         raise Stopped(number, "stopped; nothing is lost, go on with --resume")
 
-    before: dict[int, Any] = {int(number): signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with _handling(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT in a list, to be acted on between two steps; a second one of a kind acts as it did before."""
+    """Collect the signals in a list, to be acted on between two steps; one that comes again after a while acts as it did before."""
     received: list[int] = []
+    first: dict[int, float] = {}
 
-    def note(number: int, _: Any) -> None:
+    def note(number: int, frame: Any) -> None:
+        if time.monotonic() - first.setdefault(number, time.monotonic()) > ONE_TELLING:
+            signal.signal(number, before[number])
+            before[number](number, frame)
         received.append(number)
-        signal.signal(number, before[number])
 
-    before: dict[int, Any] = {int(number): signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with _handling(note) as before:
         yield received
+
+
+@contextmanager
+def _handling(handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
+    """Handle the signals so; gives what handled them before."""
+    before: dict[int, Any] = {int(number): signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield before
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextmanager
@@ -78,10 +88,25 @@ def memory_advice(config: Config, accumulate: int) -> Iterator[None]:
     """Turn running out of memory into an error that says what to lower."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         raise MemoryShortError(
             f"out of memory with a batch of {config.batch_size} in {accumulate} micro-batches and crops of "
             f"{config.crop_size[0]} x {config.crop_size[1]}: raise --accumulate (the batch stays the same), or lower "
-            f"--batch-size or --crop "
-            f"({str(error).splitlines()[0] if str(error) else 'no more is known'})"
+            f"--batch-size or --crop ({str(error).splitlines()[0] if str(error) else 'no more is known'})"
         ) from None
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, a GPU's or the machine's."""
+    words = str(error).lower()
+    known = ("out of memory", "allocate memory", "alloc_failed")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in words for word in known)
+
+
+def set_arithmetic(deterministic: bool = False) -> None:
+    """TF32 off, as the published runs have it; deterministic algorithms by choice."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.use_deterministic_algorithms(deterministic)

@@ -15,6 +15,7 @@ from ccnet_lab.data.batches import leave_signals_to_the_parent
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.transforms import fitted_size, normalise, resize
 from ccnet_lab.errors import DeviceError, LabError, WeightsError
+from ccnet_lab.training.guards import out_of_memory
 from ccnet_lab.training.protocol import Protocol
 
 RESIZED_AT_ONCE = 2**22  # logits, 16 MiB: how many classes are resized to the size of the labels together follows from it
@@ -106,7 +107,7 @@ def predict(model: nn.Module, item: Item, protocol: Protocol, device: torch.devi
                 )
         return most_likely(passes, (item.labels.shape[0], item.labels.shape[1])).cpu().numpy()
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, LabError) or not _out_of_memory(error):
+        if isinstance(error, LabError) or not out_of_memory(error):
             raise
         height, width = max(tuple(pixels.shape[:2]) for pixels in item.inputs)
         raise DeviceError(
@@ -179,8 +180,3 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
 
 def _broken(model: nn.Module) -> bool:
     return not all(tensor.isfinite().all() for tensor in model.state_dict().values())
-
-
-def _out_of_memory(error: Exception) -> bool:
-    words = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in words or "allocate memory" in words

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -16,17 +16,17 @@ from tqdm import tqdm
 from ccnet_lab.configs import Config
 from ccnet_lab.data.batches import Batch, steps_per_epoch, training_batches
 from ccnet_lab.data.catalog import IGNORE, get_dataset
-from ccnet_lab.data.datasets import open_split
+from ccnet_lab.data.datasets import describe, open_split
 from ccnet_lab.errors import ConfigError, RunError, TrainingError
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.weights import load_start, load_weights
 from ccnet_lab.runs import Run
 from ccnet_lab.training.distributed import Processes, processes
 from ccnet_lab.training.evaluation import evaluate, scores
-from ccnet_lab.training.guards import Stopped, interruptible, keep_freed_memory, memory_advice, orderly
+from ccnet_lab.training.guards import Stopped, interruptible, keep_freed_memory, memory_advice, orderly, set_arithmetic
 from ccnet_lab.training.loss import balanced_weights, segmentation_loss
 from ccnet_lab.training.schedule import build_optimizer, poly_lr
-from ccnet_lab.training.settings import DECIDING, Settings, uses_bf16
+from ccnet_lab.training.settings import Settings, uses_bf16
 
 AGREE_EVERY = 10  # steps after which several processes ask each other whether one was told to stop
 
@@ -66,6 +66,7 @@ def train(folder: Path, config: Config, settings: Settings, say: Callable[[str],
         group.wait()
         run = Run.open(folder)
         if run.finished:
+            _same(run, settings.deciding(config))
             say(f"{folder} is finished already")
             return run.scores if group.main else None
         with memory_advice(config, settings.accumulate):
@@ -78,9 +79,11 @@ def train(folder: Path, config: Config, settings: Settings, say: Callable[[str],
             return None
         if not run.weights.is_file():
             run.save_weights(trainer.model, steps=trainer.total_steps, seed=settings.seed)
+        if trainer.told:  # in the last step
+            raise Stopped(trainer.told[0], "stopped after the last step and saved; --resume scores the run")
         found = trainer.evaluate()
-        run.write_scores(found)
         run.remove_checkpoints()
+        run.write_scores(found)
         return found
 
 
@@ -89,6 +92,8 @@ def open_run(folder: Path, config: Config, settings: Settings) -> Run:
     if not settings.resume or not (folder / "config.json").exists():
         return Run.create(folder, config)
     run = Run.open(folder)
+    if not run.checkpoints() and not run.weights.is_file():  # nothing to go on with: it begins anew, perhaps with other options
+        return run.begin_anew(config)
     before, now = run.config.to_dict(), config.to_dict()
     differing = [f"{name} is {before[name]!r} there and {now[name]!r} here" for name in now if before[name] != now[name]]
     if differing:
@@ -102,7 +107,11 @@ class Trainer:
     def __init__(self, run: Run, settings: Settings, group: Processes, say: Callable[[str], None]) -> None:
         self.run, self.settings, self.group, self.say = run, settings, group, say
         self.config = config = run.config
-        self.split = open_split(get_dataset(config.dataset), settings.data)
+        dataset = get_dataset(config.dataset)
+        self.split = open_split(dataset, settings.data)
+        self.scored = open_split(
+            dataset, settings.data, dataset.val_split
+        )  # now, since what is missing should be missed before the training
         self.per_epoch = steps_per_epoch(len(self.split), config.batch_size)
         self.total_steps = settings.steps or config.epochs * self.per_epoch
         self.micro_batch, rest = divmod(config.batch_size, group.world * settings.accumulate)
@@ -112,9 +121,10 @@ class Trainer:
                 "change --batch-size, --accumulate or the number of processes"
             )
         self.bf16 = uses_bf16(settings.precision, group.device)
-        _set_precision(settings.deterministic)
+        set_arithmetic(settings.deterministic)
         _seed(settings.seed)
-        self.model = load_start(build_model(config), settings.start(config))
+        begun = bool(run.checkpoints()) or run.weights.is_file()
+        self.model = load_start(build_model(config), "none" if begun else settings.start(config))
         self.model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.wrapped = group.wrap(self.model).train()
         self.optimizer = build_optimizer(self.model, config)
@@ -124,6 +134,8 @@ class Trainer:
         self.confusion = torch.zeros(config.num_classes**2 + 1, dtype=torch.long, device=group.device)  # this epoch's; the last is ignored
         self.pending: list[Step] = []  # not yet looked at, so that a GPU need not wait
         self.sums: dict[str, float] = {}  # over the steps since the last line of the log
+        self.told: list[int] = []  # signals that came during the steps
+        self.unscored = False  # whether to begin with an evaluation on the way
         self._begin()
 
     def run_steps(self) -> None:
@@ -133,27 +145,38 @@ class Trainer:
         cuda = group.device.type == "cuda"
         batches = training_batches(self.split, self.config, steps, settings.seed, group.rank, group.world, settings.workers, pinned=cuda)
         bar = tqdm(batches, self.config.name, self.total_steps, initial=self.step, unit="step", disable=not group.main, dynamic_ncols=True)
-        with interruptible() as signals, bar:
+        with interruptible() as self.told, bar:
+            if self.unscored:
+                self.evaluate_on_the_way()
             started = time.perf_counter()
             for batch in bar:
                 self.pending.append(self.train_step(batch))
                 self.step += 1
                 last = self.step == self.total_steps
-                stop = bool(signals) if group.world == 1 else self.step % AGREE_EVERY == 0 and group.any(bool(signals))
-                if not (last or stop or self.step % settings.log_every == 0 or self.step % settings.save_every == 0):
+                agree = not cuda or self.step % AGREE_EVERY == 0  # asking makes a GPU wait
+                stop = bool(self.told) if group.world == 1 else agree and group.any(bool(self.told))
+                logged, saved, scored = (
+                    self._due(n) for n in (settings.log_every, settings.save_every, settings.evaluate_every * self.per_epoch)
+                )
+                if not (last or stop or logged or saved or scored):
                     continue
                 self.read_pending()
                 now = time.perf_counter()
                 self.seconds, started = self.seconds + now - started, now
-                if last or self.step % settings.log_every == 0:
+                if last or logged:
                     bar.set_postfix_str(self.write_log())
-                if self._epoch_to_evaluate() and not last:
-                    self.evaluate_on_the_way()
-                    started = time.perf_counter()
-                if not last and (stop or self.step % settings.save_every == 0):
+                if not last and (stop or saved or scored):
                     self.save()
                 if stop and not last:
-                    raise Stopped(signals[0] if signals else signal.SIGTERM, f"stopped at step {self.step} and saved; go on with --resume")
+                    self.stop()
+                if scored and not last:
+                    self.evaluate_on_the_way()
+                    started = time.perf_counter()
+
+    def stop(self) -> NoReturn:
+        """End between two steps, the last of which is saved."""
+        number = self.told[0] if self.told else signal.SIGTERM
+        raise Stopped(number, f"stopped at step {self.step} and saved; go on with --resume")
 
     def train_step(self, batch: Batch) -> Step:
         """Forward, backward and one step of the optimiser on this process's share of a batch."""
@@ -192,8 +215,8 @@ class Trainer:
                 last = self.run.checkpoints()
                 raise TrainingError(
                     f"step {step.number}: the loss is {total:g} and the gradients' norm {norm:g}. The batch: {', '.join(step.names)}. "
-                    f"The last good checkpoint is "
-                    f"{last[0].name if last else '(none yet)'}; lower --lr, use --precision fp32, or look at these files"
+                    f"The last good checkpoint is {last[0].name if last else '(none yet)'}. Look at these files, or begin anew under "
+                    "another --name with a lower --lr or --precision fp32"
                 )
             for name, value in (("loss", total), ("loss_main", main), ("loss_aux", aux), ("grad_norm", norm), ("steps", 1)):
                 self.sums[name] = self.sums.get(name, 0.0) + value
@@ -225,15 +248,15 @@ class Trainer:
 
     def evaluate(self) -> dict[str, Any]:
         """Scores on the split that is scored, in float32 as the published ones; the confusion matrices per image are stored."""
-        dataset = get_dataset(self.config.dataset)
-        split = open_split(dataset, self.settings.data, dataset.val_split)
-        self.model.eval()
-        with tqdm(total=len(split), desc="evaluation", unit="image", leave=False) as bar:
+        with tqdm(total=len(self.scored), desc="evaluation", unit="image", leave=False) as bar:
+
+            def show(done: int, _: float) -> None:
+                bar.update(done - bar.n)
+                if self.told:
+                    self.stop()
+
             workers = self.settings.workers
-            found = evaluate(
-                self.model, split, self.config, device=self.group.device, workers=workers, progress=lambda *_: bar.update() and None
-            )
-        self.model.train()
+            found = evaluate(self.model, self.scored, self.config, device=self.group.device, workers=workers, progress=show)
         found.confusions.save(self.run.confusions)
         return found.to_dict()
 
@@ -247,10 +270,12 @@ class Trainer:
 
     def save(self) -> None:
         """Store everything the next step depends on."""
+        confusion = self.group.total(self.confusion.clone())
         if self.group.main:
+            self.run.sync_log()
             state = {
                 "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
-                "confusion": self.confusion, "sums": self.sums,
+                "confusion": confusion, "sums": self.sums,
             }  # fmt: skip
             self.run.save_checkpoint(state, self.step)
         self.group.wait()
@@ -258,30 +283,35 @@ class Trainer:
     def _begin(self) -> None:
         """Take up the last checkpoint, or write down how the run begins."""
         settings, run = self.settings, self.run
-        deciding = {**{name: settings.to_dict()[name] for name in DECIDING}, "weights": settings.start(self.config)}
+        files = describe(self.split)["names_crc32"]
+        deciding = settings.deciding(self.config) | {
+            "precision": "bf16" if self.bf16 else "fp32", "total_steps": self.total_steps, "training_files_crc32": files,
+        }  # fmt: skip
+        if run.weights.is_file():  # trained, but not scored: log and weights are whole
+            _same(run, deciding)
+            return
         before = run.training
         if before is not None:
-            differing = [
-                f"{name} was {before.get(name)!r} and is {value!r}" for name, value in deciding.items() if before.get(name) != value
-            ]
-            if differing:
-                raise RunError(f"{run.folder} was begun otherwise: {'; '.join(differing)}. Give the same options, or another folder")
+            _same(run, deciding)
         state = run.load_checkpoint(self.say) if before is not None and self.group.main else None
+        step = state["step"] if state is not None else 0
+        scoring = step > 0 and step % max(1, settings.evaluate_every * self.per_epoch) == 0 and settings.evaluate_every > 0
+        # Saved before it was to be scored on the way, and killed before it was.
+        self.unscored = scoring and not any("val_miou" in record and record["step"] == step for record in run.metrics())
         if self.group.world > 1:
-            found = [state]
+            found: list[Any] = [state, self.unscored]
             torch.distributed.broadcast_object_list(found, src=0)
-            state = found[0]
+            state, self.unscored = found
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
-            self.confusion.copy_(state["confusion"])
+            if self.group.main:  # the sum over all processes
+                self.confusion.copy_(state["confusion"])
             self.say(f"going on with {run.folder} at step {self.step} of {self.total_steps}")
         if self.group.main:
             run.rewind_log(self.step)
-            run.write_training(
-                settings.to_dict() | deciding | {"total_steps": self.total_steps, "processes": self.group.world, "torch": torch.__version__}
-            )
+            run.write_training(settings.to_dict() | deciding | {"processes": self.group.world, "torch": torch.__version__})
         if settings.accumulate > 1:
             self.say(f"batch norm sees {self.micro_batch} images at a time, not {self.config.batch_size // self.group.world}")
 
@@ -291,13 +321,20 @@ class Trainer:
             counts += torch.bincount(torch.from_numpy(self.split.read(index).labels).flatten(), minlength=IGNORE + 1)
         return balanced_weights(counts[: self.config.num_classes]).to(self.group.device)
 
-    def _epoch_to_evaluate(self) -> bool:
-        epochs = self.settings.evaluate_every
-        return epochs > 0 and self.step % (epochs * self.per_epoch) == 0
+    def _due(self, steps: int) -> bool:
+        return steps > 0 and self.step % steps == 0
 
     def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients are exchanged with the last micro-batch only."""
         return nullcontext() if last or self.group.world == 1 else self.wrapped.no_sync()  # type: ignore[operator]
+
+
+def _same(run: Run, deciding: dict[str, Any]) -> None:
+    """Refuse to go on with a run otherwise than it was begun."""
+    before = run.training or {}
+    differing = [f"{name} was {before[name]!r} and is {value!r}" for name, value in deciding.items() if before.get(name, value) != value]
+    if differing:
+        raise RunError(f"{run.folder} was begun otherwise: {'; '.join(differing)}. Give the same options, or another folder")
 
 
 def _cell_confusion(logits: Tensor, labels: Tensor) -> Tensor:
@@ -310,13 +347,6 @@ def _cell_confusion(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _autocast(device: torch.device, bf16: bool) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-
-
-def _set_precision(deterministic: bool) -> None:
-    """TF32 off, as the published runs have it; deterministic algorithms by choice."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = not deterministic
-    torch.use_deterministic_algorithms(deterministic)
 
 
 def _seed(*numbers: int) -> None:

@@ -1,7 +1,8 @@
 """Settings: how a run is carried out, and the command-line options for it. What is trained is a Config; who carries it out is loop.py."""
 
 import argparse
-from dataclasses import asdict, dataclass, replace
+import os
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ import torch
 
 from ccnet_lab.configs import SLIM, TINY, Config
 from ccnet_lab.data.datasets import open_own
+from ccnet_lab.errors import ConfigError
 
-DECIDING = ("steps", "seed", "precision", "weights", "accumulate", "deterministic")  # a resumed run must have the same
+
+def usual_workers() -> int:
+    """Processes that read images, per training process: its share of the cores, at most 16."""
+    return max(1, min(16, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +44,31 @@ class Settings:
     precision: str = "auto"
     weights: str | None = None
     accumulate: int = 1
-    workers: int = 2
+    workers: int = field(default_factory=usual_workers)
     deterministic: bool = False
     log_every: int = 50
     save_every: int = 500
     evaluate_every: int = 0
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in {
+            "steps": 1,
+            "seed": 0,
+            "accumulate": 1,
+            "workers": 0,
+            "log_every": 1,
+            "save_every": 1,
+            "evaluate_every": 0,
+        }.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected {least} or more")
+
+    def deciding(self, config: Config) -> dict[str, Any]:
+        """What a run that is gone on with must have as it was begun."""
+        names = ("steps", "seed", "accumulate", "deterministic")
+        return {name: getattr(self, name) for name in names} | {"weights": self.start(config)}
 
     def start(self, config: Config) -> str:
         """What `config` starts from: `weights`, or what is usual."""
@@ -62,7 +86,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, required=True, metavar="ROOT", help="holds VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/"
     )
     data.add_argument("--own", type=Path, metavar="FOLDER", help="train on this folder (images/, masks/, classes.json) instead")
-    data.add_argument("--workers", type=int, default=Settings.workers, help="processes that read images")
+    data.add_argument("--workers", type=int, default=usual_workers(), help="processes that read images")
     recipe = parser.add_argument_group("changes to the recipe")
     recipe.add_argument("--steps", type=int, help="optimiser steps in all, instead of the configuration's epochs")
     recipe.add_argument("--epochs", type=int)
@@ -99,7 +123,9 @@ def from_options(args: argparse.Namespace) -> Settings:
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
     """Whether a precision of "auto", "fp32" or "bf16" means bfloat16 autocast on this device."""
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return precision == "bf16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
 
 
 def varied(config: Config, args: argparse.Namespace) -> Config:

@@ -12,7 +12,7 @@ from ccnet_lab.configs import Config
 from ccnet_lab.errors import MemoryShortError
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.training.estimates import estimate
-from ccnet_lab.training.guards import memory_advice
+from ccnet_lab.training.guards import memory_advice, set_arithmetic
 from ccnet_lab.training.loss import segmentation_loss
 from ccnet_lab.training.schedule import build_optimizer
 
@@ -67,8 +67,7 @@ def measure(config: Config, device: torch.device, batch: int | None = None, repe
 def _turn(config: Config, device: torch.device, batch: int, steps: int, precision: str, layout: torch.memory_format) -> tuple[float, int]:
     """Images per second of `steps` training steps after two to warm up, and the peak of CUDA's memory in bytes."""
     cuda = device.type == "cuda"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True
+    set_arithmetic()
     gc.collect()
     if cuda:
         torch.cuda.empty_cache()
