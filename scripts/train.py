@@ -32,13 +32,20 @@ def main() -> None:
     except Stopped as stopped:
         leave(str(stopped), 128 + stopped.number)
     if scores is not None:
-        print(f"mIoU {100 * scores['miou']:.2f} %, pixel accuracy {100 * scores['pixel_accuracy']:.2f} %")
+        print(f"mIoU {100 * scores['miou']:.2f} %, pixel accuracy {100 * scores['pixel_accuracy']:.2f} %", flush=True)
+    if several():
+        os._exit(0)  # what torch tears down at an interpreter's end can hang
+
+
+def several() -> bool:
+    """Whether torchrun started several processes."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def leave(words: str, code: int) -> None:
     """Say why and end; among several processes at once, since an orderly end would wait for the others."""
     print(words, file=sys.stderr, flush=True)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if several():
         os._exit(code)
     sys.exit(code)
 

@@ -148,10 +148,10 @@ def test_opening(tmp_path, monkeypatch, published_file):
     monkeypatch.setenv("CCNET_LAB_HOME", str(tmp_path))
     with pytest.raises(MissingFileError, match=r"download https.*ccnet_resnet50os8_cityscapes_train.pth and put it at"):
         Explorer.open("ccnet_resnet50os8_cityscapes")
-    assert list(available_models()) == ["demo", "demo_r1"]
+    assert list(available_models()) == ["demo", "demo_r1", "street"]
     (tmp_path / "checkpoints").mkdir()
     os.link(published_file("ccnet_resnet50os8_cityscapes"), tmp_path / "checkpoints" / "ccnet_resnet50os8_cityscapes_train.pth")
-    assert list(available_models()) == ["demo", "demo_r1", "ccnet_resnet50os8_cityscapes"]
+    assert list(available_models()) == ["demo", "demo_r1", "street", "ccnet_resnet50os8_cityscapes"]
     assert Explorer.open("ccnet_resnet50os8_cityscapes").config == CONFIGS["ccnet_resnet50os8_cityscapes"]
     with pytest.raises(UnknownConfigError, match="demo"):
         Explorer.open("demmo")

@@ -80,8 +80,9 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     group = Processes(dist.get_rank(), world, chosen)
     yield group
-    # Only where all went well: both wait for the others, and after an error in one process they would wait in vain.
-    group.wait()
+    # Only where all went well: after an error in one process NCCL would wait for the others in vain. It also wants them to leave together.
+    if chosen.type == "cuda":
+        group.wait()
     dist.destroy_process_group()
 
 

@@ -173,6 +173,8 @@ class Trainer:
                     self.evaluate_on_the_way()
                     started = time.perf_counter()
 
+        self.wrapped = self.model  # frees what exchanges gradients before its process group goes; the other way round gloo can hang
+
     def stop(self) -> NoReturn:
         """End between two steps, the last of which is saved."""
         number = self.told[0] if self.told else signal.SIGTERM
