@@ -15,9 +15,10 @@ from ccnet_lab.configs import Config
 from ccnet_lab.errors import LabError
 from ccnet_lab.training import campaign
 from ccnet_lab.training.distributed import choose_device
-from ccnet_lab.training.estimates import estimate, estimates_table, probe
+from ccnet_lab.training.estimates import estimate, estimates_table
 from ccnet_lab.training.guards import Stopped
 from ccnet_lab.training.settings import add_options, from_options, uses_bf16, varied
+from ccnet_lab.training.throughput import probe
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from ccnet_lab.training.metrics import load_confusions
 from ccnet_lab.training.protocol import Protocol, check_comparable, published_protocol
 
 ROOT = Path(__file__).parent.parent
-SCORES = json.loads((ROOT / "results" / "street.json").read_text())
+SCORES = json.loads((ROOT / "results" / "runs" / "street" / "scores.json").read_text())
 
 
 def test_it_opens_offline_and_is_small():
@@ -40,7 +40,7 @@ def test_its_table_is_that_of_its_scores():
 
 
 def test_the_stored_matrices_give_the_stored_scores():
-    stored = load_confusions(ROOT / "results" / "street.npz")
+    stored = load_confusions(ROOT / "results" / "runs" / "street" / "confusions.npz")
     assert len(stored.names) == 233
     found = scores(stored.total())
     assert found.miou == pytest.approx(SCORES["miou"], abs=1e-9)
@@ -50,7 +50,7 @@ def test_the_stored_matrices_give_the_stored_scores():
 def test_photographs_give_what_is_stored():
     if not (SHARED / "camvid").is_dir():
         pytest.skip("no ../shared/data/camvid here")
-    explorer, stored = Explorer.open("street"), load_confusions(ROOT / "results" / "street.npz")
+    explorer, stored = Explorer.open("street"), load_confusions(ROOT / "results" / "runs" / "street" / "confusions.npz")
     split = open_split(get_dataset("camvid"), SHARED, "test")
     split = replace(split, pairs=split.pairs[::20])
     found = evaluate(explorer.model, split, explorer.config, boundaries=False)

@@ -1,23 +1,18 @@
-"""Estimates of a full run before it begins: arithmetic, memory, hours. Nothing is trained here but a short probe of this machine's rate."""
+"""Estimates of a full run before it begins: arithmetic, memory, hours. This machine's rate is measured by throughput.py."""
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ccnet_lab.configs import Config, get_config
+from ccnet_lab.configs import Config
 from ccnet_lab.data.batches import steps_per_epoch
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
 from ccnet_lab.model.ccnet import build_model
-from ccnet_lab.training.guards import set_arithmetic
 from ccnet_lab.training.loss import segmentation_loss
-from ccnet_lab.training.schedule import build_optimizer
-
-PROBE = ("ccnet_resnet50os16_voc", (256, 256))  # configuration and crop of the probe: seconds on a CPU, enough work to fill a GPU
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ def estimate(config: Config, flops: float, steps: int | None = None, micro_batch
 
     Args:
         config: what is trained.
-        flops: operations per second, from `probe` or stated.
+        flops: operations per second, from `throughput.probe` or stated.
         steps: optimiser steps; None for the configuration's epochs.
         micro_batch: images in memory at once; None for the whole batch.
         bf16: whether autocast keeps activations in bfloat16.
@@ -81,31 +76,6 @@ def _cost(config: Config) -> tuple[float, float, int]:
             loss = segmentation_loss(model(images), target, config.aux_weight).total
         loss.backward()
     return counter.get_total_flops() / 2, sum(kept.values()) / 2, sum(p.numel() for p in model.parameters())
-
-
-def probe(device: torch.device, bf16: bool = False, seconds: float = 10.0) -> float:
-    """Operations per second of real training steps on this device, from a few seconds of a small configuration."""
-    name, crop = PROBE
-    set_arithmetic()
-    config = replace(get_config(name), crop_size=crop, batch_size=16 if device.type == "cuda" else 2)
-    model = build_model(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = build_optimizer(model, config)
-    images = torch.randn(config.batch_size, 3, *crop, device=device).contiguous(memory_format=torch.channels_last)
-    target = torch.randint(0, config.num_classes, (config.batch_size, *crop), device=device)
-    times: list[float] = []
-    while not times or len(times) < 3 or sum(times) < seconds:
-        start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            out = model(images)
-        segmentation_loss(out, target).total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-        if len(times) >= 200:
-            break
-    return _cost(config)[0] * config.batch_size / sorted(times)[len(times) // 2]
 
 
 def estimates_table(found: list[Estimate], source: str) -> str:

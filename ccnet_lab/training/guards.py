@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ccnet_lab.configs import Config
-from ccnet_lab.errors import MemoryShortError
+from ccnet_lab.errors import LabError, MemoryShortError
 
 BUSY = 75  # exit code of a run that another process holds: EX_TEMPFAIL of sysexits.h
 # What tells a run to stop: a scheduler's SIGTERM, Ctrl-C, and the two that Slurm sends before the time is up.
@@ -89,7 +89,7 @@ def memory_advice(config: Config, accumulate: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if isinstance(error, LabError) or not out_of_memory(error):  # an evaluation's has advice of its own
             raise
         raise MemoryShortError(
             f"out of memory with a batch of {config.batch_size} in {accumulate} micro-batches and crops of "

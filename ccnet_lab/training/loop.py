@@ -109,9 +109,7 @@ class Trainer:
         self.config = config = run.config
         dataset = get_dataset(config.dataset)
         self.split = open_split(dataset, settings.data)
-        self.scored = open_split(
-            dataset, settings.data, dataset.val_split
-        )  # now, since what is missing should be missed before the training
+        self.scored = open_split(dataset, settings.data, dataset.val_split)  # now: what is missing should be missed before the training
         self.per_epoch = steps_per_epoch(len(self.split), config.batch_size)
         self.total_steps = settings.steps or config.epochs * self.per_epoch
         self.micro_batch, rest = divmod(config.batch_size, group.world * settings.accumulate)

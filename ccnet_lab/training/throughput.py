@@ -4,11 +4,12 @@ import gc
 import statistics
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ccnet_lab.configs import Config
+from ccnet_lab.configs import Config, get_config
 from ccnet_lab.errors import MemoryShortError
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.training.estimates import estimate
@@ -16,6 +17,7 @@ from ccnet_lab.training.guards import memory_advice, set_arithmetic
 from ccnet_lab.training.loss import segmentation_loss
 from ccnet_lab.training.schedule import build_optimizer
 
+PROBE = ("ccnet_resnet50os16_voc", (256, 256))  # configuration and crop of `probe`: seconds on a CPU, enough work to fill a GPU
 MODES = {  # precision and memory format
     "ours": ("bf16", torch.channels_last),
     "published": ("fp32", torch.contiguous_format),  # float32, TF32 off, as SSSegmentation's recipe runs
@@ -62,6 +64,15 @@ def measure(config: Config, device: torch.device, batch: int | None = None, repe
     if all(rates.values()):
         found["ratio"] = found["ours"]["images_per_second"] / found["published"]["images_per_second"]
     return found
+
+
+def probe(device: torch.device, bf16: bool = False) -> float:
+    """Operations per second of real training steps on this device, from a few seconds of a small configuration."""
+    name, crop = PROBE
+    config = replace(get_config(name), crop_size=crop, batch_size=16 if device.type == "cuda" else 2)
+    rate, _ = _turn(config, device, config.batch_size, 5, "bf16" if bf16 else "fp32", torch.channels_last)
+    whole = estimate(config, 1.0)
+    return rate * whole.flop / whole.images
 
 
 def _turn(config: Config, device: torch.device, batch: int, steps: int, precision: str, layout: torch.memory_format) -> tuple[float, int]:
