@@ -17,10 +17,10 @@ from layouts import make_camvid, write
 from safetensors.torch import load_file
 
 from ccnet_lab import get_config
-from ccnet_lab.errors import ConfigError, DataError, DeviceError, MemoryShortError, RunBusyError, RunError, TrainingError
+from ccnet_lab.errors import ConfigError, DataError, DeviceError, MemoryShortError, RunError, TrainingError
 from ccnet_lab.runs import Run
 from ccnet_lab.training import loop
-from ccnet_lab.training.guards import Stopped
+from ccnet_lab.training.guards import Stopped, memory_advice
 from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import Settings
 
@@ -231,10 +231,6 @@ def test_two_processes_cannot_write_to_one_run(data, tmp_path):
         pass
 
 
-def test_the_lock_is_of_another_class_than_the_rest():
-    assert issubclass(RunBusyError, RunError)
-
-
 def test_a_run_is_gone_on_with_as_it_was_begun(settings, tmp_path):
     stopped_after(tmp_path / "run", settings, 3)
     with pytest.raises(RunError, match="holds a run already; add --resume"):
@@ -354,6 +350,11 @@ def test_out_of_memory_says_what_to_lower(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "segmentation_loss", short)
     with pytest.raises(MemoryShortError, match=r"batch of 4 in 1 micro-batches and crops of 32 x 32: raise --accumulate"):
         train(tmp_path / "run", CONFIG, settings)
+
+
+def test_an_evaluation_s_own_advice_is_kept():
+    with pytest.raises(DeviceError, match="--mode slide"), memory_advice(CONFIG, 1):
+        raise DeviceError("cuda ran out of memory on a photograph; use --mode slide")
 
 
 @pytest.mark.parametrize(
