@@ -41,10 +41,14 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         with gr.Row(elem_id="top"):
             gr.HTML(page.BRAND, elem_id="brand")
             models = gr.Dropdown(
-                bench.models(), value=bench.model, label="model", info="or type a path: checkpoint or run folder", elem_id="model",
+                bench.models(), value=bench.model, label="model", info="the twelve: published mIoU, size; or type a path", elem_id="model",
                 allow_custom_value=bench.any_path,
             )  # fmt: skip
             about_model = gr.HTML(elem_id="about-model")
+        wanted = gr.State("")  # a model that is not on this machine yet
+        with gr.Row(visible=False, elem_id="download") as download:
+            offer = gr.HTML(elem_id="offer")
+            fetch, leave = gr.Button("Download", elem_id="fetch"), gr.Button("Not now", elem_id="leave")
         notice, problem = gr.HTML(elem_id="notice"), gr.HTML(elem_id="problem")
         with gr.Tab("Explore"):
             with gr.Row(elem_id="pictures"):
@@ -100,8 +104,31 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         def load(at: dict[str, Any]) -> Any:
             return everything(Scene(**at))
 
+        def no_offer(scene: Scene) -> dict[Any, Any]:
+            return {download: gr.Row(visible=False), wanted: "", models: gr.Dropdown(bench.models(), value=scene.model)}
+
         def choose_model(at: dict[str, Any], name: str) -> Any:
-            return everything(bench.with_model(Scene(**at), name))
+            if question := bench.offer(name):
+                ask = {fetch: gr.Button(visible=True), leave: gr.Button("Not now")}
+                return {download: gr.Row(visible=True), offer: question, wanted: name, problem: "", **ask}
+            scene = bench.with_model(Scene(**at), name)
+            return {**everything(scene), **no_offer(scene)}
+
+        def get_model(name: str, request: gr.Request) -> Any:
+            try:
+                for so_far in bench.fetch(name, str(request.session_hash)):
+                    yield {offer: so_far, fetch: gr.Button(visible=False), leave: gr.Button("Cancel"), problem: ""}
+            except LabError as error:
+                yield {problem: page.problem(error)}
+
+        def open_model(at: dict[str, Any], name: str) -> Any:
+            scene = Scene(**at) if bench.offer(name) else bench.with_model(Scene(**at), name or at["model"])
+            shown = everything(scene) if scene.model == name else {}
+            return {**shown, **no_offer(scene)}
+
+        def leave_model(at: dict[str, Any], name: str, request: gr.Request) -> Any:
+            bench.fetches.leave(name, str(request.session_hash))
+            return no_offer(Scene(**at))
 
         def choose_size(at: dict[str, Any], short_side: int) -> Any:
             return everything(replace(Scene(**at), short_side=short_side))
@@ -146,7 +173,13 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         labels.input(told(slide_labels), [state, labels], on_image, **quick)
         for slider in (photo, clip):
             slider.input(told(slide_maps), [state, photo, clip], on_pixel, **quick)
-        models.input(told(choose_model), [state, models], on_all, **slow)
+        on_offer = [*on_all, download, offer, fetch, leave, wanted]
+        models.input(told(choose_model), [state, models], on_offer, **slow)
+        come = fetch.click(
+            get_model, wanted, [offer, fetch, leave, problem], concurrency_limit=None, show_progress="hidden", api_visibility="private"
+        )
+        come.then(told(open_model), [state, wanted], on_offer, show_progress_on=[stage], api_visibility="private")
+        leave.click(leave_model, [state, wanted], [download, wanted, models], **quick)
         size.input(told(choose_size), [state, size], on_all, **slow)
         upload.upload(told(take), [state, upload], on_all, **slow)
         examples.select(told(take_example), state, on_all, **slow)

@@ -7,11 +7,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ccnet_lab.errors import DownloadError, LabError
 
@@ -30,6 +31,7 @@ def fetch(
     digest: str = "",
     size: int | None = None,
     progress: Progress | None = None,
+    check: Callable[[Path], None] | None = None,
     timeout: float = 30.0,
     retries: int = 4,
     pause: float = 1.0,
@@ -44,7 +46,8 @@ def fetch(
         path: the file to write; its folder is made.
         digest: `"sha256:..."`, `"md5:..."` or `"sha1:..."`; the first digits suffice.
         size: its length in bytes where it is known beforehand.
-        progress: called with (bytes so far, bytes in all or None).
+        progress: called with (bytes so far, bytes in all or None); what it raises ends the call, and the next one goes on from there.
+        check: called with the whole file before it gets its name; raises `DownloadError` if it is not what it should be.
         timeout: seconds without a byte after which the connection counts as cut.
         retries: tries in a row that bring nothing new before giving up; `pause` seconds before the first, twice that before the next, ...
 
@@ -52,7 +55,7 @@ def fetch(
         The path.
 
     Raises:
-        DownloadError: no network, refused, wrong length or hash, or no room on the disk; says where to put the file by hand.
+        DownloadError: no network, refused, wrong length or hash, no room on the disk, or another process is at it; says what to do.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
@@ -61,24 +64,18 @@ def fetch(
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tries, most = 0, _length(part)
-        while True:
-            try:
-                _receive(url, part, digest, size, progress, timeout)
-                break
-            except _CutError as cut:
-                tries, most = (1, _length(part)) if _length(part) > most else (tries + 1, most)
-                if tries > retries:
-                    kept = f"; the first {_length(part):,} bytes are kept and the next call goes on from there" if _length(part) else ""
-                    raise DownloadError(f"{url} cannot be downloaded: {cut}{kept}. Or put it at {path} by hand") from None
-                time.sleep(pause * 2 ** (tries - 1))
-        try:
-            _verify(part, digest, size, f"it is removed; call again, or put the right file at {path} by hand")
-        except DownloadError:
-            _forget(part)
-            raise
-        os.replace(part, path)
-        _forget(part)
+        with _alone(part):
+            if not path.exists():  # else another process has just finished it
+                _transfer(url, part, digest, size, progress, timeout, retries, pause)
+                try:
+                    _verify(part, digest, size, f"it is removed; call again, or put the right file at {path} by hand")
+                    if check:
+                        _checked(check, part, url)
+                except DownloadError:
+                    _forget(part)
+                    raise
+                os.replace(part, path)
+                _forget(part)
     except LabError:
         raise
     except OSError as error:  # of the disk: those of the network are _CutError or DownloadError by now
@@ -103,6 +100,57 @@ def progress_bar(title: str, unit: str = "B") -> Progress:
             bar.close()
 
     return show
+
+
+def _transfer(
+    url: str, part: Path, digest: str, size: int | None, progress: Progress | None, timeout: float, retries: int, pause: float
+) -> None:
+    """Receive until the part is whole; cuts are mended by going on."""
+    tries, most = 0, _length(part)
+    while True:
+        try:
+            return _receive(url, part, digest, size, progress, timeout)
+        except _CutError as cut:
+            tries, most = (1, _length(part)) if _length(part) > most else (tries + 1, most)
+            if tries > retries:
+                kept = f"; the first {_length(part):,} bytes are kept and the next call goes on from there" if _length(part) else ""
+                raise DownloadError(f"{url} cannot be downloaded: {cut}{kept}. Or put it at {_final(part)} by hand") from None
+            time.sleep(pause * 2 ** (tries - 1))
+
+
+def _checked(check: Callable[[Path], None], part: Path, url: str) -> None:
+    try:
+        check(part)
+    except DownloadError as error:
+        raise DownloadError(f"{url}: {error}; it is removed; call again, or put the right file at {_final(part)} by hand") from None
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Hold the part for this call; raises `DownloadError` where another call, in whatever process, holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    path = part.with_name(part.name + ".lock")
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino  # not one that was removed meanwhile
+        except BlockingIOError:
+            mine = False
+        if not mine:
+            file.seek(0)
+            who = file.read().strip()
+            raise DownloadError(f"{_final(part)} is being downloaded by process {who or '?'}; wait until it is done and call again")
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _receive(url: str, part: Path, digest: str, size: int | None, progress: Progress | None, timeout: float) -> None:

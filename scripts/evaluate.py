@@ -12,7 +12,7 @@ from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
 from ccnet_lab.errors import ConfigError, LabError, ProtocolError
 from ccnet_lab.explore.explorer import Explorer
-from ccnet_lab.explore.sources import find_weights
+from ccnet_lab.explore.sources import obtain_weights
 from ccnet_lab.model.weights import read_config
 from ccnet_lab.runs import Run, write_whole
 from ccnet_lab.training.distributed import choose_device
@@ -72,7 +72,7 @@ def _config(source: str, name: str | None, run: Run | None) -> Config:
     """The configuration to build: the one asked for, unless the file says that it is for another data set."""
     asked = get_config(name) if name else None
     try:
-        own = read_config(find_weights(source))
+        own = read_config(obtain_weights(source))
     except ConfigError:
         if asked is None:
             raise

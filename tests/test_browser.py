@@ -2,12 +2,16 @@
 
 import re
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
+from web import Served, serve
 
 import app
+from ccnet_lab import store
 from ccnet_lab.explore import page as words
 from ccnet_lab.explore.workbench import Workbench
 
@@ -170,3 +174,56 @@ def test_readable_at_phone_width(browser, address):
     tab.wait_for_timeout(500)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 395
     tab.close()
+
+
+@pytest.fixture
+def host():
+    yield from serve()
+
+
+def test_a_published_model_is_asked_for_first_cancelled_gone_on_with_and_opened(tab, host, published_file, tmp_path, monkeypatch):
+    """Nothing is downloaded unasked; a failure leaves the model that was there."""
+    monkeypatch.setenv("CCNET_LAB_HOME", str(tmp_path))
+    monkeypatch.setenv("CCNET_LAB_MIRROR", host.url)
+    name = "ccnet_resnet50os16_voc"
+    host.files[f"{name}_train.pth"] = file = Served(content=published_file(name).read_bytes(), stall=3.0)
+    menu, offer = tab.locator("#model input"), tab.locator("#offer .offer")
+
+    def pick(model):
+        menu.click()
+        tab.get_by_role("option", name=model).click()
+        offer.wait_for()
+
+    pick(name)
+    assert "Download about 209 MB from 127.0.0.1" in offer.inner_text()
+    assert file.requests == 0
+    tab.click("#leave")
+    offer.wait_for(state="hidden")
+    assert file.requests == 0
+    assert menu.input_value().startswith("demo: beacons")
+
+    pick(name)
+    tab.click("#fetch")
+    tab.wait_for_selector(".progress")
+    tab.click("#leave")
+    offer.wait_for(state="hidden")
+    assert menu.input_value().startswith("demo: beacons")
+    deadline = time.monotonic() + 30
+    while any(thread.name == f"fetch {name}" for thread in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (part,) = store.kept()
+    assert part.partial
+
+    pick(name)
+    tab.click("#fetch")
+    tab.wait_for_selector("#about-model:has-text('76.01')", timeout=90_000)
+    assert file.resumed == 1
+    offer.wait_for(state="hidden")
+    assert menu.input_value() == f"{name} · 76.01 % · here"
+
+    pick("ccnet_resnet101os8_ade20k")  # which the host hasn't got
+    tab.click("#fetch")
+    tab.wait_for_selector("#problem .problem:has-text('404')", timeout=60_000)
+    offer.wait_for(state="hidden")
+    assert menu.input_value() == f"{name} · 76.01 % · here"
+    assert "76.01" in tab.inner_text("#about-model")

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from conftest import filled, published_shapes
 from PIL import Image
+from web import Served, serve
 
 from ccnet_lab import CONFIGS, ConfigError, Explorer, ImageError, build_model, load_weights, save_weights
 from ccnet_lab.data.beacons import make_scene
 from ccnet_lab.data.transforms import normalise
-from ccnet_lab.errors import MissingFileError, RunError, UnknownConfigError
-from ccnet_lab.explore.sources import available_models
+from ccnet_lab.errors import DownloadError, MissingFileError, RunError, UnknownConfigError
+from ccnet_lab.explore.sources import available_models, find_weights
 from ccnet_lab.runs import Run
 
 
@@ -144,10 +145,35 @@ def test_street_photograph_through_a_full_size_network_in_the_published_format(p
     np.testing.assert_allclose(view.attention(240, 200, 2).sum(), 1, atol=1e-5)
 
 
+@pytest.fixture
+def host():
+    yield from serve()
+
+
+def test_a_name_fetches_the_published_checkpoint_once(tmp_path, monkeypatch, published_file, host):
+    name = "ccnet_resnet50os8_cityscapes"
+    monkeypatch.setenv("CCNET_LAB_HOME", str(tmp_path))
+    monkeypatch.setenv("CCNET_LAB_MIRROR", host.url)
+    with pytest.raises(DownloadError, match=rf"404.*put the file at .*{name}_train.pth by hand"):
+        Explorer.open(name)
+    host.files[f"{name}_train.pth"] = served = Served(content=published_file(name).read_bytes(), cuts=(50_000_000,))
+    explorer = Explorer.open(name)
+    assert explorer.config == CONFIGS[name]
+    expected = filled(published_shapes(name))["decoder.4.weight"]
+    assert torch.equal(explorer.model.classifier[4].weight, expected)
+    Explorer.open(name)
+    assert (served.requests, served.resumed) == (2, 1)
+    (tmp_path / "checkpoints" / f"{name}_train.pth").write_bytes(b"PK damaged")
+    with pytest.raises(DownloadError, match="at its first use it had"):
+        Explorer.open(name)
+
+
 def test_opening(tmp_path, monkeypatch, published_file):
     monkeypatch.setenv("CCNET_LAB_HOME", str(tmp_path))
-    with pytest.raises(MissingFileError, match=r"download https.*ccnet_resnet50os8_cityscapes_train.pth and put it at"):
-        Explorer.open("ccnet_resnet50os8_cityscapes")
+    with pytest.raises(MissingFileError, match=r"zoo.py get ccnet_.*download https.*ccnet_resnet50os8_cityscapes_train.pth and put it at"):
+        find_weights("ccnet_resnet50os8_cityscapes")
+    with pytest.raises(MissingFileError, match=r"train.py street8"):
+        Explorer.open("street8")
     assert list(available_models()) == ["demo", "demo_r1", "street"]
     (tmp_path / "checkpoints").mkdir()
     os.link(published_file("ccnet_resnet50os8_cityscapes"), tmp_path / "checkpoints" / "ccnet_resnet50os8_cityscapes_train.pth")

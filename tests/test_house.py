@@ -21,11 +21,13 @@ MAY_IMPORT = {
     "downloads": {"errors"},
     "data.catalog": {"errors"},
     "configs": {"errors", "data.catalog"},
+    "store": {"errors", "downloads", "data.catalog", "configs"},
     "data": {"errors", "downloads", "configs", "data.catalog"},
-    "model": {"errors", "downloads", "configs", "data.catalog", "data"},
-    "runs": {"errors", "downloads", "configs", "data.catalog", "data", "model"},
-    "training": {"errors", "downloads", "configs", "data.catalog", "data", "model", "runs"},
-    "explore": {"errors", "downloads", "configs", "data.catalog", "data", "model", "runs"},
+    "model": {"errors", "downloads", "store", "configs", "data.catalog", "data"},
+    "runs": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model"},
+    "zoo": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs"},
+    "training": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "zoo"},
+    "explore": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "zoo"},
 }
 
 

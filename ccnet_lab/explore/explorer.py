@@ -22,7 +22,7 @@ from ccnet_lab.errors import DeviceError, ImageError
 from ccnet_lab.explore import figures, maps
 from ccnet_lab.explore.maps import Step
 from ccnet_lab.explore.pictures import clip_level
-from ccnet_lab.explore.sources import find_weights
+from ccnet_lab.explore.sources import obtain_weights
 from ccnet_lab.model.ccnet import CCNet, build_model
 from ccnet_lab.model.weights import load_weights, read_config
 
@@ -81,15 +81,16 @@ class Explorer:
         """An explorer for an embedded model ("demo", "demo_r1"), one of the twelve, a run folder, or a weights file.
 
         Args:
-            source: a name or a path. For one of the twelve its checkpoint must lie in `checkpoint_folder()`.
+            source: a name or a path. The published checkpoint of one of the twelve is downloaded where it is not on disk, see store.py.
             config: what a weights file was made for, where the file itself leaves that open.
 
         Raises:
             UnknownConfigError: neither a name nor a path that exists.
-            MissingFileError: a known name whose checkpoint is not on disk; the message says where to put it.
+            DownloadError: the checkpoint of a known name cannot be had; the message says where to put it by hand.
+            MissingFileError: a run that has no weights yet, or a name whose weights are not shipped.
             WeightsError, ConfigError, RunError: as `load_weights`, `read_config` and `Run.open`.
         """
-        path = find_weights(source)
+        path = obtain_weights(source)
         config = get_config(config) if config is not None else read_config(path)
         with torch.device("meta"):  # no memory and no random start for what the file fills anyway
             model = build_model(config)

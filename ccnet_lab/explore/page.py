@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ccnet_lab.configs import Config
+from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.explore.explorer import Explorer, Pixel, View
 from ccnet_lab.explore.pictures import shown_size
+from ccnet_lab.store import Published
 
 STAGE, MAP = 640, 360  # longer sides of the stage and of a map, pixels
 
@@ -48,6 +52,35 @@ def problem(error: Exception) -> str:
     message = str(error)
     shown = message if len(message) <= 600 else message[:600] + f" … ({len(message) - 600:,} characters more)"
     return f"<div class='problem' role='alert'>{escape(shown)}</div>"
+
+
+def menu_line(config: Config, size: int, here: bool) -> str:
+    """What the model menu says of one of the twelve: name, published mIoU, and what is to be downloaded first."""
+    return f"{config.name} · {config.published_miou:.2f} % · {'here' if here else _megabytes(size)}"
+
+
+def offer(file: Published, address: str, config: Config, size: int) -> str:
+    """The question before a checkpoint is downloaded."""
+    return (
+        f"<div class='offer'><b>{escape(config.name)}</b> is not on this machine. Download about {_megabytes(size)} from "
+        f"{escape(urlsplit(address).netloc)}? <span>Published by SSSegmentation with {config.published_miou:.2f} % mIoU on "
+        f"{get_dataset(config.dataset).title}; <code>{escape(address)}</code> will be kept in <code>{escape(str(file.path.parent))}</code>."
+        "</span></div>"
+    )
+
+
+def fetching(file: Published, done: int, total: int | None) -> str:
+    """How far a download is."""
+    share = 100 * done / total if total else 0.0
+    much = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB" if done else "asking"
+    return (
+        f"<div class='offer'><b>{escape(file.name)}</b> is coming: {much} "
+        f"<div class='progress' role='progressbar' aria-valuenow='{share:.0f}'><s style='width:{share:.1f}%'></s></div></div>"
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"
 
 
 def model_line(explorer: Explorer) -> str:

@@ -3,29 +3,34 @@
 from importlib.resources import files
 from pathlib import Path
 
+from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS, EXTRAS
+from ccnet_lab.downloads import Progress, progress_bar
 from ccnet_lab.errors import MissingFileError, UnknownConfigError, near
-from ccnet_lab.model.weights import home
 from ccnet_lab.runs import Run
 
 
-def checkpoint_folder() -> Path:
-    """Where checkpoints of the twelve are looked for: `checkpoints` in `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab."""
-    return home() / "checkpoints"
-
-
 def find_weights(source: str | Path) -> Path:
-    """The weights file behind a name or a path; raises as `Explorer.open` does."""
+    """The weights file behind a name or a path, on this machine; raises as `Explorer.open` does, but downloads nothing.
+
+    For one of the twelve it is in the store's folder `checkpoints`: the published file, or one put there as NAME.safetensors or NAME.pth.
+    """
     name = str(source)
     if name in EXTRAS:
-        return Path(str(files("ccnet_lab").joinpath("assets", f"{name}.safetensors")))
+        path = Path(str(files("ccnet_lab").joinpath("assets", f"{name}.safetensors")))
+        if not path.is_file():
+            raise MissingFileError(
+                f"no weights of {name} are shipped; `python scripts/train.py {name} --data ROOT` trains it, then give the run folder"
+            )
+        return path
     if name in CONFIGS:
-        candidates = [checkpoint_folder() / f"{name}{ending}" for ending in (".safetensors", "_train.pth", ".pth")]
-        for path in candidates:
+        published = store.find(name).path
+        for path in (published.with_name(f"{name}.safetensors"), published, published.with_name(f"{name}.pth")):
             if path.is_file():
                 return path
         raise MissingFileError(
-            f"the checkpoint of {name} is not on disk; download {CONFIGS[name].published_url} and put it at {candidates[1]}"
+            f"the checkpoint of {name} is not on disk; `python scripts/zoo.py get {name}` downloads it, "
+            f"or download {CONFIGS[name].published_url} and put it at {published}"
         )
     path = Path(source)
     if path.is_dir():
@@ -36,6 +41,24 @@ def find_weights(source: str | Path) -> Path:
     if not path.is_file():
         known = [*EXTRAS, *CONFIGS]
         raise UnknownConfigError(f"{name!r} is neither a model's name nor a file or run folder on disk; {near(name, known)}")
+    return path
+
+
+def obtain_weights(source: str | Path, progress: Progress | None = None) -> Path:
+    """As `find_weights`, but the published checkpoint of one of the twelve is downloaded where it is not on disk, with a progress bar.
+
+    Raises:
+        DownloadError: it cannot be had, or is no longer the file that it was at its first use.
+    """
+    if str(source) not in CONFIGS:
+        return find_weights(source)
+    try:
+        path = find_weights(source)
+    except MissingFileError:
+        path = store.obtain(str(source), progress or progress_bar(str(source)))
+    else:
+        if path == store.find(str(source)).path:
+            store.verify(path)
     return path
 
 

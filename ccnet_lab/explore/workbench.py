@@ -1,25 +1,30 @@
 """Workbench: models and images kept ready between clicks, and what the app shows of them. HTML is made in page.py; no gradio in here."""
 
+import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
-from ccnet_lab.configs import CONFIGS, EXTRAS
+from ccnet_lab import store
+from ccnet_lab.configs import CONFIGS, EXTRAS, Config
 from ccnet_lab.data.beacons import make_scene
 from ccnet_lab.data.images import read_image
 from ccnet_lab.errors import ConfigError
 from ccnet_lab.explore import page, pictures
 from ccnet_lab.explore.explorer import Explorer, View
+from ccnet_lab.explore.fetching import Fetches
 from ccnet_lab.explore.page import MAP, STAGE
 from ccnet_lab.explore.pictures import Rgb
-from ccnet_lab.explore.sources import available_models
+from ccnet_lab.explore.sources import available_models, find_weights, obtain_weights
+from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.runs import Run
 
 RECURRENCES = (1, 2, 3)
@@ -96,15 +101,18 @@ class Workbench:
     def __init__(self, folder: Path, device: str = "cpu", any_path: bool = True, runs: Path | None = None, model: str = "demo") -> None:
         self.device, self.any_path, self.runs, self.model = device, any_path, runs, model
         self.examples = _examples(folder)
+        self.fetches = Fetches()
         self._explorers, self._views = Kept(3), Kept(6)
 
     def models(self) -> list[tuple[str, str]]:
-        """(label, value) of the models that can be opened now: embedded ones, checkpoints on disk, finished runs."""
+        """(label, value) of the models that can be picked: embedded ones, finished runs, the twelve, on disk or not."""
         labels = {"demo": "demo: beacons, trained at R = 2", "demo_r1": "demo: beacons, trained at R = 1"}
         labels |= {"street": "street: photographs from a car (CamVid)"}
-        choices = [(labels.get(name, name), name) for name in available_models()]
+        here = available_models()
+        choices = [(labels.get(name, name), name) for name in here if name in EXTRAS]
         folders = sorted(self.runs.iterdir()) if self.runs is not None and self.runs.is_dir() else []
         choices += [(f"run: {f.name}", str(f)) for f in folders if (f / "config.json").is_file() and Run(f).weights.is_file()]
+        choices += [(page.menu_line(config, weights_size(config), name in here), name) for name, config in CONFIGS.items()]
         return choices if self.model in dict(choices).values() else [*choices, (self.model, self.model)]
 
     def explorer(self, model: str) -> Explorer:
@@ -112,7 +120,30 @@ class Workbench:
         source, _, config = model.strip().partition(" as ")
         if not self.any_path and model not in {*CONFIGS, *EXTRAS, *dict(self.models()).values()}:
             raise ConfigError("this app can be reached from other machines, so it opens only the models of its menu, no typed paths")
+        find_weights(source)  # raises where it is not on disk: a visitor is asked first, see `offer`
         return self._explorers.get(model, lambda: Explorer.open(source, self.device, config.strip() or None))
+
+    def offer(self, model: str) -> str:
+        """What to ask, as HTML, before the checkpoint of one of the twelve is downloaded; "" if it is here or the model is none of them."""
+        if model not in CONFIGS or model in available_models():
+            return ""
+        if not self.any_path:
+            raise ConfigError(f"{model} is not on the machine this app runs on; there, `python scripts/zoo.py get {model}` downloads it")
+        file = store.find(model)
+        return page.offer(file, store.address(file), CONFIGS[model], weights_size(CONFIGS[model]))
+
+    def fetch(self, model: str, visitor: str) -> Iterator[str]:
+        """Download a checkpoint; gives how far it is, as HTML, a few times per second until it is here or the visitor has left.
+
+        Raises:
+            DownloadError: it cannot be had; says what to do.
+        """
+        with self.fetches.waiting(model, visitor) as coming:
+            while coming.running and coming.waited_for_by(visitor):
+                yield page.fetching(store.find(model), coming.done, coming.total)
+                coming.wait(0.25)
+            if coming.error is not None:
+                raise coming.error
 
     def view(self, scene: Scene) -> View:
         """The view of a scene; runs the network if this picture is new to this model. Raises as `Explorer.look`."""
@@ -121,6 +152,7 @@ class Workbench:
 
     def start(self, model: str) -> Scene:
         """What a visitor sees first: an example of the model's kind."""
+        obtain_weights(model.partition(" as ")[0].strip())  # asked for on the command line
         beacons = self.explorer(model).config.dataset == "beacons"
         return self.with_image(self.with_model(Scene(model), model), self.examples[0 if beacons else -1])
 
@@ -193,6 +225,18 @@ class Workbench:
             "class_shares": dict(zip(names, pixel.class_shares[0].tolist(), strict=True)),
             "map": pixel.maps[0].tolist(),
         }  # fmt: skip
+
+
+@functools.cache
+def _bytes(depth: int, classes: int) -> int:
+    config = next(c for c in CONFIGS.values() if (c.depth, c.num_classes) == (depth, classes))
+    with torch.device("meta"):
+        return sum(value.numel() * value.element_size() for value in build_model(config).state_dict().values())
+
+
+def weights_size(config: Config) -> int:
+    """Bytes of the weights of one of the twelve; its file is hardly larger."""
+    return _bytes(config.depth, config.num_classes)
 
 
 def first_pixel(view: View) -> tuple[int, int]:

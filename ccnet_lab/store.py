@@ -1,0 +1,211 @@
+"""Store: the published files that are kept on this machine: addresses, places, records of size and hash. Transfers are downloads.py's.
+
+The folder is `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab. `$CCNET_LAB_MIRROR` is an address that holds the same files under the same
+names and is asked instead of the published ones. Nothing is downloaded but by `obtain`.
+"""
+
+import hashlib
+import json
+import os
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ccnet_lab.configs import CONFIGS, RELEASES
+from ccnet_lab.downloads import Progress, fetch
+from ccnet_lab.errors import DownloadError, MissingFileError, near
+
+_V1C = "https://download.openmmlab.com/pretrain/third_party"
+MIRROR = "CCNET_LAB_MIRROR"
+BY_HAND = "https://pan.baidu.com/s/1gD-NJJWOtaHCtB0qHE79rA (access code s757)"  # SSSegmentation's mirror, for a browser only
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file that was published.
+
+    Attributes:
+        name: what it is asked for by. kind: "checkpoint", "log" or "start" (ImageNet weights that a training starts from).
+        url: where it is published. digest: "sha256:..." or its first digits, "" where none is known.
+    """
+
+    name: str
+    kind: str
+    url: str
+    digest: str = ""
+
+    @property
+    def file(self) -> str:
+        """The file's own name."""
+        return self.url.rsplit("/", 1)[1]
+
+    @property
+    def path(self) -> Path:
+        """Where it is kept."""
+        return home() / _FOLDERS[self.kind] / self.file
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether it is there, whole."""
+        return self.path.is_file()
+
+
+_FOLDERS = {"checkpoint": "checkpoints", "log": "logs", "start": "imagenet"}
+
+
+def _published() -> dict[str, Published]:
+    files = [Published(name, "checkpoint", f"{RELEASES}/{name}_train.pth") for name in CONFIGS]
+    files += [Published(f"{name}.log", "log", f"{RELEASES}/{name}_train.log") for name in CONFIGS]
+    files += [  # the hex digits in the name start the file's sha256
+        Published(f"resnet{depth}_v1c", "start", f"{_V1C}/resnet{depth}_v1c-{digits}.pth", f"sha256:{digits}")
+        for depth, digits in ((50, "2cccc1ad"), (101, "e67eebb6"))
+    ]
+    return {file.name: file for file in files}
+
+
+PUBLISHED: Mapping[str, Published] = MappingProxyType(_published())
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file in the folder: of a `Published` name or "" for another; bytes, the sha256 on record, whether it came only in part."""
+
+    name: str
+    path: Path
+    bytes: int
+    sha256: str
+    partial: bool
+
+
+def home() -> Path:
+    """Where published files are kept: `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab."""
+    return Path(os.environ.get("CCNET_LAB_HOME") or Path.home() / ".cache" / "ccnet_lab").expanduser()
+
+
+def find(name: str) -> Published:
+    """The published file of that name; raises `MissingFileError` with the near ones."""
+    if name not in PUBLISHED:
+        raise MissingFileError(f"no published file is called {name!r}; {near(name, PUBLISHED)}")
+    return PUBLISHED[name]
+
+
+def address(file: Published, mirror: str = "") -> str:
+    """Where the file would be downloaded from."""
+    base = (mirror or os.environ.get(MIRROR, "")).rstrip("/")
+    return f"{base}/{file.file}" if base else file.url
+
+
+def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Path:
+    """The published file, from this machine or else from the network.
+
+    A file's size and sha256 are recorded when it is first used, however it came there; from then on it must stay as it is.
+
+    Args:
+        name: a key of `PUBLISHED`.
+        progress: called with (bytes so far, bytes in all or None) while it is downloaded; what it raises stops that, and the next call
+            goes on from there.
+        mirror: an address with the same files, instead of `$CCNET_LAB_MIRROR` and the published one.
+
+    Raises:
+        MissingFileError: there is no such published file.
+        DownloadError: not on disk and not to be had, with what to do by hand; or not the file that was recorded.
+    """
+    wanted = find(name)
+    if not wanted.on_disk:
+        url = address(wanted, mirror)
+        try:
+            fetch(url, wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
+        except DownloadError as error:
+            others = "" if wanted.kind == "start" else f". Other places: --mirror, ${MIRROR}, or in a browser {BY_HAND}"
+            raise DownloadError(f"{error}{others}") from None
+        _record(wanted.path, url)
+    verify(wanted.path, wanted.digest)
+    return wanted.path
+
+
+def verify(path: Path, digest: str = "") -> None:
+    """Hold a kept file against its record, or record it; a file that looks untouched is not read again.
+
+    Args:
+        path: in the folder.
+        digest: what its hash must begin with, as in `Published`.
+
+    Raises:
+        DownloadError: it is another file than at its first use, or than the digest says.
+    """
+    record, status = _read(path), path.stat()
+    if record and (record.get("bytes"), record.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
+        return
+    found = _sha256(path)
+    for expected, whose in ((str(record.get("sha256", "")), "at its first use it had"), (digest.removeprefix("sha256:"), "expected")):
+        if not found.startswith(expected):
+            raise DownloadError(
+                f"{path} has the sha256 {found}, {whose} {expected}; if you have replaced it, remove {_note(path).name} beside it, "
+                "else remove the file and call again"
+            )
+    _record(path, str(record.get("url", "")), found)
+
+
+def kept() -> list[Kept]:
+    """What lies in the folder, whole or in part, largest first."""
+    names = {file.path: file.name for file in PUBLISHED.values()}
+    files = [path for folder in _FOLDERS.values() for path in sorted((home() / folder).glob("*")) if path.is_file()]
+    found = []
+    for path in files:
+        if path.name.endswith((".json", ".lock")):
+            continue
+        partial = path.name.endswith(".part")
+        whole = path.with_name(path.name.removesuffix(".part"))
+        found.append(Kept(names.get(whole, ""), path, path.stat().st_size, str(_read(path).get("sha256", "")), partial))
+    return sorted(found, key=lambda file: -file.bytes)
+
+
+def remove(file: Kept) -> None:
+    """Delete a kept file and what was noted of it."""
+    for path in (file.path, _note(file.path)):
+        path.unlink(missing_ok=True)
+
+
+def _plausible(path: Path) -> None:
+    """Refuse what is no such file although the host said so: a sign-in page, a file that lost its end."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.lstrip()[:1] == b"<":
+        raise DownloadError(f"what came is a web page ({path.stat().st_size:,} bytes) instead of the file")
+    if path.name.removesuffix(".part").endswith(".pth") and start[:1] != b"\x80" and not zipfile.is_zipfile(path):
+        raise DownloadError(f"what came ({path.stat().st_size:,} bytes) is no checkpoint, or one without its end")
+
+
+def _record(path: Path, url: str, sha256: str = "") -> None:
+    status = path.stat()
+    content = {
+        "bytes": status.st_size, "sha256": sha256 or _sha256(path), "mtime_ns": status.st_mtime_ns, "url": url,
+        "first_used": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+    note = _note(path)
+    try:
+        temporary = note.with_name(f"{note.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, note)
+    except OSError:  # a folder that is shared and only to be read: nothing to record there
+        return
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(_note(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}

@@ -1,0 +1,64 @@
+"""The published files on this machine: list, download, remove. Where they lie and what is recorded of them is ccnet_lab/store.py's."""
+
+import argparse
+import fnmatch
+import sys
+
+from ccnet_lab import store
+from ccnet_lab.downloads import progress_bar
+from ccnet_lab.errors import LabError, MissingFileError, near
+
+
+def main() -> int:
+    """One of three commands; a known error is one sentence and exit code 2."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=f"files are kept in {store.home()}; $CCNET_LAB_HOME moves that")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="what was published and what of it is on this machine, with sizes")
+    get = commands.add_parser("get", help="download checkpoints, logs (NAME.log) or start weights (resnet50_v1c); globs allowed, quoted")
+    get.add_argument("names", nargs="+", metavar="NAME")
+    get.add_argument("--mirror", default="", help=f"an address that holds the same files; by default ${store.MIRROR} or the published one")
+    remove = commands.add_parser("remove", help="delete files from this machine; globs allowed, quoted ('*' for all)")
+    remove.add_argument("names", nargs="+", metavar="NAME")
+    args = parser.parse_args()
+    try:
+        if args.command == "list":
+            print(table())
+        elif args.command == "get":
+            for name in matching(args.names, list(store.PUBLISHED)):
+                print(store.obtain(name, progress_bar(name), args.mirror))
+        else:
+            files = {file.name or file.path.name: file for file in store.kept()}
+            for name in matching(args.names, list(files)):
+                store.remove(files[name])
+                print(f"removed {files[name].path} ({files[name].bytes / 1e6:.1f} MB)")
+    except (LabError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    return 0
+
+
+def matching(patterns: list[str], known: list[str]) -> list[str]:
+    """The known names that fit, in order; raises `MissingFileError` for a pattern that fits none."""
+    for pattern in patterns:
+        if not fnmatch.filter(known, pattern):
+            raise MissingFileError(f"no file is called {pattern!r}; {near(pattern, known) if known else 'there is none'}")
+    return [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def table() -> str:
+    """Every published file, then what else lies in the folder."""
+    kept = {file.path: file for file in store.kept()}
+    lines = [f"{'name':<36} {'MB':>8}  sha256"]
+    for published in store.PUBLISHED.values():
+        whole, part = kept.pop(published.path, None), kept.pop(published.path.with_name(published.path.name + ".part"), None)
+        if whole is not None:
+            lines.append(f"{published.name:<36} {whole.bytes / 1e6:8.1f}  {whole.sha256[:16] or 'not recorded yet'}")
+        else:
+            came = f"the first {part.bytes / 1e6:.1f} MB are here" if part else "not on this machine"
+            lines.append(f"{published.name:<36} {'-':>8}  {came}")
+    lines += [f"{file.path.name:<36} {file.bytes / 1e6:8.1f}  {file.sha256[:16]}" for file in kept.values()]
+    total = sum(file.bytes for file in store.kept())
+    return "\n".join([*lines, f"{total / 1e6:.1f} MB in {store.home()}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""store.py: published files come once, are recorded and held against the record; two at once, cuts, mirrors, strange answers."""
+
+import hashlib
+import json
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from web import Served, names, serve
+
+from ccnet_lab import store
+from ccnet_lab.configs import CONFIGS
+from ccnet_lab.downloads import fetch
+from ccnet_lab.errors import DownloadError, MissingFileError
+
+NAME = "ccnet_resnet50os8_voc"
+
+
+@pytest.fixture
+def host():
+    yield from serve()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch, host):
+    monkeypatch.setenv("CCNET_LAB_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv(store.MIRROR, f"{host.url}/")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """The bytes of a small torch file."""
+    torch.save({"model": {"a.weight": torch.arange(50_000.0)}}, tmp_path / "small.pth")
+    return (tmp_path / "small.pth").read_bytes()
+
+
+def served(host, name, content, **how):
+    host.files[store.find(name).file] = found = Served(content=content, **how)
+    return found
+
+
+def test_every_configuration_has_a_checkpoint_and_a_log_and_each_depth_start_weights():
+    assert len(store.PUBLISHED) == 26
+    for config in CONFIGS.values():
+        assert store.find(config.name).url == config.published_url
+        assert store.find(f"{config.name}.log").url == config.published_url.replace("_train.pth", "_train.log")
+    assert store.find("resnet50_v1c").digest == "sha256:2cccc1ad"
+    assert len({file.path for file in store.PUBLISHED.values()}) == 26
+    with pytest.raises(MissingFileError, match=f"did you mean .*{NAME}"):
+        store.find("ccnet_resnet50os8_vok")
+
+
+def test_obtained_once_and_recorded(host, cache, checkpoint):
+    seen, file = [], served(host, NAME, checkpoint)
+    path = store.obtain(NAME, lambda done, total: seen.append((done, total)))
+    assert path == cache / "checkpoints" / f"{NAME}_train.pth"
+    assert path.read_bytes() == checkpoint
+    assert seen[-1] == (len(checkpoint), len(checkpoint))
+    assert names(path.parent) == [path.name, f"{path.name}.json"]
+    record = json.loads((path.parent / f"{path.name}.json").read_text())
+    assert (record["bytes"], record["sha256"]) == (len(checkpoint), hashlib.sha256(checkpoint).hexdigest())
+    assert store.obtain(NAME) == path
+    assert file.requests == 1
+
+
+def test_a_file_put_there_by_hand_is_recorded_and_must_stay(host, checkpoint):
+    file = store.find(NAME)
+    file.path.parent.mkdir(parents=True)
+    file.path.write_bytes(checkpoint)
+    store.obtain(NAME)
+    file.path.write_bytes(checkpoint[:-1] + b"x")
+    with pytest.raises(DownloadError, match=rf"at its first use it had {hashlib.sha256(checkpoint).hexdigest()}; .* remove"):
+        store.obtain(NAME)
+    file.path.write_bytes(checkpoint)  # another time stamp, the same content
+    assert store.obtain(NAME) == file.path
+
+
+def test_an_untouched_file_is_not_read_again(host, checkpoint, monkeypatch):
+    served(host, NAME, checkpoint)
+    store.obtain(NAME)
+    monkeypatch.setattr(store, "_sha256", lambda path: pytest.fail("read again"))
+    store.obtain(NAME)
+
+
+def test_start_weights_must_have_the_published_hash(host, checkpoint):
+    file = served(host, "resnet50_v1c", checkpoint)
+    with pytest.raises(DownloadError, match="expected 2cccc1ad"):
+        store.obtain("resnet50_v1c")
+    assert not store.find("resnet50_v1c").on_disk
+    path = store.find("resnet50_v1c").path  # by hand, and wrong
+    path.write_bytes(file.content)
+    with pytest.raises(DownloadError, match="expected 2cccc1ad"):
+        store.obtain("resnet50_v1c")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\n <!DOCTYPE html><title>Sign in</title>" * 9, "a web page"),
+        (b"\x00" * 5000, "no checkpoint"),
+        ("cut", "without its end"),
+        (b"", "no checkpoint"),
+    ],
+)
+def test_what_is_no_checkpoint_never_gets_the_name(host, checkpoint, cache, content, words):
+    served(host, NAME, checkpoint[:-500] if content == "cut" else content)
+    with pytest.raises(DownloadError, match=rf"{words}.*it is removed; call again, or put the right file at .*{NAME}"):
+        store.obtain(NAME)
+    assert names(cache / "checkpoints") == []
+
+
+def test_a_log_that_is_a_web_page(host):
+    served(host, f"{NAME}.log", b"<html>")
+    with pytest.raises(DownloadError, match="web page"):
+        store.obtain(f"{NAME}.log")
+    served(host, f"{NAME}.log", b"2021-06-01 00:00:00 INFO  {'a': 1}\n")
+    assert store.obtain(f"{NAME}.log").read_bytes().startswith(b"2021")
+
+
+def test_without_the_network_it_says_where_to_put_the_file(cache):
+    with pytest.raises(DownloadError, match=rf"put it at {cache}/checkpoints/{NAME}_train.pth by hand.*pan.baidu.com.*s757"):
+        fetch_quickly("http://127.0.0.1:9")
+
+
+def fetch_quickly(mirror):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "fetch", lambda *a, **k: fetch(*a, **k, retries=0))
+        return store.obtain(NAME, mirror=mirror)
+
+
+def test_cancelled_and_gone_on_with(host, checkpoint):
+    file = served(host, NAME, checkpoint)
+
+    class EnoughError(Exception):
+        pass
+
+    def stop(done, total):
+        raise EnoughError
+
+    with pytest.raises(EnoughError):
+        store.obtain(NAME, stop)
+    assert not store.find(NAME).on_disk
+    (part,) = store.kept()
+    assert (part.name, part.partial) == (NAME, True)
+    assert 0 < part.bytes < len(checkpoint)
+    assert store.obtain(NAME).read_bytes() == checkpoint
+    assert file.resumed == 1
+
+
+def test_a_folder_that_cannot_be_written(host, checkpoint, cache):
+    served(host, NAME, checkpoint)
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(DownloadError, match=r"cannot be written.* choose another folder"):
+        store.obtain(NAME)
+
+
+def test_listed_and_removed(host, checkpoint, cache):
+    served(host, NAME, checkpoint)
+    served(host, f"{NAME}.log", b"2021-06-01 00:00:00 INFO  {'a': 1}\n")
+    for name in (NAME, f"{NAME}.log"):
+        store.obtain(name)
+    (cache / "checkpoints" / "mine.pth").write_bytes(b"0123456789")
+    found = {file.path.name: file for file in store.kept()}
+    assert sorted(found) == [f"{NAME}_train.log", f"{NAME}_train.pth", "mine.pth"]
+    assert [file.bytes for file in store.kept()] == sorted((f.bytes for f in found.values()), reverse=True)
+    assert found["mine.pth"].name == ""
+    assert found[f"{NAME}_train.pth"].sha256 == hashlib.sha256(checkpoint).hexdigest()
+    store.remove(found[f"{NAME}_train.pth"])
+    assert names(cache / "checkpoints") == ["mine.pth"]
+
+
+def _obtain(queue):
+    try:
+        queue.put(str(store.obtain(NAME)))
+    except DownloadError as error:
+        queue.put(f"refused: {error}")
+
+
+def test_two_processes_at_once(host, checkpoint, cache):
+    """One downloads, the other is told who does; what is left is whole."""
+    file = served(host, NAME, checkpoint, stall=1.5)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=_obtain, args=(queue,)) for _ in range(2)]
+    processes[0].start()
+    while not file.requests:
+        time.sleep(0.01)
+    processes[1].start()
+    answers = sorted(queue.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join()
+    assert Path(answers[0]).read_bytes() == checkpoint
+    assert answers[1].startswith("refused: ")
+    assert f"is being downloaded by process {processes[0].pid}; wait" in answers[1]
+    assert names(cache / "checkpoints") == [f"{NAME}_train.pth", f"{NAME}_train.pth.json"]
+
+
+def test_two_threads_at_once(host, checkpoint):
+    served(host, NAME, checkpoint, stall=0.5)
+    found = []
+
+    def run():
+        try:
+            found.append(store.obtain(NAME).read_bytes() == checkpoint)
+        except DownloadError as error:
+            found.append("is being downloaded" in str(error))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 4
+    assert store.find(NAME).path.read_bytes() == checkpoint
+
+
+def test_two_hundred_cut_downloads(host, tmp_path):
+    """Whatever happens on the way, under the final name lies the right file or none."""
+    rng = np.random.default_rng(4)
+    outcomes = {"whole": 0, "error": 0}
+    for k in range(200):
+        content = rng.bytes(int(rng.integers(1, 200_000)))
+        cuts = tuple(int(rng.integers(0, len(content))) for _ in range(int(rng.integers(0, 5))))
+        how = dict(cuts=cuts, ranges=bool(rng.random() < 0.7), length=bool(rng.random() < 0.85), etag=rng.choice(["", '"a"', 'W/"a"']))
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}" if rng.random() < 0.5 or not how["length"] else ""
+        host.files["file"] = file = Served(content=content, failures=int(rng.integers(0, 2)), **how)
+        path = tmp_path / f"file{k}"
+        for call in range(6):
+            if call and rng.random() < 0.2:  # another version is published meanwhile
+                content = rng.bytes(len(content))
+                file.content, file.etag, digest = content, f'"{call}"', ""
+                file.length = True
+            try:
+                fetch(f"{host.url}/file", path, digest=digest, retries=int(rng.integers(0, 2)), pause=0.0, timeout=5.0)
+            except DownloadError:
+                outcomes["error"] += 1
+                assert not path.exists()
+                continue
+            outcomes["whole"] += 1
+            break
+        if path.exists():
+            assert path.read_bytes() == content, (k, how)
+    assert outcomes["whole"] >= 190
+    assert outcomes["error"] >= 50
