@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.explore.sources import obtain_weights
 from ccnet_lab.model.weights import read_config
 from ccnet_lab.runs import Run, write_whole
+from ccnet_lab.training import campaign
 from ccnet_lab.training.distributed import choose_device
 from ccnet_lab.training.evaluation import evaluate, published_line, score_table
 from ccnet_lab.training.protocol import MODES, PRECISIONS, Protocol, check_comparable, plan
+from ccnet_lab.training.published import evaluate_published
 
 
-def main() -> None:
+def main() -> int:
     """Find the model, score it, print and store; a known error is one sentence and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", help="a run folder, a checkpoint (ours or in the published format), or the name of a model on disk")
+    parser.add_argument(
+        "source", nargs="?", help="a run folder, a checkpoint (ours or in the published format), or the name of a model on disk"
+    )
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds VOCdevkit/, cityscapes/, ...")
     parser.add_argument("--config", help="what a checkpoint was made for, where the file itself leaves that open")
     parser.add_argument("--split", help="by default the split the data set is scored on")
@@ -36,8 +41,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that read images ahead")
     parser.add_argument("--json", type=Path, help="store the scores here, the confusion matrix of every image beside it as .npz")
     parser.add_argument("--overwrite", action="store_true", help="replace a run's scores although they have another protocol")
+    several = parser.add_argument_group("all published checkpoints that are on this machine, under the published protocol")
+    several.add_argument("--published", action="store_true", help="instead of a source; `python scripts/zoo.py get NAME` gets one")
+    several.add_argument("--only", nargs="+", metavar="GLOB", help="such as '*os16_voc'; quote it")
+    several.add_argument("--runs", type=Path, default=Path("runs/published"), help="where the results go, a folder for each")
     args = parser.parse_args()
+    if bool(args.source) == args.published:
+        parser.error("give one source, or --published")
     try:
+        if args.published:
+            return published(args)
         run = Run.open(args.source) if Path(args.source).is_dir() else None
         explorer = Explorer.open(args.source, choose_device(args.device), _config(args.source, args.config, run))
         config, dataset = explorer.config, get_dataset(explorer.config.dataset)
@@ -66,6 +79,25 @@ def main() -> None:
             print(f"stored in {args.json}")
     except (LabError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
+    return 0
+
+
+def published(args: argparse.Namespace) -> int:
+    """Score the zoo; the table comes at the end, exit code 1 if anything failed."""
+    configs = campaign.select(args.only)
+    bar = tqdm(unit="image", disable=None)
+
+    def show(config: Config, done: int, count: int, miou: float) -> None:
+        bar.total = count
+        bar.set_description(config.name, refresh=False)
+        bar.set_postfix(mIoU=f"{100 * miou:.2f}", refresh=False)
+        bar.update(done - bar.n)
+
+    with bar:
+        device = str(choose_device(args.device))
+        outcomes = evaluate_published(configs, args.data, args.runs, device=device, workers=args.workers, progress=show, say=tqdm.write)
+    print(campaign.results_table([c.name for c in configs], args.runs, {o.name: o.reason for o in outcomes if o.reason}))
+    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
 def _config(source: str, name: str | None, run: Run | None) -> Config:
@@ -97,4 +129,4 @@ def _alike(run: Run, protocol: Protocol, elsewhere: bool) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ccnet_lab.configs import CONFIGS, Config
@@ -147,15 +148,21 @@ def deviations(run: Run) -> list[str]:
     return found + ([f"weights {training['weights']}"] if training.get("weights", "imagenet") != "imagenet" else [])
 
 
-def results_table(names: Iterable[str], runs: Path) -> str:
-    """Markdown: published and measured mIoU in %, their difference, and what it means; unlike protocols and recipes are not compared."""
+def results_table(names: Iterable[str], runs: Path, missing: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Markdown: published and measured mIoU in %, their difference, and what it means; unlike protocols and recipes are not compared.
+
+    Args:
+        names: of the run folders below `runs`.
+        runs: where the run folders are.
+        missing: why there is no score, by name, where it is not that nothing was trained.
+    """
     lines = ["| configuration | published | measured | difference | |", "| --- | --- | --- | --- | --- |"]
     for name in names:
         published = CONFIGS[name].published_miou if name in CONFIGS else None
         beside = "-" if published is None else f"{published:.2f}"
-        scores = Run.open(runs / name).scores if is_finished(runs / name) else None
+        scores = None if name in missing else _scores(runs / name)
         if scores is None:
-            lines.append(f"| {name} | {beside} | - | - | not trained here |")
+            lines.append(f"| {name} | {beside} | - | - | {missing.get(name, 'not trained here')} |")
             continue
         measured = 100 * (scores["miou"] or 0.0)
         difference, meaning = _verdict(Run.open(runs / name), measured, published)
@@ -165,6 +172,14 @@ def results_table(names: Iterable[str], runs: Path) -> str:
         f"mIoU in %. A tie: the difference lies within {SPREAD} points, the spread between runs of one configuration (Huang et al.)."
     )
     return "\n".join(lines)
+
+
+def _scores(folder: Path) -> dict[str, Any] | None:
+    try:
+        run = Run.open(folder)
+        return run.scores if run.finished or run.training is None else None  # what was not trained here has scores alone
+    except LabError:  # no run, or a damaged one
+        return None
 
 
 def _verdict(run: Run, measured: float, published: float | None) -> tuple[str, str]:

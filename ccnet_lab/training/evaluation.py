@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from ccnet_lab.errors import ConfigError, ProtocolError
 from ccnet_lab.training.inference import arithmetic, load, predict
 from ccnet_lab.training.metrics import Confusions, bootstrap_interval, boundary_tally, confusion_matrix, mean, ratio, scores
 from ccnet_lab.training.protocol import Protocol, check_comparable, plan, published_protocol
+from ccnet_lab.training.tally import Tally
+
+SAVE_EVERY = 60.0  # seconds
 
 __all__ = ["Evaluation", "confusion_matrix", "evaluate", "published_line", "score_table", "scores"]
 
@@ -97,6 +101,8 @@ def evaluate(
     recurrence: int | None = None,
     boundaries: bool = True,
     progress: Callable[[int, float], object] | None = None,
+    keep: Path | None = None,
+    key: str = "",
 ) -> Evaluation:
     """Score a model on a split, image by image; memory does not grow with the split.
 
@@ -109,6 +115,9 @@ def evaluate(
         workers: processes that decode and resize ahead; 0 does it in turn.
         boundaries: whether to count the boundary IoU, too.
         progress: called with (images done, mIoU so far) after every image.
+        keep: a file for what is counted so far, written every minute and when the evaluation is broken off; the next call with the same
+            protocol and `key` goes on from there. It is removed at the end.
+        key: what tells this model from others, such as the hash of its weights.
 
     Raises:
         ConfigError: the split is of another data set.
@@ -124,27 +133,32 @@ def evaluate(
     protocol = plan(split, config, mode=mode, scales=scales, flip=flip, precision=precision, recurrence=recurrence)
     device, training, classes = torch.device(device), model.training, config.num_classes
     model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    names: list[str] = []
-    parts: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    edges, running = np.zeros((2, classes), np.int64), np.zeros((classes, classes), np.int64)
-    start = time.perf_counter()
+    tally = Tally.begin(keep, protocol, key, classes)
+    running = tally.confusions().total()
+    start = saved = time.perf_counter()
     try:
         with arithmetic(device, precision):
-            for item in load(split, protocol, workers):
+            for item in load(split, protocol, workers, first=len(tally.names)):
                 target, prediction = item.labels.numpy(), predict(model, item, protocol, device)
                 confusion = confusion_matrix(target, prediction, classes)
-                cells = np.flatnonzero(confusion)
-                names.append(item.name)
-                parts.append((cells.astype(np.uint16), confusion.ravel()[cells].astype(np.uint32)))
+                tally.add(item.name, confusion, boundary_tally(target, prediction, classes) if boundaries else None)
                 running += confusion
-                if boundaries:
-                    edges += boundary_tally(target, prediction, classes)
+                now = time.perf_counter()
+                tally.seconds, start = tally.seconds + now - start, now
+                if keep is not None and now - saved > SAVE_EVERY:
+                    tally.save(keep)
+                    saved = now
                 if progress is not None:
-                    progress(len(names), scores(running).miou)
+                    progress(len(tally.names), scores(running).miou)
+    except BaseException:
+        if keep is not None and tally.names:
+            tally.save(keep)
+        raise
     finally:
         model.train(training)
-    found = Confusions.collect(names, classes, parts)
-    return Evaluation(protocol, split.dataset.class_names, found, edges if boundaries else None, time.perf_counter() - start)
+    if keep is not None:
+        keep.unlink(missing_ok=True)
+    return Evaluation(protocol, split.dataset.class_names, tally.confusions(), tally.edges if boundaries else None, tally.seconds)
 
 
 def score_table(found: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from ccnet_lab.data.batches import leave_signals_to_the_parent
 from ccnet_lab.data.datasets import Split
@@ -36,9 +36,13 @@ class Item(NamedTuple):
     inputs: list[Tensor]
 
 
-def load(split: Split, protocol: Protocol, workers: int = 0) -> Iterator[Item]:
-    """The images of a split in order, decoded and fitted ahead by `workers` processes; raises as `Split.read` does."""
-    for item in DataLoader(_Items(split, protocol), batch_size=None, num_workers=workers, worker_init_fn=leave_signals_to_the_parent):
+def load(split: Split, protocol: Protocol, workers: int = 0, first: int = 0) -> Iterator[Item]:
+    """The images of a split in order, from the one numbered `first` on, decoded and fitted ahead by `workers` processes.
+
+    Raises as `Split.read` does.
+    """
+    items = Subset(_Items(split, protocol), range(first, len(split)))
+    for item in DataLoader(items, batch_size=None, num_workers=workers, worker_init_fn=leave_signals_to_the_parent):
         if isinstance(item, LabError):
             raise item
         yield item
