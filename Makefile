@@ -9,7 +9,7 @@ demo: .venv/app-ready
 	$(BIN)/python app.py $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: .venv/dev-ready
 	$(BIN)/ruff format --check .

@@ -24,6 +24,10 @@ class _CutError(Exception):
     """The transfer broke off in a way that another try may mend."""
 
 
+class _UnreachableError(_CutError):
+    """The host could not be reached at all, which is asked once more only."""
+
+
 def fetch(
     url: str,
     path: str | Path,
@@ -50,6 +54,7 @@ def fetch(
         check: called with the whole file before it gets its name; raises `DownloadError` if it is not what it should be.
         timeout: seconds without a byte after which the connection counts as cut.
         retries: tries in a row that bring nothing new before giving up; `pause` seconds before the first, twice that before the next, ...
+            A host that cannot be reached is tried once more at most.
 
     Returns:
         The path.
@@ -112,7 +117,7 @@ def _transfer(
             return _receive(url, part, digest, size, progress, timeout)
         except _CutError as cut:
             tries, most = (1, _length(part)) if _length(part) > most else (tries + 1, most)
-            if tries > retries:
+            if tries > (min(1, retries) if isinstance(cut, _UnreachableError) else retries):
                 kept = f"; the first {_length(part):,} bytes are kept and the next call goes on from there" if _length(part) else ""
                 raise DownloadError(f"{url} cannot be downloaded: {cut}{kept}. Or put it at {_final(part)} by hand") from None
             time.sleep(pause * 2 ** (tries - 1))
@@ -165,8 +170,10 @@ def _receive(url: str, part: Path, digest: str, size: int | None, progress: Prog
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-"} | ({"If-Range": same} if same else {})
+    answered = False
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
+            answered = True
             status, told = answer.status_code, answer.headers
             if status == 416:  # the part is longer than the file there
                 _forget(part)
@@ -200,7 +207,8 @@ def _receive(url: str, part: Path, digest: str, size: int | None, progress: Prog
         if isinstance(error, ValueError):
             raise DownloadError(f"{url} is no address to download from: {error}") from None
         inner = error.args[0] if error.args else error
-        raise _CutError(str(getattr(inner, "reason", inner))) from None
+        unreachable = isinstance(error, requests.ConnectionError) and not isinstance(error, requests.Timeout) and not answered
+        raise (_UnreachableError if unreachable else _CutError)(str(getattr(inner, "reason", inner))) from None
     if total is not None and have != total:
         raise _CutError(f"the connection ended after {have:,} of {total:,} bytes")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ccnet_lab.configs import Config, get_config
+from ccnet_lab.configs import CONFIGS, Config, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
 from ccnet_lab.errors import ConfigError, LabError, ProtocolError
@@ -51,6 +51,8 @@ def main() -> int:
     try:
         if args.published:
             return published(args)
+        if args.source in CONFIGS:  # before anything is downloaded
+            open_split(named := get_dataset(CONFIGS[args.source].dataset), args.data, args.split or named.val_split)
         run = Run.open(args.source) if Path(args.source).is_dir() else None
         explorer = Explorer.open(args.source, choose_device(args.device), _config(args.source, args.config, run))
         config, dataset = explorer.config, get_dataset(explorer.config.dataset)

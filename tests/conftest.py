@@ -2,12 +2,18 @@
 
 import json
 import math
+import os
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # `make test` shares the files out: so the cores, too
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the processes the tests start
+    torch.set_num_threads(threads)
 
 HERE = Path(__file__).parent
 PARITY = HERE / "data" / "parity"

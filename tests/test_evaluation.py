@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from layouts import make_voc
 from PIL import Image
 
 from ccnet_lab import build_model, get_config
@@ -530,7 +531,9 @@ def test_scores_of_another_protocol_are_not_replaced_silently(script, run, root,
 
 def test_the_script_refuses_with_a_sentence(script, run, root, tmp_path, published_file, monkeypatch):
     monkeypatch.setenv("CCNET_LAB_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CCNET_LAB_MIRROR", "http://127.0.0.1:9")  # where nobody answers
     (tmp_path / "empty").mkdir()
+    make_voc(tmp_path)
     cases = [
         ((run.folder, "--data", tmp_path / "empty"), "prepare_data.py camvid"),
         ((run.folder, "--data", root, "--split", "tset"), "did you mean 'test'"),
@@ -539,7 +542,8 @@ def test_the_script_refuses_with_a_sentence(script, run, root, tmp_path, publish
         ((run.folder, "--data", root, "--config", "ccnet_resnet50os9_voc"), "did you mean"),
         ((run.folder, "--data", root, "--device", "cuda:99"), "--device cpu"),
         (("demo", "--data", root), "Beacons (generated) has no files"),
-        (("ccnet_resnet50os8_voc", "--data", root), "download https"),
+        (("ccnet_resnet50os8_voc", "--data", root), "there is no PASCAL VOC 2012 at"),
+        (("ccnet_resnet50os8_voc", "--data", tmp_path), "ccnet_resnet50os8_voc_train.pth by hand"),
         ((tmp_path / "empty", "--data", root), "is no run folder"),
         ((tmp_path / "nothing.pth", "--data", root), "neither a model's name nor a file"),
         ((published_file("ccnet_resnet50os8_voc"), "--data", root), "there is no PASCAL VOC 2012 at"),
