@@ -30,7 +30,7 @@ format: .venv/dev-ready
 	@touch $@
 
 .venv/dev-ready: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[app,notebooks,data,slurm,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[app,notebooks,data,slurm,export,dev]"
 	@touch $@ .venv/app-ready
 
 clean:

@@ -1,7 +1,7 @@
 """Configurations: what is built and trained, for the twelve published ones and a few extra. Facts about the data are in data/catalog.py."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from types import MappingProxyType
 from typing import Any
@@ -11,7 +11,7 @@ from ccnet_lab.errors import ConfigError, UnknownConfigError, UnknownFieldError,
 
 RELEASES = "https://github.com/SegmentationBLWX/modelstore/releases/download/ssseg_ccnet"
 TINY, SLIM = 0, 1  # depths that stand for the two small backbones, which are no ResNets: the beacons demo's and the street model's
-STRIDES = {TINY: (4,), SLIM: (8,), 50: (8, 16), 101: (8, 16)}
+STRIDES = {TINY: (4,), SLIM: (4, 8), 50: (8, 16), 101: (8, 16)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Config:
         dataset: a key of `data.catalog.DATASETS`; the class count follows from it.
         depth: of the ResNet, 50 or 101; `TINY` or `SLIM` for the small backbones.
         width: of the small backbones, see model/backbone.py; the ResNets have their own.
-        output_stride: image pixels per feature cell, 8 or 16 (4 for the demo).
+        output_stride: image pixels per feature cell, 8 or 16 (the small networks also 4).
         crop_size: (H, W) of a training crop, pixels.
         resize: (long, short) sides the whole image is fitted into, ratio kept, before evaluation.
         batch_size: the total batch over all processes.
@@ -33,6 +33,7 @@ class Config:
         category_loss: weight of the category-consistent loss of TPAMI section 3.3; 0 leaves it out.
         recurrence: R, how often the criss-cross attention is applied with the same weights.
         channels, query_channels: C of the head and d of its queries and keys.
+        aux_channels: channels of the auxiliary classifier; 0 for as many as `channels` (mmsegmentation has 256).
         head_kernel: kernel of the head's convolutions around the attention.
         gamma: what the attention's residual weight starts at.
         auxiliary: whether a second classifier on stage 3 is trained beside the head.
@@ -65,6 +66,7 @@ class Config:
     dropout: float = 0.1
     gamma: float = 0.0
     auxiliary: bool = True
+    aux_channels: int = 0
     alias: str = ""
 
     def __new__(cls, *_: Any, **given: Any) -> "Config":
@@ -86,6 +88,8 @@ class Config:
         for name in ("batch_size", "epochs", "channels", "query_channels", "width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if self.aux_channels < 0:
+            raise ConfigError(f"aux_channels is {self.aux_channels}; expected 0 (as many as channels) or more")
         if self.recurrence < 0:
             raise ConfigError(f"recurrence is {self.recurrence}; expected 0 or more (the papers use 2)")
         for name in ("crop_size", "resize"):
@@ -96,8 +100,8 @@ class Config:
 
     @property
     def name(self) -> str:
-        """`ccnet_resnet{depth}os{output_stride}_{dataset}`, with `_r{R}` behind it where R is not 2; or the alias."""
-        suffix = "" if self.recurrence == 2 else f"_r{self.recurrence}"
+        """`ccnet_resnet{depth}os{output_stride}_{dataset}`, with `_r{R}` where R is not 2 and `_aux{channels}` if set; or the alias."""
+        suffix = ("" if self.recurrence == 2 else f"_r{self.recurrence}") + (f"_aux{self.aux_channels}" if self.aux_channels else "")
         return self.alias or f"ccnet_resnet{self.depth}os{self.output_stride}_{self.dataset}{suffix}"
 
     @property
@@ -162,16 +166,17 @@ _DEMO: dict[str, Any] = dict(
     dataset="beacons", depth=TINY, output_stride=4, crop_size=(96, 96), resize=(192, 96), batch_size=16, epochs=1,
     lr=3e-3, channels=64, query_channels=16, head_kernel=1, dropout=0.0, gamma=1.0, auxiliary=False,
 )  # fmt: skip
-# Small enough to be trained on two CPU cores: scripts/train.py, on CamVid, from scratch.
-_STREET = Config(
+# Small enough to be trained on two CPU cores, on CamVid, from scratch: first the coarse one, then, from its weights, the finer.
+_STREET8 = Config(
     dataset="camvid", depth=SLIM, output_stride=8, width=24, crop_size=(256, 320), resize=(480, 360), batch_size=8, epochs=90,
-    optimizer="adamw", lr=3e-3, weight_decay=0.01, balance=True, channels=64, query_channels=16, gamma=0.5, alias="street",
+    optimizer="adamw", lr=3e-3, weight_decay=0.01, balance=True, channels=64, query_channels=16, gamma=0.5, alias="street8",
 )  # fmt: skip
 EXTRAS: Mapping[str, Config] = MappingProxyType(
     {
         "demo": Config(**_DEMO, recurrence=2, alias="demo"),
         "demo_r1": Config(**_DEMO, recurrence=1, alias="demo_r1"),
-        "street": _STREET,
+        "street8": _STREET8,
+        "street": replace(_STREET8, output_stride=4, head_kernel=1, epochs=100, alias="street"),
     }
 )
 

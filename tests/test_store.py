@@ -1,8 +1,10 @@
 """store.py: published files come once, are recorded and held against the record; two at once, cuts, mirrors, strange answers."""
 
 import hashlib
+import importlib.util
 import json
 import multiprocessing
+import sys
 import threading
 import time
 from pathlib import Path
@@ -172,6 +174,48 @@ def test_listed_and_removed(host, checkpoint, cache):
     assert found[f"{NAME}_train.pth"].sha256 == hashlib.sha256(checkpoint).hexdigest()
     store.remove(found[f"{NAME}_train.pth"])
     assert names(cache / "checkpoints") == ["mine.pth"]
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("zoo_script", Path(__file__).parent.parent / "scripts" / "zoo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["zoo.py", *words])
+        try:
+            code = module.main()
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_script_gets_lists_and_removes(script, host, checkpoint, cache, monkeypatch):
+    monkeypatch.setenv(store.MIRROR, "http://127.0.0.1:9")
+    for name in (NAME, "ccnet_resnet50os16_voc"):
+        served(host, name, checkpoint)
+    code, out, err = script("get", "ccnet_resnet50os*_voc", "--mirror", host.url)
+    assert code == 0
+    assert out.split() == [str(store.find(name).path) for name in (NAME, "ccnet_resnet50os16_voc")]
+    store.find("ccnet_resnet101os8_voc").path.with_suffix(".pth.part").write_bytes(b"0" * 3_000_000)
+    (cache / "checkpoints" / "mine.pth").write_bytes(b"0" * 1_500_000)
+    code, out, _ = script("list")
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert hashlib.sha256(checkpoint).hexdigest()[:16] in rows[NAME]
+    assert "the first 3.0 MB are here" in rows["ccnet_resnet101os8_voc"]
+    assert "not on this machine" in rows["ccnet_resnet101os8_ade20k"]
+    assert "1.5" in rows["mine.pth"]
+    assert out.splitlines()[-1].endswith(f"MB in {cache}")
+    code, out, _ = script("remove", "ccnet*", "mine.pth")
+    assert code == 0
+    assert names(cache / "checkpoints") == []
+    for words, expected in ((["remove", "*"], "there is none"), (["get", "ccnet_resnet51os8_voc"], "did you mean")):
+        code, _, err = script(*words)
+        assert code == 2
+        assert expected in err
 
 
 def _obtain(queue):

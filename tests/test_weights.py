@@ -1,7 +1,10 @@
-"""model/weights.py: files in, strictly; nothing is loaded from a file that does not fit."""
+"""model/weights: files in, strictly; nothing is loaded from a file that does not fit."""
 
 import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,3 +129,35 @@ def test_missing_file_and_things_that_are_no_state_dict(tmp_path):
         load_weights(build_model("demo"), tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="'lr' is a float"):
         load_weights(build_model("demo"), {"lr": 0.1})
+
+
+# The growth of a fresh process while it opens a file: VmHWM, the kernel's peak of resident memory (mapped files count as soon as a page
+# of them is touched), after it, less VmRSS before it, with everything imported. An earlier peak can only make the answer larger.
+GROWTH = """
+import sys
+import torch
+from ccnet_lab import Explorer
+
+def kilobytes(key):
+    with open("/proc/self/status") as file:
+        return int(next(line for line in file if line.startswith(key)).split()[1])
+
+before = kilobytes("VmRSS")
+explorer = Explorer.open(sys.argv[1], config="ccnet_resnet101os8_voc")
+assert not any(value.is_meta for value in explorer.model.state_dict().values())
+print(1024 * (kilobytes("VmHWM") - before))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc/self/status")
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_opening_a_large_file_takes_at_most_one_and_a_half_times_its_size(tmp_path, ending):
+    path, config = tmp_path / f"big.{ending}", "ccnet_resnet101os8_voc"
+    with torch.device("meta"):
+        model = build_model(config)
+    model.to_empty(device="cpu")
+    save_weights(model, path, config) if ending == "safetensors" else torch.save({"model": to_published_names(model.state_dict())}, path)
+    assert path.stat().st_size > 280e6
+    done = subprocess.run([sys.executable, "-c", GROWTH, str(path)], capture_output=True, text=True, check=True)
+    assert 0.9 < int(done.stdout) / path.stat().st_size < 1.5
+    path.unlink()

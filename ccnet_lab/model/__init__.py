@@ -1,1 +1,1 @@
-"""The network: attention.py (the op), backbone.py (features), ccnet.py (the whole), weights.py (state dicts in and out)."""
+"""The network: attention.py (the op), backbone.py (features), ccnet.py (the whole), weights/ (files in and out), export.py."""

@@ -66,8 +66,9 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         ValueError: shapes that do not belong together.
     """
     _check(query, key, value)
-    many_small = len(value) > 1 and value[0].numel() < _SMALL
-    if value.device.type != "cpu" or value.numel() == 0 or many_small or torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() or value.device.type != "cpu" or value.numel() == 0:  # exporting: sizes are not known below
+        return criss_cross_attention_plain(query, key, value)
+    if len(value) > 1 and value[0].numel() < _SMALL:
         return criss_cross_attention_plain(query, key, value)
     with _full_precision("cpu"):
         out: Tensor = _CrissCross.apply(query, key, value)
@@ -187,14 +188,18 @@ def _chunks(lines: Tensor, elements: int = 2**19) -> list[slice]:
 
 
 def _formatted(image: Tensor, like: Tensor) -> Tensor:
-    """`image` (B, c, H, W) channels-last where the channels of `like` lie side by side, else contiguous."""
+    """`image` (B, c, H, W) channels-last where the channels of `like` lie side by side, else contiguous; an exported program leaves it."""
+    if torch.compiler.is_exporting():
+        return image
     channels_last = like.stride(1) == 1 and not like.is_contiguous()
     return image.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def _full_precision(device_type: str) -> AbstractContextManager[Any]:
-    """Autocast off; it would make the scores half precision again. A device without autocast (meta) needs nothing."""
-    return torch.autocast(device_type, enabled=False) if torch.amp.autocast_mode.is_autocast_available(device_type) else nullcontext()
+    """Autocast off; it would make the scores half precision again. A device without autocast (meta) needs nothing, nor does an export."""
+    if torch.compiler.is_exporting() or not torch.amp.autocast_mode.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def _widen(tensor: Tensor) -> Tensor:

@@ -63,30 +63,40 @@ class TinyBackbone(nn.Sequential):
 
 
 class SlimBackbone(nn.Module):
-    """Residual stages down to stride 16 whose result is added, enlarged, to stride 8: for networks that are trained on a CPU.
+    """Residual stages down to stride 16; what comes after is added, enlarged, to what came before: for networks that are trained on a CPU.
 
     Args:
         width: channels at stride 2; 2, 4 and 6 times as many at strides 4, 8 and 16.
+        output_stride: of stage 4, 8 or 4.
     """
 
     blocks = (1, 2, 2)  # at strides 4, 8, 16
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, output_stride: int = 8) -> None:
         super().__init__()
         outer, inner, deep = 2 * width, 4 * width, 6 * width
-        self.channels = (deep, inner)
+        self.channels = (deep, inner if output_stride == 8 else outer)
         self.stem = conv_bn_relu(3, width, stride=2)
         self.layer1 = _stage(width, outer, self.blocks[0])
         self.layer2 = _stage(outer, inner, self.blocks[1])
         self.layer3 = _stage(inner, deep, self.blocks[2])
         self.lateral = nn.Sequential(conv1x1(deep, inner), nn.BatchNorm2d(inner))
+        self.finer = nn.Sequential(conv1x1(inner, outer), nn.BatchNorm2d(outer)) if output_stride == 4 else None
+        self.smooth = conv_bn_relu(outer, outer) if output_stride == 4 else None
 
     def forward(self, images: Tensor) -> Features:
-        """(B, 3, H, W) -> stage 3 at ceil(H / 16), what stage 4 is elsewhere at ceil(H / 8)."""
-        stage2 = self.layer2(self.layer1(self.stem(images)))
+        """(B, 3, H, W) -> stage 3 at ceil(H / 16), what stage 4 is elsewhere at ceil(H / output_stride)."""
+        stage1 = self.layer1(self.stem(images))
+        stage2 = self.layer2(stage1)
         stage3 = self.layer3(stage2)
-        context = F.interpolate(self.lateral(stage3), size=stage2.shape[2:], mode="bilinear", align_corners=False)
-        return Features(stage3, F.relu(stage2 + context))
+        merged = _add_enlarged(stage2, self.lateral(stage3))
+        if self.finer is not None and self.smooth is not None:
+            merged = self.smooth(_add_enlarged(stage1, self.finer(merged)))
+        return Features(stage3, merged)
+
+
+def _add_enlarged(fine: Tensor, coarse: Tensor) -> Tensor:
+    return F.relu(fine + F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False))
 
 
 def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""CCNet, whole: images -> Segmentation. The op is in attention.py, the features in backbone.py, files of weights in weights.py."""
+"""CCNet, whole: images -> Segmentation. The op is in attention.py, the features in backbone.py, files of weights in weights/."""
 
 from dataclasses import dataclass
 
@@ -42,6 +42,7 @@ class CCNet(nn.Module):
         dropout: probability of dropping a channel before the classifiers.
         gamma: what the attention's residual weight starts at.
         auxiliary: whether there is a classifier on stage 3.
+        aux_channels: its channels, 0 for as many as `channels`.
         embedding: whether the attention's output is also projected to 16 channels, in train mode, for the category-consistent loss.
 
     Source: Huang et al., TPAMI 2020, figure 2; SSSegmentation's ssseg/modules/models/segmentors/ccnet.
@@ -58,6 +59,7 @@ class CCNet(nn.Module):
         dropout: float = 0.1,
         gamma: float = 0.0,
         auxiliary: bool = True,
+        aux_channels: int = 0,
         embedding: bool = False,
     ) -> None:
         super().__init__()
@@ -68,7 +70,7 @@ class CCNet(nn.Module):
         self.attention = CrissCrossAttention(channels, query_channels, gamma)
         self.refine = conv_bn_relu(channels, channels, head_kernel)
         self.classifier = _classifier(stage4 + channels, channels, num_classes, head_kernel, dropout)
-        self.aux_classifier = _classifier(stage3, channels, num_classes, head_kernel, dropout) if auxiliary else None
+        self.aux_classifier = _classifier(stage3, aux_channels or channels, num_classes, head_kernel, dropout) if auxiliary else None
         self.embedding = nn.Conv2d(channels, EMBEDDED, 1) if embedding else None
 
     def forward(
@@ -123,7 +125,7 @@ def build_model(config: str | Config) -> CCNet:
     if config.depth == TINY:
         backbone = TinyBackbone(config.width)
     elif config.depth == SLIM:
-        backbone = SlimBackbone(config.width)
+        backbone = SlimBackbone(config.width, config.output_stride)
     else:
         backbone = DilatedResNet(config.depth, config.output_stride)
     return CCNet(
@@ -136,5 +138,6 @@ def build_model(config: str | Config) -> CCNet:
         dropout=config.dropout,
         gamma=config.gamma,
         auxiliary=config.auxiliary,
+        aux_channels=config.aux_channels,
         embedding=config.category_loss > 0,
     )

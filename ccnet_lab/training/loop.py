@@ -122,7 +122,13 @@ class Trainer:
         set_arithmetic(settings.deterministic)
         _seed(settings.seed)
         begun = bool(run.checkpoints()) or run.weights.is_file()
-        self.model = load_start(build_model(config), "none" if begun else settings.start(config))
+        start = "none" if begun else settings.start(config)
+        self.model = build_model(config)
+        if group.main:  # what must be downloaded, one process downloads
+            load_start(self.model, start, say)
+        group.wait()
+        if not group.main:
+            load_start(self.model, start, say)
         self.model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.wrapped = group.wrap(self.model).train()
         self.optimizer = build_optimizer(self.model, config)

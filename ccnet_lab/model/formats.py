@@ -1,0 +1,297 @@
+"""Formats of weights: whose a state dict is, how its names map to ours, what it tells of its configuration. Files are read in weights/.
+
+Nothing here runs code from a file: a configuration that mmsegmentation stores as text is searched, never executed.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ccnet_lab.configs import CONFIGS, EXTRAS, SLIM, TINY, Config
+from ccnet_lab.errors import WeightsError
+from ccnet_lab.model.backbone import BLOCKS
+
+_KEYS = ("model", "state_dict", "model_state_dict", "ema_state_dict", "state_dict_ema", "model_ema", "ema")  # the first one there counts
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "ema_model.", "ema.")  # put before every name by what a network was wrapped in
+_COUNTERS = ("n_averaged", "steps")  # tensors that averaging leaves beside a wrapped network's
+_OTHERWISE = {  # settings in mmsegmentation's stored configuration that this library has no counterpart for
+    "contract_dilation=False": "the first block of a dilated stage has the full dilation (contract_dilation=False), half of it here",
+    "align_corners=True": "logits are enlarged with align_corners=True, here with False",
+}
+
+
+@dataclass(frozen=True)
+class Format:
+    """Whose a state dict is.
+
+    Attributes:
+        title: what it is called in reports.
+        marks: beginnings of names; one entry that begins so marks the format, unless a format before it in `FORMATS` matches.
+        names: beginnings of its names and of ours that mean the same.
+        ccnet: whether it is a CCNet's.
+        refused: why the whole can't become ours; empty where it can.
+    """
+
+    title: str
+    marks: tuple[str, ...]
+    names: Mapping[str, str] = field(default_factory=dict)
+    ccnet: bool = False
+    refused: tuple[str, ...] = ()
+
+
+OURS = Format("a CCNet of ccnet_lab", ("attention.query.", "reduce.0."), ccnet=True)
+# SSSegmentation's names, the published format; the layers below them are numbered as torchvision numbers them.
+PUBLISHED = Format(
+    "SSSegmentation's CCNet",
+    ("backbone_net.", "cca."),
+    {
+        "backbone_net.": "backbone.",
+        "conv_before_cca.": "reduce.",
+        "cca.query_conv.": "attention.query.",
+        "cca.key_conv.": "attention.key.",
+        "cca.value_conv.": "attention.value.",
+        "cca.gamma.scale": "attention.gamma",
+        "conv_after_cca.": "refine.",
+        "decoder.": "classifier.",
+        "auxiliary_decoder.": "aux_classifier.",
+    },
+    ccnet=True,
+)
+# Source: mmsegmentation's cc_head.py, fcn_head.py and decode_head.py, mmcv's cc_attention.py.
+MMSEGMENTATION = Format(
+    "mmsegmentation's CCNet",
+    ("decode_head.cca.",),
+    {
+        "decode_head.convs.0.conv.": "reduce.0.",
+        "decode_head.convs.0.bn.": "reduce.1.",
+        "decode_head.cca.query_conv.": "attention.query.",
+        "decode_head.cca.key_conv.": "attention.key.",
+        "decode_head.cca.value_conv.": "attention.value.",
+        "decode_head.cca.gamma.scale": "attention.gamma",
+        "decode_head.convs.1.conv.": "refine.0.",
+        "decode_head.convs.1.bn.": "refine.1.",
+        "decode_head.conv_cat.conv.": "classifier.0.",
+        "decode_head.conv_cat.bn.": "classifier.1.",
+        "decode_head.conv_seg.": "classifier.4.",
+        "auxiliary_head.convs.0.conv.": "aux_classifier.0.",
+        "auxiliary_head.convs.0.bn.": "aux_classifier.1.",
+        "auxiliary_head.conv_seg.": "aux_classifier.4.",
+    },
+    ccnet=True,
+)
+# Source: networks/ccnet.py, cc_attention/functions.py and evaluate.py of the authors' repository, in its last version.
+ORIGINAL = Format(
+    "the CCNet of its authors",
+    ("head.cca.",),
+    {
+        **{f"conv{i + 1}.": f"backbone.stem.{3 * i}." for i in range(3)},
+        **{f"bn{i + 1}.": f"backbone.stem.{3 * i + 1}." for i in range(3)},
+        **{f"layer{i}.": f"backbone.layer{i}." for i in range(1, 5)},
+        "head.conva.": "reduce.",
+        "head.cca.query_conv.": "attention.query.",
+        "head.cca.key_conv.": "attention.key.",
+        "head.cca.value_conv.": "attention.value.",
+        "head.cca.gamma": "attention.gamma",
+        "head.convb.": "refine.",
+        "head.bottleneck.0.": "classifier.0.",
+        "head.bottleneck.1.": "classifier.1.",
+        "head.bottleneck.3.": "classifier.4.",
+        "dsn.0.": "aux_classifier.0.",
+        "dsn.1.": "aux_classifier.1.",
+        "dsn.3.": "aux_classifier.4.",
+    },
+    ccnet=True,
+    refused=(
+        "stem: convolutions of 64, 64 and 128 channels; here 32, 32 and 64, so stage 1 starts from another width, too",
+        "max pooling: rounds its output size up (ceil_mode) there, down here",
+        "dilation: the first block of stages 3 and 4 has the full one there (2 and 4), half of it here: the same weights see other pixels",
+        "norms of the backbone: InPlaceABN scales by |weight| + eps, BatchNorm2d by weight, so negative weights change sign",
+        "norms of the heads: InPlaceABN as above, then a leaky ReLU of slope 0.01 where a ReLU stands here; no weights make these equal",
+        "auxiliary head: its first convolution (dsn.0) has a bias, here it has none",
+        "logits are enlarged with align_corners=True there, False here",
+        "input: BGR less (104.0, 116.7, 122.7), not divided there; RGB less its mean, divided by its deviation here",
+    ),
+)
+RESNET = Format("a ResNet alone", ("layer1.0.conv1.",))
+FORMATS = (
+    OURS,
+    PUBLISHED,
+    MMSEGMENTATION,
+    ORIGINAL,
+    Format("mmsegmentation's PSPNet", ("decode_head.psp_modules.",)),
+    Format("mmsegmentation's DeepLab", ("decode_head.aspp_modules.", "decode_head.image_pool.")),
+    Format("a network of mmsegmentation other than CCNet", ("decode_head.",)),
+    Format("torchvision's DeepLabV3", ("classifier.0.convs.",)),
+    Format("torchvision's FCN or another network on torchvision's ResNet", ("backbone.conv1.", "backbone.layer1.0.conv1.")),
+    Format("a vision transformer", ("encoder.layers.encoder_layer_0.", "blocks.0.attn.", "vit.encoder.", "backbone.layers.0.attn.")),
+    RESNET,
+)
+UNKNOWN = Format("a network that is not known here", ())
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file's state dict, unwrapped.
+
+    Attributes:
+        entries: its tensors under the file's own names, less `prefix`.
+        under: the key they lie under; "" where the file is the state dict itself.
+        prefix: what stood before every name, such as "module.".
+        beside: whatever else the file holds, by key.
+    """
+
+    entries: dict[str, Tensor]
+    under: str
+    prefix: str
+    beside: dict[str, Any]
+
+
+def unwrap(content: Mapping[str, Any]) -> Content:
+    """Find the state dict in a file's mapping; raises `WeightsError` where it holds no tensors."""
+    under = next((key for key in _KEYS if isinstance(content.get(key), Mapping)), "")
+    inner = content[under] if under else content
+    if not inner or not all(isinstance(name, str) and _dense(value) for name, value in inner.items()):
+        kinds = ((name, value, "sparse " * isinstance(value, Tensor)) for name, value in inner.items() if not _dense(value))
+        odds = (f"{name!r} is a {sparse}{type(value).__name__}" for name, value, sparse in kinds)
+        odd = next(odds, "it is empty" if not inner else "its keys are no names")
+        raise WeightsError(f"this is no state dict: {odd}; expected names with tensors, or those under the key 'model'")
+    entries, taken = {name: value.detach() for name, value in inner.items()}, ""
+    beside = {key: value for key, value in content.items() if key != under} if under else {}
+    while wrapper := next((w for w in _WRAPPERS if entries.keys() - _COUNTERS and _all_begin(entries, w)), ""):
+        beside |= {name: entries.pop(name) for name in _COUNTERS if name in entries}
+        entries = {name.removeprefix(wrapper): value for name, value in entries.items()}
+        taken += wrapper
+    return Content(entries, under, taken, beside)
+
+
+def identify(entries: Mapping[str, Tensor]) -> Format:
+    """Whose a state dict is, by its names."""
+    for known in FORMATS:
+        if any(name.startswith(known.marks) for name in entries):
+            bare = known is not RESNET or all(re.match(r"(stem|conv1|bn1|layer[1-4]|fc)\.", name) for name in entries)
+            return known if bare else UNKNOWN
+    return UNKNOWN
+
+
+def to_own_names(entries: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state dict under our names, from any format whose CCNet can become ours; names of other networks stay as they are.
+
+    Raises:
+        WeightsError: it holds no tensors, or a CCNet that computes something else; the reasons are named.
+    """
+    found = unwrap(entries).entries
+    whose = identify(found)
+    if whose.refused:
+        raise WeightsError(
+            f"this is {whose.title}, which computes something else than ours, so nothing was loaded. {'; '.join(whose.refused)}. "
+            "`python -m ccnet_lab.model.weights FILE` says what is equal"
+        )
+    return {new: found[old] for old, new in own_names(found).items()}
+
+
+def own_names(entries: Mapping[str, Tensor]) -> dict[str, str]:
+    """Our name of each entry, by its own; the same where no other is known. Raises `WeightsError` where two would get the same one."""
+    names = identify(entries).names
+    found = {name: _renamed(name, names) for name in entries}
+    if len(set(found.values())) < len(found):
+        double = next(new for new in found.values() if list(found.values()).count(new) > 1)
+        raise WeightsError(f"two entries of this state dict would become {double}; it mixes two formats, so use a file of one")
+    return found
+
+
+def to_published_names(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under SSSegmentation's names, from ours."""
+    back = {new: old for old, new in PUBLISHED.names.items()}
+    return {_renamed(name, back): value for name, value in entries.items()}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a file tells of its network besides the tensors; None or empty where it doesn't.
+
+    Attributes:
+        stride: the output stride; `by`: what told it; `certain`: whether that lies in the file, where a name is soon changed.
+        recurrence: R.
+        classes: the class names.
+        refused: settings this library has no counterpart for.
+    """
+
+    stride: int | None = None
+    by: str = ""
+    certain: bool = False
+    recurrence: int | None = None
+    classes: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+def told(beside: Mapping[str, Any], file_name: str = "") -> Told:
+    """Read what mmsegmentation puts into "meta" beside the state dict, or else the name a file was published under."""
+    meta = beside.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    text = next((str(meta[key]) for key in ("config", "cfg") if isinstance(meta.get(key), str)), "")
+    strides = set(re.findall(r"\bstrides=[(\[]\s*(\d)\s*,\s*(\d)\s*,\s*(\d)\s*,\s*(\d)\s*[)\]]", text))
+    stride, by = None, ""
+    if len(strides) == 1:  # a text made of several files may hold several; then none of them is believed
+        a, b, c, d = map(int, next(iter(strides)))
+        stride, by = 4 * a * b * c * d, "the configuration stored in the file"
+    elif named := re.match(r"ccnet_(?:r\d+-d|resnet\d+os)(8|16)_", file_name):
+        stride, by = int(named.group(1)), "the file's name"
+    recurrences = set(re.findall(r"\brecurrence=(\d+)", text))
+    dataset = meta.get("dataset_meta")
+    classes = (dataset if isinstance(dataset, Mapping) else {}).get("classes", meta.get("CLASSES"))
+    return Told(
+        stride,
+        by,
+        len(strides) == 1,
+        int(recurrences.pop()) if len(recurrences) == 1 else None,
+        tuple(map(str, classes)) if isinstance(classes, list | tuple) else (),
+        tuple(reason for setting, reason in _OTHERWISE.items() if setting in text),
+    )
+
+
+def configurations(entries: Mapping[str, Tensor], known: Told | None = None) -> list[Config]:
+    """The known configurations with the depth, class count and head of these entries (under our names), made to fit them.
+
+    A configuration counts as fitting when it has these; that every entry fits is for `load_weights` to see.
+    """
+    known = known or Told()
+    depth, classifier, reduce = _depth(entries), entries.get("classifier.4.weight"), entries.get("reduce.0.weight")
+    if depth is None or classifier is None or reduce is None:
+        return []
+    return [
+        adapted(config, entries, known)
+        for config in (*CONFIGS.values(), *EXTRAS.values())
+        if (config.depth, config.num_classes, config.channels) == (depth, classifier.shape[0], reduce.shape[0])
+        and config.head_kernel == reduce.shape[-1]
+        and known.stride in (None, config.output_stride)
+    ]
+
+
+def adapted(config: Config, entries: Mapping[str, Tensor], known: Told | None = None) -> Config:
+    """`config` with the auxiliary classifier these entries (under our names) have, and with the R that was told."""
+    aux = entries.get("aux_classifier.0.weight")
+    channels = 0 if aux is None or aux.shape[0] == config.channels else aux.shape[0]
+    recurrence = config.recurrence if known is None or known.recurrence is None else known.recurrence
+    return replace(config, auxiliary=aux is not None, aux_channels=channels, recurrence=recurrence)
+
+
+def _depth(entries: Mapping[str, Tensor]) -> int | None:
+    blocks = len({name.split(".")[2] for name in entries if name.startswith("backbone.layer3.")})
+    small = {"backbone.0.0.weight": TINY, "backbone.lateral.0.weight": SLIM}
+    return next((depth for mark, depth in small.items() if mark in entries), {b[2]: d for d, b in BLOCKS.items()}.get(blocks))
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    return next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name)
+
+
+def _dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided
+
+
+def _all_begin(entries: Mapping[str, Tensor], wrapper: str) -> bool:
+    return all(name.startswith(wrapper) for name in entries if name not in _COUNTERS)
