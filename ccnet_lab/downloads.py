@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ccnet_lab.errors import DownloadError, LabError
+from ccnet_lab.errors import DownloadError, LabError, NotThereError
 
 Progress = Callable[[int, int | None], None]  # what is done, and of how much (None where that isn't known)
 _BLOCK = 1 << 16  # bytes; what a cut connection can lose
@@ -182,7 +182,8 @@ def _receive(url: str, part: Path, digest: str, size: int | None, progress: Prog
             if status in (408, 425, 429) or status >= 500:
                 raise _CutError(f"the host answers {status} {answer.reason}")
             if status not in (200, 206):
-                raise DownloadError(f"the host answers {status} {answer.reason} to {url}; put the file at {_final(part)} by hand")
+                kind = NotThereError if status in (404, 410) else DownloadError
+                raise kind(f"the host answers {status} {answer.reason} to {url}; put the file at {_final(part)} by hand")
             begin, _, whole = told.get("Content-Range", "").removeprefix("bytes ").partition("/")
             if status == 206 and begin.split("-")[0] != str(have):
                 _forget(part)

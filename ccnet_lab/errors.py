@@ -39,6 +39,10 @@ class DownloadError(LabError, OSError):
     """A file that could not be downloaded whole; says where to put it by hand. Nothing damaged lies under its name."""
 
 
+class NotThereError(DownloadError):
+    """The host has no such file."""
+
+
 class MissingFileError(LabError, FileNotFoundError):
     """A path that does not exist."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from ccnet_lab.configs import CONFIGS, RELEASES
 from ccnet_lab.downloads import Progress, fetch
-from ccnet_lab.errors import DownloadError, MissingFileError, near
+from ccnet_lab.errors import DownloadError, MissingFileError, NotThereError, near
 
 _V1C = "https://download.openmmlab.com/pretrain/third_party"
 MIRROR = "CCNET_LAB_MIRROR"
@@ -93,10 +93,11 @@ def find(name: str) -> Published:
     return PUBLISHED[name]
 
 
-def address(file: Published, mirror: str = "") -> str:
-    """Where the file would be downloaded from."""
+def addresses(file: Published, mirror: str = "") -> list[str]:
+    """Where the file would be downloaded from, in this order: SSSegmentation's table has named its files with and without `_train`."""
     base = (mirror or os.environ.get(MIRROR, "")).rstrip("/")
-    return f"{base}/{file.file}" if base else file.url
+    url = f"{base}/{file.file}" if base else file.url
+    return list(dict.fromkeys([url, url.replace("_train.", ".")]))
 
 
 def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Path:
@@ -116,15 +117,25 @@ def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Pat
     """
     wanted = find(name)
     if not wanted.on_disk:
-        url = address(wanted, mirror)
-        try:
-            fetch(url, wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
-        except DownloadError as error:
-            others = "" if wanted.kind == "start" else f". Other places: --mirror, ${MIRROR}, or in a browser {BY_HAND}"
-            raise DownloadError(f"{error}{others}") from None
-        _record(wanted.path, url)
+        _record(wanted.path, _download(wanted, addresses(wanted, mirror), progress))
     verify(wanted.path, wanted.digest)
     return wanted.path
+
+
+def _download(wanted: Published, urls: list[str], progress: Progress | None) -> str:
+    """The file, from the first address that has it; returns that one."""
+    try:
+        for url in urls[:-1]:
+            try:
+                fetch(url, wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
+                return url
+            except NotThereError:
+                continue
+        fetch(urls[-1], wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
+        return urls[-1]
+    except DownloadError as error:
+        others = "" if wanted.kind == "start" else f". Other places: --mirror, ${MIRROR}, or in a browser {BY_HAND}"
+        raise type(error)(f"{error}{others}") from None
 
 
 def verify(path: Path, digest: str = "") -> None:

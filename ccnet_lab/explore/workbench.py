@@ -130,7 +130,7 @@ class Workbench:
         if not self.any_path:
             raise ConfigError(f"{model} is not on the machine this app runs on; there, `python scripts/zoo.py get {model}` downloads it")
         file = store.find(model)
-        return page.offer(file, store.address(file), CONFIGS[model], weights_size(CONFIGS[model]))
+        return page.offer(file, store.addresses(file)[0], CONFIGS[model], weights_size(CONFIGS[model]))
 
     def fetch(self, model: str, visitor: str) -> Iterator[str]:
         """Download a checkpoint; gives how far it is, as HTML, a few times per second until it is here or the visitor has left.
