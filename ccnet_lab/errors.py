@@ -51,6 +51,10 @@ class DeviceError(LabError, RuntimeError):
     """A device that this machine or this build of torch does not have."""
 
 
+class ExportError(LabError, ValueError):
+    """A network that cannot be written as asked, or a file that does not give what the network gives."""
+
+
 class TrainingError(LabError, ArithmeticError):
     """A loss or gradients that are not finite; the step, the batch's files and the last good checkpoint are named."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_own
 from ccnet_lab.data.doctor import examine, histogram_figure, report_text
-from ccnet_lab.data.prepare import TERMS, prepare
+from ccnet_lab.data.prepare import KEYS, prepare
 from ccnet_lab.downloads import progress_bar
 from ccnet_lab.errors import DataError, LabError
 
@@ -16,7 +16,7 @@ from ccnet_lab.errors import DataError, LabError
 def main() -> int:
     """0: every pair can be trained on. 1: faults were found. 2: nothing could be examined."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", help=f"{', '.join(TERMS)}, or the folder of a data set of your own (images/, masks/, classes.json)")
+    parser.add_argument("what", help=f"{', '.join(KEYS)}, or the folder of a data set of your own (images/, masks/, classes.json)")
     parser.add_argument("--data", type=Path, help="the data root: the folder above VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/")
     parser.add_argument("--check", action="store_true", help="only examine what is there; fetch nothing")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="where to save the pixels per class as a picture (.png, .pdf, .svg)")
@@ -28,7 +28,7 @@ def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without block characters
     try:
-        own = args.what not in TERMS and Path(args.what).is_dir()
+        own = args.what not in KEYS and Path(args.what).is_dir()
         if not own and args.data is None:
             raise DataError(f"--data is missing: python scripts/prepare_data.py {args.what} --data ROOT")
         dataset = open_own(args.what) if own else get_dataset(args.what)

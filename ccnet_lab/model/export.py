@@ -1,0 +1,210 @@
+"""A trained network as one file that runs without this library: a torch.export program or ONNX. Files of weights are in weights.
+
+What is written (deployed.py makes it ready) is read back and compared with the network; only a file that gives the same is kept.
+"""
+
+import copy
+import importlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ccnet_lab.configs import Config, get_config
+from ccnet_lab.data.transforms import normalise
+from ccnet_lab.errors import ExportError, MissingPackageError
+from ccnet_lab.model.ccnet import CCNet
+from ccnet_lab.model.deployed import Deployed, agreement, describe, enlarged, generated_picture
+
+FORMATS = ("pt2", "onnx")
+TOLERANCE = 1e-4  # the largest difference of a file's logits from the network's; a share of the largest logit where that is above 1
+SIZES = ((97, 161), (128, 96), (75, 75))  # (H, W) of the pictures a file is checked on
+OPSETS, OPSET = range(18, 24), 20  # of ONNX; 20 is what torch 2.11 writes of itself
+_Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written, read back and found to give what the network gives.
+
+    Attributes:
+        path: of the file. bytes: its length. metadata: what it says of itself.
+        differences: largest difference from the network by (H, W), divided by the largest logit if above 1: of logits; for labels,
+            of the network's own logits of the file's label and of its own.
+    """
+
+    path: Path
+    bytes: int
+    metadata: dict[str, Any]
+    differences: dict[tuple[int, int], float]
+
+
+@torch.no_grad()
+def export_model(
+    model: CCNet,
+    config: str | Config,
+    path: str | Path,
+    *,
+    labels: bool = False,
+    int8: bool = False,
+    recurrence: int | None = None,
+    fixed: tuple[int, int, int] | None = None,
+    opset: int = OPSET,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    pictures: Sequence[NDArray[np.uint8]] = (),
+    source: str | Path | None = None,
+) -> Exported:
+    """Write a network, in eval mode and float32, to `path`: a torch.export program (`.pt2`) or ONNX (`.onnx`).
+
+    Args:
+        model: the network, left as it is.
+        config: what it was built from.
+        path: the file; its ending says the format. What is there before stays until the new file is checked.
+        labels: (B, H, W, 3) uint8 RGB -> (B, H, W) uint8 labels, with normalising, upsampling and argmax inside; else (B, 3, H, W) float32,
+            normalised, -> (B, K, h, w) logits at the backbone's stride.
+        int8: whether the convolutions' weights are kept as int8 with a scale per output channel; the arithmetic stays float32.
+        recurrence: R; None means what the network was built with.
+        fixed: (B, H, W) for runtimes that want one size; None leaves all three open.
+        opset: of ONNX.
+        sizes: (H, W) of the generated pictures the file is checked on; with `fixed` that size is taken instead.
+        pictures: (H, W, 3) uint8, more to check on; where there are some, the agreement of int8 with float32 is stated on these alone.
+        source: the weights' file; its name, sha256 and notes go into the metadata.
+
+    Raises:
+        ExportError: an unknown format or opset, a size that is too small, a file that cannot be written, or one that differs from the
+            network by more than `TOLERANCE`; under `path` is then what was there before.
+        MissingPackageError: ONNX was asked for and its packages are not installed.
+    """
+    config, path = get_config(config), Path(path)
+    kind, steps = path.suffix[1:].lower(), model.recurrence if recurrence is None else recurrence
+    if kind not in FORMATS:
+        raise ExportError(f"{path.name} ends in {path.suffix!r}; expected .pt2 (a torch.export program) or .onnx")
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder; give the name of a file in it")
+    if opset not in OPSETS or steps < 0:
+        raise ExportError(f"opset is {opset}, recurrence {steps}; expected {OPSETS[0]} to {OPSETS[-1]}, and 0 or more")
+    if kind == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            _package(package)
+    eager = copy.deepcopy(model).cpu().float().eval()
+    deployed = Deployed(eager, steps, labels)
+    smallest = deployed.smallest()
+    sizes = sizes if fixed is None else [fixed[1:]] * len(SIZES)
+    for size in [*sizes, *(picture.shape[:2] for picture in pictures)]:
+        _check_size(tuple(size), fixed, smallest)
+    made = [generated_picture(config.dataset, *size, seed) for seed, size in enumerate(sizes)]
+    batches = [_batch(picture, 2 if fixed is None else fixed[0]) for picture in [*made, *pictures]]
+    metadata = describe(config, deployed, fixed, source)
+    reference: _Run = lambda images: eager(images, steps, with_aux=False).logits  # noqa: E731
+    if int8:
+        deployed.quantise()
+        metadata["int8"] = agreement(reference, deployed.logits, batches[len(made) :] if pictures else batches)
+        reference = deployed.logits
+    temporary = path.with_name(f"{path.stem}.writing.{kind}")
+    try:
+        temporary.touch()  # fails before the work where it cannot be written
+        write, read = (_write_onnx, _read_onnx) if kind == "onnx" else (_write_pt2, _read_pt2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about its own exporter
+            write(_capture(deployed, fixed, smallest), temporary, metadata, opset)
+            differences = _differences(read(temporary), reference, batches, labels)
+        worst = max(differences.values())
+        if worst > TOLERANCE:
+            raise ExportError(f"{path.name} would differ from the network by {worst:.2g}, more than {TOLERANCE:g}; it was not kept")
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, AssertionError) as error:  # torch wraps failures to write; a program asserts which sizes it takes
+        raise ExportError(f"{path} cannot be written: {error}; what was there before is untouched") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Exported(path, path.stat().st_size, metadata, differences)
+
+
+def _batch(picture: NDArray[np.uint8], count: int) -> Tensor:
+    """(count, H, W, 3) uint8: the picture, then shifted copies of it."""
+    return torch.from_numpy(np.stack([np.roll(picture, 7 * i, axis=1) for i in range(count)]))
+
+
+def _check_size(size: tuple[int, ...], fixed: tuple[int, int, int] | None, smallest: int) -> None:
+    if min(size) < smallest or (fixed is not None and fixed[0] < 1):
+        raise ExportError(
+            f"a picture of {size[0]} x {size[1]} pixels is too small; expected at least {smallest} x {smallest}, batches of 1"
+        )
+    if fixed is not None and size != fixed[1:]:
+        raise ExportError(f"a picture is {size[0]} x {size[1]}, but the size is fixed to {fixed[1]} x {fixed[2]}; give one of that size")
+
+
+def _capture(deployed: Deployed, fixed: tuple[int, int, int] | None, smallest: int) -> Any:
+    """The program of one forward pass, without the paths of this machine that its nodes remember."""
+    batch, height, width = fixed or (2, 2 * smallest + 1, 3 * smallest - 1)
+    images = torch.zeros(batch, height, width, 3, dtype=torch.uint8) if deployed.labels else torch.zeros(batch, 3, height, width)
+    open_axes = dict.fromkeys(_axes(deployed.labels), torch.export.Dim.DYNAMIC) if fixed is None else None
+    program = torch.export.export(deployed.eval(), (images,), dynamic_shapes=(open_axes,))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def _axes(labels: bool) -> dict[int, str]:
+    return {0: "batch", 1: "height", 2: "width"} if labels else {0: "batch", 2: "height", 3: "width"}
+
+
+def _write_pt2(program: Any, path: Path, metadata: dict[str, Any], _: int) -> None:
+    program.example_inputs = None
+    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata, indent=1)})
+
+
+def _write_onnx(program: Any, path: Path, metadata: dict[str, Any], opset: int) -> None:
+    """One file; int8 weights are not folded back to float32, which the runtime does when it loads them."""
+    labels = metadata["output"].startswith("labels")
+    how: dict[str, Any] = dict(opset_version=opset, dynamo=True, optimize="int8" not in metadata, verbose=False)
+    written: Any = torch.onnx.export(program, input_names=["images"], output_names=["labels" if labels else "logits"], **how)
+    _package("onnx_ir.passes.common").ClearMetadataAndDocStringPass()(written.model)  # as large as a small network's weights
+    if metadata["size"] == "any":
+        shape = written.model.graph.inputs[0].shape
+        written.rename_axes({shape[axis]: name for axis, name in _axes(labels).items()})
+    for key, value in metadata.items():
+        written.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
+    written.save(path, external_data=False)
+
+
+def _read_pt2(path: Path) -> _Run:
+    run: _Run = torch.export.load(path).module()
+    return run
+
+
+def _read_onnx(path: Path) -> _Run:
+    session = _package("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _differences(run: _Run, reference: _Run, batches: Sequence[Tensor], labels: bool) -> dict[tuple[int, int], float]:
+    found: dict[tuple[int, int], float] = {}
+    for pixels in batches:
+        images, size = normalise(pixels).contiguous(), (pixels.shape[1], pixels.shape[2])
+        expected = reference(images)
+        given = run(pixels if labels else images)
+        if labels:
+            expected = enlarged(expected, size)
+            difference = expected.amax(1) - expected.gather(1, given[:, None].long())[:, 0]
+        else:
+            difference = (given - expected).abs()
+        relative = difference.max() / expected.abs().max().clamp_min(1)
+        found[size] = max(found.get(size, 0.0), float(relative.nan_to_num(float("inf"))))
+    return found
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise MissingPackageError(f'{name} is not installed: pip install -e ".[export]", then the same command') from None
