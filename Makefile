@@ -9,7 +9,7 @@ demo: .venv/app-ready
 	$(BIN)/python app.py $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/dev-ready
 	$(BIN)/ruff format --check .

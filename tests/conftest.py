@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import runpy
+import sys
 import zlib
 from pathlib import Path
 
@@ -67,6 +69,29 @@ def published_file(tmp_path_factory):
         return made[config]
 
     return make
+
+
+@pytest.fixture
+def door(monkeypatch, capsys):
+    """Run a script as `python SCRIPT WORDS` does, but in this process: (exit code, stdout, stderr)."""
+
+    def call(script: str, *words: object) -> tuple[int, str, str]:
+        monkeypatch.chdir(HERE.parent)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
+        try:
+            runpy.run_path(script, run_name="__main__")
+            code = 0
+        except SystemExit as error:
+            code = int(error.code or 0)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest first, so that no worker is left alone with one at the end."""
+    longest = ["test_train_all.py", "test_export.py", "test_loop.py", "test_scripts.py"]
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
 @pytest.fixture

@@ -466,7 +466,7 @@ def test_own_data_from_the_command_line(tmp_path):
     )
     for source in (tmp_path / "runs" / "mine", tmp_path / "runs" / "mine" / "model.safetensors"):
         result = subprocess.run([sys.executable, "-c", code, source], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-        assert result.stdout.strip() == "ccnet_resnet1os8_myset ('floor', 'wall', 'door', 'a', 'b', 'c') 6", result.stderr
+        assert result.stdout.strip() == "ccnet_resnet1os4_myset ('floor', 'wall', 'door', 'a', 'b', 'c') 6", result.stderr
 
 
 def test_the_log_survives_a_last_line_cut_short(tmp_path):
