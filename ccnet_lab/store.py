@@ -125,14 +125,14 @@ def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Pat
 def _download(wanted: Published, urls: list[str], progress: Progress | None) -> str:
     """The file, from the first address that has it; returns that one."""
     try:
-        for url in urls[:-1]:
+        for url in urls:
             try:
                 fetch(url, wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
-                return url
+                break
             except NotThereError:
-                continue
-        fetch(urls[-1], wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
-        return urls[-1]
+                if url == urls[-1]:
+                    raise
+        return url
     except DownloadError as error:
         others = "" if wanted.kind == "start" else f". Other places: --mirror, ${MIRROR}, or in a browser {BY_HAND}"
         raise type(error)(f"{error}{others}") from None

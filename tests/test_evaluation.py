@@ -1,7 +1,6 @@
 """training/evaluation.py and what it stands on: against scikit-learn, against plain slow forms, and what is refused."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import subprocess
@@ -476,22 +475,9 @@ def test_other_errors_pass_through(split):
 
 
 @pytest.fixture
-def script(monkeypatch, capsys):
+def script(door):
     """scripts/evaluate.py in this process: (exit code, stdout, stderr)."""
-    spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "scripts" / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words), "--workers", "0"])
-        code = 0
-        try:
-            module.main()
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return call
+    return lambda *words: door("scripts/evaluate.py", *words, "--workers", "0")
 
 
 @pytest.fixture

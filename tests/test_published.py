@@ -1,10 +1,9 @@
 """training/published.py and tally.py: the zoo is scored unattended, what was broken off is gone on with, what fails stops nothing."""
 
-import importlib.util
 import json
 import os
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,20 +80,8 @@ def test_what_does_not_belong_is_counted_anew(model, split, tmp_path, why):
 
 
 @pytest.fixture
-def script(monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "scripts" / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words)])
-        try:
-            code = module.main()
-        except SystemExit as error:
-            code = error.code
-        return code, *capsys.readouterr()
-
-    return call
+def script(door):
+    return partial(door, "scripts/evaluate.py")
 
 
 def test_the_zoo_is_scored_as_far_as_it_is_here(script, published_file, tmp_path, monkeypatch):

@@ -1,12 +1,11 @@
 """store.py: published files come once, are recorded and held against the record; two at once, cuts, mirrors, strange answers."""
 
 import hashlib
-import importlib.util
 import json
 import multiprocessing
-import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -186,20 +185,8 @@ def test_listed_and_removed(host, checkpoint, cache):
 
 
 @pytest.fixture
-def script(monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("zoo_script", Path(__file__).parent.parent / "scripts" / "zoo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["zoo.py", *words])
-        try:
-            code = module.main()
-        except SystemExit as error:
-            code = error.code
-        return code, *capsys.readouterr()
-
-    return call
+def script(door):
+    return partial(door, "scripts/zoo.py")
 
 
 def test_the_script_gets_lists_and_removes(script, host, checkpoint, cache, monkeypatch):
