@@ -16,10 +16,10 @@ from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.explore.sources import obtain_weights
 from ccnet_lab.model.weights import read_config
 from ccnet_lab.runs import Run, write_whole
+from ccnet_lab.scoring.protocol import MODES, PRECISIONS, Protocol, check_comparable, plan
 from ccnet_lab.training import campaign
 from ccnet_lab.training.distributed import choose_device
 from ccnet_lab.training.evaluation import evaluate, published_line, score_table
-from ccnet_lab.training.protocol import MODES, PRECISIONS, Protocol, check_comparable, plan
 from ccnet_lab.training.published import evaluate_published
 
 

@@ -9,7 +9,8 @@ import torch
 from tqdm import tqdm
 
 from ccnet_lab.model.weights import save_weights
-from ccnet_lab.training.demo import HELD_OUT, demo_table, score_demo, train_demo
+from ccnet_lab.scoring.beacons import HELD_OUT, score_demo
+from ccnet_lab.training.demo import demo_table, train_demo
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ import torch
 from ccnet_lab import build_model, load_weights
 from ccnet_lab.data import beacons
 from ccnet_lab.explore.sources import find_weights
-from ccnet_lab.training.demo import HELD_OUT, demo_table, score_demo, train_demo
+from ccnet_lab.scoring.beacons import HELD_OUT, score_demo
+from ccnet_lab.training.demo import demo_table, train_demo
 
 SOME = range(HELD_OUT.start, HELD_OUT.start + 100)
 

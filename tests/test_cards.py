@@ -14,8 +14,8 @@ from ccnet_lab.configs import EXTRAS
 from ccnet_lab.data.catalog import DATASETS, get_dataset
 from ccnet_lab.errors import ProtocolError
 from ccnet_lab.runs import Run
+from ccnet_lab.scoring.protocol import published_protocol
 from ccnet_lab.training.campaign import SPREAD
-from ccnet_lab.training.protocol import published_protocol
 from ccnet_lab.zoo.cards import REPEATS, model_card, swatches, write_cards
 
 ROOT = Path(__file__).parent.parent

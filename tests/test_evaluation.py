@@ -21,9 +21,7 @@ from ccnet_lab.data.transforms import fitted_size, normalise, resize
 from ccnet_lab.errors import ConfigError, DataError, DeviceError, MissingFileError, ProtocolError, RunError, WeightsError
 from ccnet_lab.model.weights import save_weights
 from ccnet_lab.runs import Run
-from ccnet_lab.training import inference
-from ccnet_lab.training.evaluation import evaluate, published_line, score_table
-from ccnet_lab.training.metrics import (
+from ccnet_lab.scoring.metrics import (
     Confusions,
     bootstrap_interval,
     boundary,
@@ -33,7 +31,9 @@ from ccnet_lab.training.metrics import (
     ratio,
     scores,
 )
-from ccnet_lab.training.protocol import Protocol, check_comparable, plan, published_protocol
+from ccnet_lab.scoring.protocol import Protocol, check_comparable, plan, published_protocol
+from ccnet_lab.training import inference
+from ccnet_lab.training.evaluation import evaluate, published_line, score_table
 
 ROOT = Path(__file__).parent.parent
 TINY = dataclasses.replace(get_config("demo"), dataset="camvid", channels=16, resize=(96, 64), crop_size=(64, 96), alias="tiny")

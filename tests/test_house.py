@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "data": {"errors", "downloads", "configs", "data.catalog"},
     "model": {"errors", "downloads", "store", "configs", "data.catalog", "data"},
     "runs": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model"},
-    "zoo": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs"},
-    "training": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "zoo"},
-    "explore": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "zoo"},
+    "zoo": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring"},
+    "scoring": {"errors", "configs", "data.catalog", "data", "model", "runs"},
+    "training": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring", "zoo"},
+    "explore": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring", "zoo"},
 }
 
 

@@ -12,9 +12,9 @@ from ccnet_lab import Explorer, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
 from ccnet_lab.explore.sources import find_weights
+from ccnet_lab.scoring.metrics import load_confusions
+from ccnet_lab.scoring.protocol import Protocol, check_comparable, published_protocol
 from ccnet_lab.training.evaluation import evaluate, score_table, scores
-from ccnet_lab.training.metrics import load_confusions
-from ccnet_lab.training.protocol import Protocol, check_comparable, published_protocol
 
 ROOT = Path(__file__).parent.parent
 SCORES = json.loads((ROOT / "results" / "runs" / "street" / "scores.json").read_text())

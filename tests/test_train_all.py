@@ -149,7 +149,7 @@ def test_sigterm_is_handed_on_and_the_run_saves(tmp_path):
 
 
 def finished_run(folder, config, miou, images, **training):
-    from ccnet_lab.training.protocol import published_protocol
+    from ccnet_lab.scoring.protocol import published_protocol
 
     run = Run.create(folder, config)
     run.write_training(training)

@@ -16,8 +16,8 @@ from typing import Any
 from ccnet_lab.configs import CONFIGS, Config
 from ccnet_lab.errors import LabError, MissingPackageError, RunBusyError, UnknownConfigError, near
 from ccnet_lab.runs import Run
+from ccnet_lab.scoring.protocol import Protocol, check_comparable, published_protocol
 from ccnet_lab.training.guards import BUSY, SIGNALS, Stopped
-from ccnet_lab.training.protocol import Protocol, check_comparable, published_protocol
 from ccnet_lab.training.settings import Settings
 
 SPREAD = 1.3  # points of mIoU between runs of one configuration: the authors' three runs each, their repository's README

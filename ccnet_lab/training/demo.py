@@ -1,39 +1,19 @@
 """Training of the embedded demo on generated scenes: a tiny CCNet, AdamW, minutes on a CPU. The twelve's recipe is not here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data import beacons
-from ccnet_lab.data.catalog import IGNORE, get_dataset
+from ccnet_lab.data.catalog import IGNORE
 from ccnet_lab.data.transforms import normalise
 from ccnet_lab.model.ccnet import CCNet, build_model
-from ccnet_lab.training.evaluation import confusion_matrix, scores
+from ccnet_lab.scoring.beacons import HELD_OUT, score_demo
 from ccnet_lab.training.loss import segmentation_loss
 
-HELD_OUT = range(10_000_000, 10_000_500)  # seeds of the scenes that are never trained on
 # Background is 94 % of the pixels. In the first part of the training most of it is ignored, so that the discs decide the gradient.
 SPARSE, KEPT = 0.3, 0.1
-
-
-@dataclass(frozen=True)
-class BeaconScores:
-    """Scores on held-out scenes, all 0..1. Disc accuracies count disc pixels only; chance is 0.25.
-
-    Attributes:
-        miou: mean IoU over background and the four kinds of disc.
-        on_cross: accuracy on discs whose cell shares a row or column with the beacon.
-        off_cross: accuracy on the other disc pixels.
-        out_of_reach: accuracy on the disc pixels off the cross that not even the upsampling connects with it at R = 1.
-    """
-
-    miou: float
-    on_cross: float
-    off_cross: float
-    out_of_reach: float
 
 
 def train_demo(
@@ -71,25 +51,6 @@ def train_demo(
             progress(step + 1, loss.item())
     model.eval()
     return model
-
-
-@torch.inference_mode()
-def score_demo(model: CCNet, recurrence: int | None = None, seeds: range = HELD_OUT) -> BeaconScores:
-    """Scores of a demo model on the scenes of `seeds`, with its own recurrence unless another is given."""
-    classes = get_dataset("beacons").num_classes
-    confusion = np.zeros((classes, classes), np.int64)
-    right = {"on_cross": [0, 0], "off_cross": [0, 0], "out_of_reach": [0, 0]}
-    for seed in seeds:
-        scene = beacons.make_scene(seed)
-        logits = model(normalise(scene.image[None]), recurrence=recurrence).logits
-        logits = torch.nn.functional.interpolate(logits, size=scene.labels.shape, mode="bilinear", align_corners=False)
-        predicted = logits[0].argmax(0).numpy()
-        confusion += confusion_matrix(scene.labels, predicted, classes)
-        disc, on = scene.labels > 0, beacons.on_cross(scene)
-        for name, where in (("on_cross", on), ("off_cross", ~on), ("out_of_reach", beacons.out_of_reach(scene))):
-            right[name][0] += int((predicted == scene.labels)[disc & where].sum())
-            right[name][1] += int((disc & where).sum())
-    return BeaconScores(scores(confusion).miou, **{name: hits / max(1, total) for name, (hits, total) in right.items()})
 
 
 def demo_table(models: dict[str, CCNet], seeds: range = HELD_OUT) -> str:

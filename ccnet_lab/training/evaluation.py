@@ -16,9 +16,9 @@ from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.errors import ConfigError, ProtocolError
+from ccnet_lab.scoring.metrics import Confusions, bootstrap_interval, boundary_tally, confusion_matrix, mean, ratio, scores
+from ccnet_lab.scoring.protocol import Protocol, check_comparable, plan, published_protocol
 from ccnet_lab.training.inference import arithmetic, load, predict
-from ccnet_lab.training.metrics import Confusions, bootstrap_interval, boundary_tally, confusion_matrix, mean, ratio, scores
-from ccnet_lab.training.protocol import Protocol, check_comparable, plan, published_protocol
 from ccnet_lab.training.tally import Tally
 
 SAVE_EVERY = 60.0  # seconds

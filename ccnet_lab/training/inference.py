@@ -15,8 +15,8 @@ from ccnet_lab.data.batches import leave_signals_to_the_parent
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.transforms import fitted_size, normalise, resize
 from ccnet_lab.errors import DeviceError, LabError, WeightsError
+from ccnet_lab.scoring.protocol import Protocol
 from ccnet_lab.training.guards import out_of_memory
-from ccnet_lab.training.protocol import Protocol
 
 RESIZED_AT_ONCE = 2**22  # logits, 16 MiB: how many classes are resized to the size of the labels together follows from it
 FEWEST = 4  # classes resized together: for fewer torch takes another kernel, which rounds otherwise

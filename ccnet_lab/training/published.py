@@ -15,9 +15,9 @@ from ccnet_lab.errors import LabError, RunBusyError
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.weights import load_weights
 from ccnet_lab.runs import Run
+from ccnet_lab.scoring.protocol import Protocol, plan
 from ccnet_lab.training.campaign import Outcome
 from ccnet_lab.training.evaluation import evaluate
-from ccnet_lab.training.protocol import Protocol, plan
 
 Progress = Callable[[Config, int, int, float], object]  # configuration, images done, of how many, mIoU so far
 

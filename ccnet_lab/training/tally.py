@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccnet_lab.runs import write_whole
-from ccnet_lab.training.metrics import Confusions
-from ccnet_lab.training.protocol import Protocol
+from ccnet_lab.scoring.metrics import Confusions
+from ccnet_lab.scoring.protocol import Protocol
 
 
 @dataclass
