@@ -1,4 +1,4 @@
-"""The app's door: the layout in gradio and short callbacks; what they show is made in ccnet_lab/explore/workbench.py."""
+"""The app's door: the layout in gradio and short callbacks; what they show is made in ccnet_lab/explore/workbench.py and dashboards.py."""
 
 import argparse
 import functools
@@ -6,7 +6,7 @@ import ipaddress
 import os
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,18 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import:
 import gradio as gr
 
 from ccnet_lab.errors import LabError
-from ccnet_lab.explore import page
+from ccnet_lab.explore import dashboards, page
 from ccnet_lab.explore.pictures import png
-from ccnet_lab.explore.workbench import Scene, Workbench
+from ccnet_lab.explore.workbench import RECURRENCES, Scene, Workbench
 
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 THEME = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=["ui-monospace", "monospace"])
 SIZES = [("as evaluated", 0), ("short side 256", 256), ("short side 512", 512), ("short side 1024", 1024)]
-# gradio's deferred events (trigger_mode="always_last") carry the data of the first click, so the page itself remembers the last one.
-REMEMBER_CLICKS = """() => document.addEventListener("click", event => {
-  const image = event.target.closest("#stage")?.querySelector("img"), box = image?.getBoundingClientRect();
-  if (box) window.lastClick = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-}, true)"""
 LAST_CLICK = "(state, _) => [state, window.lastClick]"
 OPEN_SAVED = "() => document.querySelector('#saved a, a#saved, #saved button, button#saved')?.click()"
+TABS = ("Explore", "Recurrence", "Configurations", "Runs", "About")
+QUICK: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private", trigger_mode="always_last")
+WORK: dict[str, Any] = dict(show_progress="hidden", api_visibility="private", concurrency_limit=None)
 
 
 def build(bench: Workbench, folder: Path) -> gr.Blocks:
@@ -37,7 +35,7 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
     first = bench.start(bench.model)
 
     with gr.Blocks(title="ccnet_lab", delete_cache=(3600, 3600), analytics_enabled=False) as blocks:
-        state, where = gr.State(asdict(first)), gr.JSON(visible=False)
+        state, where, tab = gr.State(asdict(first)), gr.JSON(visible=False), gr.State(TABS[0])
         with gr.Row(elem_id="top"):
             gr.HTML(page.BRAND, elem_id="brand")
             models = gr.Dropdown(
@@ -50,44 +48,60 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
             offer = gr.HTML(elem_id="offer")
             fetch, leave = gr.Button("Download", elem_id="fetch"), gr.Button("Not now", elem_id="leave")
         notice, problem = gr.HTML(elem_id="notice"), gr.HTML(elem_id="problem")
-        with gr.Tab("Explore"):
-            with gr.Row(elem_id="pictures"):
-                with gr.Column(scale=5, min_width=300, elem_id="stage-column"):
-                    stage = gr.Image(
-                        label="the image with its labels; click a pixel", show_label=False, interactive=False, format="png", buttons=[],
-                        elem_id="stage", type="filepath",
-                    )  # fmt: skip
-                    marker, legend = gr.HTML(elem_id="marker"), gr.HTML(elem_id="legend")
-                with gr.Column(scale=7, min_width=300):
-                    answer = gr.HTML(elem_id="answer")
-            with gr.Row(elem_id="controls"):
-                labels = gr.Slider(0, 1, first.labels, step=0.05, label="labels over the image", elem_id="labels")
-                photo = gr.Slider(0, 1, first.photo, step=0.05, label="image under the maps", elem_id="photo")
-                clip = gr.Slider(0, 1, first.clip, step=0.05, label="clip the peaks of the maps", elem_id="clip")
-            with gr.Row(elem_id="inputs"):
-                with gr.Column(scale=3, min_width=260):
-                    upload = gr.File(label="Your photograph", type="filepath", height=150, elem_id="upload")
-                with gr.Column(scale=5, min_width=300):
-                    examples = gr.Gallery(
-                        bench.examples, label="Examples", columns=4, height=150, allow_preview=False, format="png",
-                        object_fit="cover", elem_id="examples", buttons=[],
-                    )  # fmt: skip
-                with gr.Column(scale=2, min_width=220):
-                    size = gr.Dropdown(SIZES, value=first.short_side, label="network input", elem_id="size")
-                    save = gr.Button("Save the picture (PNG)", elem_id="save")
+
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Explore", id="Explore") as explore:
+                with gr.Row(elem_id="pictures"):
+                    with gr.Column(scale=5, min_width=300, elem_id="stage-column"):
+                        stage = gr.Image(
+                            label="the image with its labels; click a pixel", show_label=False, interactive=False, format="png", buttons=[],
+                            elem_id="stage", type="filepath",
+                        )  # fmt: skip
+                        marker, legend = gr.HTML(elem_id="marker"), gr.HTML(elem_id="legend")
+                    with gr.Column(scale=7, min_width=300):
+                        answer = gr.HTML(elem_id="answer")
+                        with gr.Row(elem_id="ask"):
+                            steps = gr.Radio(list(RECURRENCES), value=first.recurrence, label="facts and test for R", elem_id="steps")
+                            ask = gr.Button("Is it true? Run the deletion test", elem_id="test")
+                        truth = gr.HTML(elem_id="truth")
+                with gr.Row(elem_id="controls"):
+                    labels = gr.Slider(0, 1, first.labels, step=0.05, label="labels over the image", elem_id="labels")
+                    photo = gr.Slider(0, 1, first.photo, step=0.05, label="image under the maps", elem_id="photo")
+                    clip = gr.Slider(0, 1, first.clip, step=0.05, label="clip the peaks of the maps", elem_id="clip")
+                with gr.Row(elem_id="inputs"):
+                    with gr.Column(scale=3, min_width=260):
+                        upload = gr.File(label="Your photograph", type="filepath", height=150, elem_id="upload")
+                    with gr.Column(scale=5, min_width=300):
+                        examples = gr.Gallery(
+                            bench.examples, label="Examples", columns=5, height=150, allow_preview=False, format="png",
+                            object_fit="cover", elem_id="examples", buttons=[],
+                        )  # fmt: skip
+                    with gr.Column(scale=2, min_width=220):
+                        size = gr.Dropdown(SIZES, value=first.short_side, label="network input", elem_id="size")
+                with gr.Row(elem_id="share"):
+                    save = gr.Button("Save the picture (PNG)", elem_id="save", size="sm")
                     saved = gr.DownloadButton("picture", elem_id="saved")
-        with gr.Tab("About"):
-            gr.HTML(page.ABOUT)
+                    link = gr.Button("Copy the link", elem_id="link", size="sm")
+                    python = gr.Button("Copy the Python that made this", elem_id="python", size="sm")
+                shared = gr.Textbox(visible=False, show_label=False, lines=1, max_lines=10, buttons=["copy"], elem_id="shared")
+            with gr.Tab("Recurrence", id="Recurrence") as recurrence_tab:
+                recurrence = _recurrence(bench, state, tab)
+            with gr.Tab("Configurations", id="Configurations") as configurations_tab:
+                board = _configurations(bench)
+            with gr.Tab("Runs", id="Runs") as runs_tab:
+                runs = _runs(bench, tab)
+            with gr.Tab("About", id="About") as about_tab:
+                gr.HTML(page.ABOUT)
 
         def pixel(scene: Scene) -> dict[Any, Any]:
-            return {state: asdict(scene), problem: "", **dict(zip([marker, answer], bench.answer(scene), strict=True))}
+            return {state: asdict(scene), problem: "", truth: "", **dict(zip([marker, answer], bench.answer(scene), strict=True))}
 
         def image(scene: Scene) -> dict[Any, Any]:
             return {stage: _file(Path(stage.GRADIO_CACHE), bench.stage(scene)), **pixel(scene)}
 
         def everything(scene: Scene) -> dict[Any, Any]:
             around = dict(zip([about_model, notice, legend], bench.around(scene), strict=True))
-            return {models: scene.model, size: scene.short_side, upload: None, **around, **image(scene)}
+            return {models: scene.model, size: scene.short_side, steps: scene.recurrence, upload: None, **around, **image(scene)}
 
         def told(callback: Callable[..., Any]) -> Callable[..., Any]:
             """The callback, its known errors told on the page, where everything else stays as it was."""
@@ -101,16 +115,24 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
 
             return run
 
-        def load(at: dict[str, Any]) -> Any:
-            return everything(Scene(**at))
+        def load(at: dict[str, Any], request: gr.Request) -> Any:
+            scene, opened, trouble = Scene(**at), TABS[0], ""
+            try:
+                if "image" in request.query_params:
+                    scene, opened = bench.reopen(dict(request.query_params))
+            except LabError as error:
+                trouble = page.problem(error)
+            opened = opened if opened in TABS else TABS[0]
+            sliders = {labels: scene.labels, photo: scene.photo, clip: scene.clip}
+            return {**everything(scene), **sliders, problem: trouble, tabs: gr.Tabs(selected=opened), tab: opened}
 
         def no_offer(scene: Scene) -> dict[Any, Any]:
             return {download: gr.Row(visible=False), wanted: "", models: gr.Dropdown(bench.models(), value=scene.model)}
 
         def choose_model(at: dict[str, Any], name: str) -> Any:
             if question := bench.offer(name):
-                ask = {fetch: gr.Button(visible=True), leave: gr.Button("Not now")}
-                return {download: gr.Row(visible=True), offer: question, wanted: name, problem: "", **ask}
+                asked = {fetch: gr.Button(visible=True), leave: gr.Button("Not now")}
+                return {download: gr.Row(visible=True), offer: question, wanted: name, problem: "", **asked}
             scene = bench.with_model(Scene(**at), name)
             return {**everything(scene), **no_offer(scene)}
 
@@ -148,11 +170,20 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         def slide_maps(at: dict[str, Any], photo: float, clip: float) -> Any:
             return pixel(replace(Scene(**at), photo=photo, clip=clip))
 
+        def choose_steps(at: dict[str, Any], recurrence: int) -> Any:
+            return pixel(replace(Scene(**at), recurrence=recurrence))
+
         def keep(at: dict[str, Any]) -> Any:
             path = folder / secrets.token_hex(8) / "attention.png"
             path.parent.mkdir()
             bench.figure(Scene(**at)).savefig(path, dpi=160)
             return {saved: str(path)}
+
+        def give_link(at: dict[str, Any], opened: str) -> Any:
+            return {shared: gr.Textbox(bench.link(Scene(**at), opened), visible=True)}
+
+        def give_python(at: dict[str, Any]) -> Any:
+            return {shared: gr.Textbox(bench.python(Scene(**at)), visible=True)}
 
         def attention_at(image: str | None, x: float, y: float, recurrence: float = 2, model: str = "demo") -> dict[str, Any]:
             if image is None:
@@ -162,28 +193,41 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
             except LabError as error:
                 raise gr.Error(str(error), print_exception=False) from None
 
-        on_pixel = [state, problem, marker, answer, models, upload]
+        on_pixel = [state, problem, truth, marker, answer, models, upload]
         on_image = [*on_pixel, stage]
-        on_all = [*on_image, size, about_model, notice, legend]
-        quick: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private", trigger_mode="always_last")
+        on_all = [*on_image, size, steps, about_model, notice, legend]
         slow: dict[str, Any] = dict(show_progress_on=[stage], api_visibility="private", trigger_mode="always_last")
-        blocks.load(None, js=REMEMBER_CLICKS)
-        blocks.load(told(load), state, on_all, **slow)
-        stage.select(told(click), [state, where], on_pixel, js=LAST_CLICK, **quick)
-        labels.input(told(slide_labels), [state, labels], on_image, **quick)
+        blocks.load(None, js=page.SCRIPT)
+        blocks.load(told(load), state, [*on_all, labels, photo, clip, tabs, tab], **slow)
+        stage.select(told(click), [state, where], on_pixel, js=LAST_CLICK, **QUICK)
+        labels.input(told(slide_labels), [state, labels], on_image, **QUICK)
         for slider in (photo, clip):
-            slider.input(told(slide_maps), [state, photo, clip], on_pixel, **quick)
+            slider.input(told(slide_maps), [state, photo, clip], on_pixel, **QUICK)
+        steps.input(told(choose_steps), [state, steps], on_pixel, **QUICK)
+        ask.click(_shown(lambda at: dashboards.truth(bench, Scene(**at))), state, truth, **WORK)
         on_offer = [*on_all, download, offer, fetch, leave, wanted]
-        models.input(told(choose_model), [state, models], on_offer, **slow)
+        models.input(told(choose_model), [state, models], on_offer, **slow).then(**recurrence)
         come = fetch.click(
             get_model, wanted, [offer, fetch, leave, problem], concurrency_limit=None, show_progress="hidden", api_visibility="private"
         )
-        come.then(told(open_model), [state, wanted], on_offer, show_progress_on=[stage], api_visibility="private")
-        leave.click(leave_model, [state, wanted], [download, wanted, models], **quick)
+        come.then(told(open_model), [state, wanted], on_offer, show_progress_on=[stage], api_visibility="private").then(**recurrence)
+        leave.click(leave_model, [state, wanted], [download, wanted, models], **QUICK)
         size.input(told(choose_size), [state, size], on_all, **slow)
         upload.upload(told(take), [state, upload], on_all, **slow)
         examples.select(told(take_example), state, on_all, **slow)
-        save.click(told(keep), state, [saved, problem, models, upload], api_visibility="private").then(None, js=OPEN_SAVED)
+        told_save = [problem, models, upload]
+        save.click(told(keep), state, [saved, *told_save], api_visibility="private").then(None, js=OPEN_SAVED)
+        link.click(told(give_link), [state, tab], [shared, *told_save], api_visibility="private").then(
+            None, shared, shared, js="window.copiedLink"
+        )
+        python.click(told(give_python), state, [shared, *told_save], api_visibility="private").then(
+            None, shared, shared, js="window.copied"
+        )
+        explore.select(lambda: TABS[0], None, tab, **QUICK)
+        about_tab.select(lambda: TABS[4], None, tab, **QUICK)
+        recurrence_tab.select(lambda: TABS[1], None, tab, **QUICK).then(**recurrence)
+        configurations_tab.select(lambda: TABS[2], None, tab, **QUICK).then(**board)
+        runs_tab.select(lambda: TABS[3], None, tab, **QUICK).then(**runs)
 
         # Clients can't send a click on a picture; this is its twin:
         # client.predict(handle_file(path), x, y, recurrence, api_name="/attention_at")
@@ -192,6 +236,98 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
             asked += [gr.Number(2, label="recurrence"), gr.Textbox("demo", label="model")]
             gr.Button().click(attention_at, asked, gr.JSON(), api_name="attention_at")
     return blocks
+
+
+def _recurrence(bench: Workbench, state: gr.State, tab: gr.State) -> dict[str, Any]:
+    """The tab "Recurrence": the same weights at R = 0 to 3. Returns the event that fills it."""
+    shown = gr.HTML(elem_id="recurrence")
+    with gr.Row(elem_id="recurrence-inputs"):
+        mask = gr.File(label="A mask of this picture", type="filepath", height=130, elem_id="mask")
+        with gr.Column(min_width=260):
+            places = gr.Button("Do all pixels look at the same place?", elem_id="places")
+            cross = gr.Button("Accuracy on and off the beacon's cross", elem_id="cross", visible=False)
+    measured = gr.HTML(elem_id="recurrence-measured")
+
+    def refresh(at: dict[str, Any], tab: str) -> Any:
+        if tab == TABS[1]:
+            beacons = dashboards.knows_beacons(bench, Scene(**at))
+            yield {mask: None, measured: "", cross: gr.Button(visible=beacons), shown: page.working()}
+            for html in _told(dashboards.recurrence(bench, Scene(**at))):
+                yield {shown: html}
+
+    mask.upload(_shown(lambda at, path: dashboards.recurrence(bench, Scene(**at), path)), [state, mask], shown, **WORK)
+    mask.clear(_shown(lambda at: dashboards.recurrence(bench, Scene(**at))), state, shown, **WORK)
+    cross.click(_shown(lambda at: dashboards.on_and_off_cross(bench, Scene(**at))), state, measured, **WORK)
+    places.click(_shown(lambda at: dashboards.places(bench, Scene(**at))), state, measured, **WORK)
+    return dict(fn=refresh, inputs=[state, tab], outputs=[shown, mask, measured, cross], **WORK)
+
+
+def _configurations(bench: Workbench) -> dict[str, Any]:
+    """The tab "Configurations": a data set's board, two of its rows by class, what attention costs. Returns the event that fills it."""
+    with gr.Row(elem_id="board-controls"):
+        dataset = gr.Dropdown(dashboards.datasets(), value="voc", label="data set", elem_id="board-dataset")
+        order = gr.Dropdown(["configuration"], value="configuration", label="sorted by", elem_id="board-order")
+    board = gr.HTML(elem_id="board")
+    with gr.Row(elem_id="compare-controls"):
+        one, other = gr.Dropdown([], label="compare", elem_id="one"), gr.Dropdown([], label="with", elem_id="other")
+    compared = gr.HTML(elem_id="compared")
+    gr.HTML(page.GROWTH, elem_id="growth-words")
+    grow = gr.Button("Measure it on this machine", elem_id="grow", elem_classes="quiet")
+    growth = gr.HTML(dashboards.growth_by_formula(), elem_id="growth")
+
+    def refresh(dataset: str, by: str) -> Any:
+        yield {board: page.working(what="reading the runs")}
+        found = dashboards.board(bench, dataset, by)
+        pair = [*found.rows, None, None][:2]
+        chosen = gr.Dropdown(found.orders, value=by if by in found.orders else found.orders[0])
+        choices = {one: gr.Dropdown(found.rows, value=pair[0]), other: gr.Dropdown(found.rows, value=pair[1])}
+        yield {board: found.html, order: chosen, **choices, compared: dashboards.compare(bench, dataset, *pair)}
+
+    def compare(dataset: str, one: str | None, other: str | None) -> str:
+        return dashboards.compare(bench, dataset, one, other)
+
+    filled: dict[str, Any] = dict(fn=refresh, inputs=[dataset, order], outputs=[board, order, one, other, compared], **WORK)
+    for choice in (dataset, order):
+        choice.input(**filled)
+    for choice in (one, other):
+        choice.input(compare, [dataset, one, other], compared, **WORK)
+    grow.click(_shown(dashboards.measured_growth), None, growth, **WORK)
+    return filled
+
+
+def _runs(bench: Workbench, tab: gr.State) -> dict[str, Any]:
+    """The tab "Runs": the folder of runs, again every few seconds while it is looked at. Returns the event that fills it."""
+    table, chosen = gr.HTML(elem_id="runs"), gr.Dropdown([], multiselect=True, label="curves of", elem_id="chosen-runs")
+    curves, timer, mark = gr.HTML(elem_id="curves"), gr.Timer(3), gr.State("")
+
+    def refresh(tab: str, names: list[str] | None, before: str) -> Any:
+        if tab != TABS[3]:
+            return {mark: before}
+        found = dashboards.runs(bench, names, before)
+        drawn = {curves: found.curves} if found.curves else {}
+        return {table: found.table, chosen: gr.Dropdown(found.known, value=found.drawn), mark: found.mark, **drawn}
+
+    filled: dict[str, Any] = dict(fn=refresh, inputs=[tab, chosen, mark], outputs=[table, chosen, curves, mark], **WORK)
+    timer.tick(**filled)
+    chosen.input(**filled)
+    return filled
+
+
+def _told(answers: Iterator[str]) -> Iterator[str]:
+    """The answers; a known error that ends them becomes the last one."""
+    try:
+        yield from answers
+    except LabError as error:
+        yield page.problem(error)
+
+
+def _shown(answers: Callable[..., Iterator[str]]) -> Callable[..., Iterator[str]]:
+    """A callback that streams answers into one piece of HTML."""
+
+    def stream(*args: Any) -> Iterator[str]:  # gradio looks for a generator function
+        yield from _told(answers(*args))
+
+    return stream
 
 
 def _file(folder: Path, picture: Any) -> str:

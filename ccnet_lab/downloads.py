@@ -33,7 +33,6 @@ def fetch(
     path: str | Path,
     *,
     digest: str = "",
-    size: int | None = None,
     progress: Progress | None = None,
     check: Callable[[Path], None] | None = None,
     timeout: float = 30.0,
@@ -49,7 +48,6 @@ def fetch(
         url: http or https; proxies from the environment are respected.
         path: the file to write; its folder is made.
         digest: `"sha256:..."`, `"md5:..."` or `"sha1:..."`; the first digits suffice.
-        size: its length in bytes where it is known beforehand.
         progress: called with (bytes so far, bytes in all or None); what it raises ends the call, and the next one goes on from there.
         check: called with the whole file before it gets its name; raises `DownloadError` if it is not what it should be.
         timeout: seconds without a byte after which the connection counts as cut.
@@ -65,17 +63,15 @@ def fetch(
     path = Path(path)
     part = path.with_name(path.name + ".part")
     if path.exists():
-        _verify(path, digest, size, f"move it away and call again, or get {url} by hand")
+        _verify(path, digest, f"move it away and call again, or get {url} by hand")
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(part):
             if not path.exists():  # else another process has just finished it
-                _transfer(url, part, digest, size, progress, timeout, retries, pause)
+                _transfer(url, part, digest, progress, timeout, retries, pause)
                 try:
-                    _verify(part, digest, size, f"it is removed; call again, or put the right file at {path} by hand")
-                    if check:
-                        _checked(check, part, url)
+                    _verify(part, digest, f"it is removed; call again, or put the right file at {path} by hand", check)
                 except DownloadError:
                     _forget(part)
                     raise
@@ -108,27 +104,18 @@ def progress_bar(title: str, unit: str = "B") -> Progress:
     return show
 
 
-def _transfer(
-    url: str, part: Path, digest: str, size: int | None, progress: Progress | None, timeout: float, retries: int, pause: float
-) -> None:
+def _transfer(url: str, part: Path, digest: str, progress: Progress | None, timeout: float, retries: int, pause: float) -> None:
     """Receive until the part is whole; cuts are mended by going on."""
     tries, most = 0, _length(part)
     while True:
         try:
-            return _receive(url, part, digest, size, progress, timeout)
+            return _receive(url, part, digest, progress, timeout)
         except _CutError as cut:
             tries, most = (1, _length(part)) if _length(part) > most else (tries + 1, most)
             if tries > (min(1, retries) if isinstance(cut, _UnreachableError) else retries):
                 kept = f"; the first {_length(part):,} bytes are kept and the next call goes on from there" if _length(part) else ""
                 raise DownloadError(f"{url} cannot be downloaded: {cut}{kept}. Or put it at {_final(part)} by hand") from None
             time.sleep(pause * 2 ** (tries - 1))
-
-
-def _checked(check: Callable[[Path], None], part: Path, url: str) -> None:
-    try:
-        check(part)
-    except DownloadError as error:
-        raise DownloadError(f"{url}: {error}; it is removed; call again, or put the right file at {_final(part)} by hand") from None
 
 
 @contextmanager
@@ -159,11 +146,11 @@ def _alone(part: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _receive(url: str, part: Path, digest: str, size: int | None, progress: Progress | None, timeout: float) -> None:
+def _receive(url: str, part: Path, digest: str, progress: Progress | None, timeout: float) -> None:
     """Go on with the part, or start it."""
     import requests
 
-    note = _read_note(part)
+    note = read_note(part)
     same = note.get("validator", "") if note.get("url") == url else ""
     have = _length(part) if same or digest else 0  # without either, nothing would tell two versions glued together
     if same and have and have == note.get("total"):
@@ -191,13 +178,11 @@ def _receive(url: str, part: Path, digest: str, size: int | None, progress: Prog
             length = whole if status == 206 else told.get("Content-Length", "") if "Content-Encoding" not in told else ""
             total = int(length) if length.isdigit() else None
             have = have if status == 206 else 0
-            if size is not None and total not in (None, size):
-                raise DownloadError(f"{url} has {total:,} bytes, expected {size:,}; it has changed, or is no longer there")
             _check_room(part, total, have)
             tag = told.get("ETag", "")
             validator = tag if tag and not tag.startswith("W/") else told.get("Last-Modified", "")
             with part.open("ab" if have else "wb") as file:
-                _note(part).write_text(json.dumps({"url": url, "validator": validator, "total": total}))
+                note_path(part).write_text(json.dumps({"url": url, "validator": validator, "total": total}))
                 for block in answer.iter_content(_BLOCK):
                     file.write(block)
                     have += len(block)
@@ -215,15 +200,18 @@ def _receive(url: str, part: Path, digest: str, size: int | None, progress: Prog
         raise _CutError(f"the connection ended after {have:,} of {total:,} bytes")
 
 
-def _verify(file: Path, digest: str, size: int | None, remedy: str) -> None:
-    if size is not None and _length(file) != size:
-        raise DownloadError(f"{_final(file)} has {_length(file):,} bytes, expected {size:,}; {remedy}")
-    if digest:
-        algorithm, _, expected = digest.partition(":")
-        with file.open("rb") as content:
-            found = hashlib.file_digest(content, algorithm).hexdigest()
-        if not expected or not found.startswith(expected.lower()):
-            raise DownloadError(f"{_final(file)} has the {algorithm} {found}, expected {expected}; {remedy}")
+def _verify(file: Path, digest: str, remedy: str, check: Callable[[Path], None] | None = None) -> None:
+    try:
+        if digest:
+            algorithm, _, expected = digest.partition(":")
+            with file.open("rb") as content:
+                found = hashlib.file_digest(content, algorithm).hexdigest()
+            if not expected or not found.startswith(expected.lower()):
+                raise DownloadError(f"it has the {algorithm} {found}, expected {expected}")
+        if check:
+            check(file)
+    except DownloadError as error:
+        raise DownloadError(f"{_final(file)}: {error}; {remedy}") from None
 
 
 def _check_room(part: Path, total: int | None, have: int) -> None:
@@ -240,17 +228,19 @@ def _length(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def _note(part: Path) -> Path:
-    return part.with_name(part.name + ".json")
+def note_path(file: Path) -> Path:
+    """Where it is noted what is known of a file: beside it."""
+    return file.with_name(f"{file.name}.json")
 
 
-def _read_note(part: Path) -> dict[str, Any]:
+def read_note(file: Path) -> dict[str, Any]:
+    """What is noted of a file; empty where nothing is, or nothing that can be read."""
     try:
-        return dict(json.loads(_note(part).read_text()))
+        return dict(json.loads(note_path(file).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
 
 
 def _forget(part: Path) -> None:
-    for file in (part, _note(part)):
+    for file in (part, note_path(part)):
         file.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ Everything but the log is written whole or not at all: to a temporary file, forc
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -15,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import DATASETS, get_dataset, register
 from ccnet_lab.errors import MissingFileError, RunBusyError, RunError
+from ccnet_lab.files import sha256, sync, write_whole
 from ccnet_lab.model.weights import save_weights
 
 KEPT_CHECKPOINTS = 2  # the last and the one before it
+_DIGITS = 8  # of the sha256 in a checkpoint's name
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,9 @@ class Run:
         if not (folder / "config.json").is_file():
             raise RunError(f"{folder} is no run folder: it has no config.json")
         run = cls(folder)
-        if (folder / "dataset.json").is_file():
-            dataset = run._read("dataset.json")
-            if dataset.get("key") not in DATASETS:  # what the caller has opened, perhaps elsewhere by now, counts
-                register(dataset)
+        dataset = run._read_if_there("dataset.json")
+        if dataset and dataset.get("key") not in DATASETS:  # what the caller has opened, perhaps elsewhere by now, counts
+            register(dataset)
         return run
 
     @classmethod
@@ -89,7 +88,7 @@ class Run:
     @property
     def scores(self) -> dict[str, Any] | None:
         """miou, pixel_accuracy, per_class_iou by class name, protocol; None before an evaluation."""
-        return self._read("scores.json") if (self.folder / "scores.json").exists() else None
+        return self._read_if_there("scores.json")
 
     def write_scores(self, scores: dict[str, Any]) -> None:
         """Store an evaluation's scores."""
@@ -98,7 +97,7 @@ class Run:
     @property
     def training(self) -> dict[str, Any] | None:
         """How the run is carried out (seed, steps, precision, ...); None before it began."""
-        return self._read("training.json") if (self.folder / "training.json").exists() else None
+        return self._read_if_there("training.json")
 
     def write_training(self, settings: dict[str, Any]) -> None:
         """Store how the run is carried out."""
@@ -106,7 +105,7 @@ class Run:
 
     def save_weights(self, model: nn.Module, **notes: Any) -> None:
         """Store the trained weights; `notes` go into the file's metadata."""
-        write_whole(self.weights, lambda path: save_weights(model, path, self.config, **notes))
+        save_weights(model, self.weights, self.config, **notes)
 
     # The log
 
@@ -121,7 +120,7 @@ class Run:
     def sync_log(self) -> None:
         """Force the log to disk, so that it never lags behind a checkpoint."""
         if (self.folder / "metrics.jsonl").exists():
-            _write_to_disk(self.folder / "metrics.jsonl", lambda _: None)
+            sync(self.folder / "metrics.jsonl")
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last line that was cut short is left out."""
@@ -139,7 +138,7 @@ class Run:
     def rewind_log(self, step: int) -> None:
         """Take out the lines after `step`: they will be written again."""
         kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
-        write_whole(self.folder / "metrics.jsonl", lambda path: path.write_text("".join(kept), encoding="utf-8"))
+        write_whole(self.folder / "metrics.jsonl", lambda path: path.write_text("".join(kept), encoding="utf-8"), RunError)
 
     # Checkpoints
 
@@ -153,17 +152,14 @@ class Run:
         Raises:
             RunError: it could not be written (a full disk, say); the checkpoints already there are untouched.
         """
-
-        def write(path: Path) -> None:
-            with path.open("wb") as file:
-                torch.save(state, file)
-
         temporary = self.folder / "checkpoint.writing"
         try:
-            _write_to_disk(temporary, write)
-            path = self.folder / f"checkpoint-{step:08d}-{_digest(temporary)}.pt"
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+            sync(temporary)
+            path = self.folder / f"checkpoint-{step:08d}-{sha256(temporary)[:_DIGITS]}.pt"
             os.replace(temporary, path)
-            _sync_folder(self.folder)
+            sync(self.folder)
         except (OSError, RuntimeError) as error:  # torch wraps some failures to write into RuntimeErrors
             temporary.unlink(missing_ok=True)
             last = self.checkpoints()
@@ -185,7 +181,7 @@ class Run:
         candidates = self.checkpoints()
         for path in candidates:
             wanted = re.fullmatch(r"checkpoint-\d+-([0-9a-f]+)\.pt", path.name)
-            if wanted and _digest(path) == wanted.group(1):  # whole: an error now is none of the file's
+            if wanted and sha256(path)[:_DIGITS] == wanted.group(1):  # whole: an error now is none of the file's
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 return state
             path.rename(path.with_suffix(".damaged"))
@@ -231,37 +227,9 @@ class Run:
             raise RunError(f"{self.folder / name} holds a {type(content).__name__}; expected an object")
         return content
 
+    def _read_if_there(self, name: str) -> dict[str, Any] | None:
+        return self._read(name) if (self.folder / name).exists() else None
+
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        write_whole(self.folder / name, lambda path: path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, force it to disk, and rename it: `path` is whole at any moment."""
-    temporary = path.with_name(f"{path.name}.writing")
-    try:
-        _write_to_disk(temporary, write)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap failures to write
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"{path} cannot be written: {error}; what was there before is untouched") from None
-
-
-def _write_to_disk(path: Path, write: Callable[[Path], object]) -> None:
-    write(path)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
+        text = json.dumps(content, indent=1) + "\n"
+        write_whole(self.folder / name, lambda path: path.write_text(text, encoding="utf-8"), RunError)

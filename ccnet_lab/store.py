@@ -4,20 +4,20 @@ The folder is `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab. `$CCNET_LAB_MIRR
 names and is asked instead of the published ones. Nothing is downloaded but by `obtain`.
 """
 
-import hashlib
 import json
 import os
 import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from ccnet_lab.configs import CONFIGS, RELEASES
-from ccnet_lab.downloads import Progress, fetch
+from ccnet_lab.downloads import Progress, fetch, note_path, read_note
 from ccnet_lab.errors import DownloadError, MissingFileError, NotThereError, near
+from ccnet_lab.files import sha256, write_whole
 
 _V1C = "https://download.openmmlab.com/pretrain/third_party"
 MIRROR = "CCNET_LAB_MIRROR"
@@ -117,7 +117,8 @@ def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Pat
     """
     wanted = find(name)
     if not wanted.on_disk:
-        _record(wanted.path, _download(wanted, addresses(wanted, mirror), progress))
+        url = _download(wanted, addresses(wanted, mirror), progress)
+        _record(wanted.path, url, sha256(wanted.path))
     verify(wanted.path, wanted.digest)
     return wanted.path
 
@@ -148,14 +149,14 @@ def verify(path: Path, digest: str = "") -> None:
     Raises:
         DownloadError: it is another file than at its first use, or than the digest says.
     """
-    record, status = _read(path), path.stat()
+    record, status = read_note(path), path.stat()
     if record and (record.get("bytes"), record.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
         return
-    found = _sha256(path)
+    found = sha256(path)
     for expected, whose in ((str(record.get("sha256", "")), "at its first use it had"), (digest.removeprefix("sha256:"), "expected")):
         if not found.startswith(expected):
             raise DownloadError(
-                f"{path} has the sha256 {found}, {whose} {expected}; if you have replaced it, remove {_note(path).name} beside it, "
+                f"{path} has the sha256 {found}, {whose} {expected}; if you have replaced it, remove {note_path(path).name} beside it, "
                 "else remove the file and call again"
             )
     _record(path, str(record.get("url", "")), found)
@@ -167,17 +168,17 @@ def kept() -> list[Kept]:
     files = [path for folder in _FOLDERS.values() for path in sorted((home() / folder).glob("*")) if path.is_file()]
     found = []
     for path in files:
-        if path.name.endswith((".json", ".lock")):
+        if path.name.endswith((".json", ".lock", ".writing")):
             continue
         partial = path.name.endswith(".part")
         whole = path.with_name(path.name.removesuffix(".part"))
-        found.append(Kept(names.get(whole, ""), path, path.stat().st_size, str(_read(path).get("sha256", "")), partial))
+        found.append(Kept(names.get(whole, ""), path, path.stat().st_size, str(read_note(path).get("sha256", "")), partial))
     return sorted(found, key=lambda file: -file.bytes)
 
 
 def remove(file: Kept) -> None:
     """Delete a kept file and what was noted of it."""
-    for path in (file.path, _note(file.path)):
+    for path in (file.path, note_path(file.path)):
         path.unlink(missing_ok=True)
 
 
@@ -191,32 +192,9 @@ def _plausible(path: Path) -> None:
         raise DownloadError(f"what came ({path.stat().st_size:,} bytes) is no checkpoint, or one without its end")
 
 
-def _record(path: Path, url: str, sha256: str = "") -> None:
-    status = path.stat()
-    content = {
-        "bytes": status.st_size, "sha256": sha256 or _sha256(path), "mtime_ns": status.st_mtime_ns, "url": url,
-        "first_used": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-    note = _note(path)
-    try:
-        temporary = note.with_name(f"{note.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, note)
-    except OSError:  # a folder that is shared and only to be read: nothing to record there
-        return
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _note(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(_note(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
+def _record(path: Path, url: str, digest: str) -> None:
+    status, day = path.stat(), time.strftime("%Y-%m-%d")
+    content = {"bytes": status.st_size, "sha256": digest, "mtime_ns": status.st_mtime_ns, "url": url, "first_used": day}
+    text = json.dumps(content, indent=1) + "\n"
+    with suppress(DownloadError):  # a folder that is shared and only to be read: nothing to record there
+        write_whole(note_path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"), DownloadError)

@@ -12,7 +12,7 @@ from ccnet_lab.data.transforms import fit
 from ccnet_lab.errors import LabError, MissingFileError
 from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.explore.sources import find_weights
-from ccnet_lab.model.export import FORMATS, OPSET, SIZES, TOLERANCE, Exported, export_model
+from ccnet_lab.model.export import FORMATS, OPSET, SIZES, Exported, export_model
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 
@@ -75,7 +75,7 @@ def _told(done: Exported) -> str:
         f"wrote {done.path}, {done.bytes / 1e6:.1f} MB: {facts['name']}, R = {facts['recurrence']}",
         f"  in:  {facts['input']}, {sizes}",
         f"  out: {facts['output']}",
-        f"  read back, largest difference from the network ({TOLERANCE:g} is allowed): {differences}",
+        f"  read back, largest difference from the network ({done.allowed:.2g} is allowed): {differences}",
     ]
     if "int8" in facts:
         int8 = facts["int8"]

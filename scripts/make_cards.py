@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ccnet_lab.errors import LabError
 from ccnet_lab.runs import Run
-from ccnet_lab.training.campaign import deviations
+from ccnet_lab.scoring.protocol import deviations
 from ccnet_lab.training.evaluation import published_line
 from ccnet_lab.zoo.cards import write_cards
 

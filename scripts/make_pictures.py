@@ -1,4 +1,4 @@
-"""Make the README's pictures: the app in headless Chromium, and one figure that the library draws itself."""
+"""Make the README's pictures: two figures that the library draws itself, and every tab of the app in headless Chromium, wide and narrow."""
 
 import argparse
 import socket
@@ -9,22 +9,30 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ccnet_lab import Explorer
 from ccnet_lab.data.beacons import make_scene
 from ccnet_lab.explore.workbench import SCENE_SEEDS, first_pixel
 
 CHROMIUM = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-ANSWERED = "#answer figure:nth-of-type(3) img"
+WIDTHS = (1280, 390)
+READY = {  # what is waited for in each tab
+    "Explore": "#answer figure:nth-of-type(3) img",
+    "Recurrence": "#recurrence img",
+    "Configurations": "#board img",
+    "Runs": "#curves img",
+    "About": ".about",
+}
 
 
 @contextmanager
-def serving() -> Iterator[str]:
+def serving(*words: str) -> Iterator[str]:
     """The app on a free port, in a process of its own; yields its address."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "app.py", "--port", str(port), *words], stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(120):
@@ -39,8 +47,36 @@ def serving() -> Iterator[str]:
         process.wait()
 
 
+def photograph_tabs(browser: Any, address: str, out: Path) -> None:
+    """Every tab at both widths, as TAB_WIDTH.png."""
+    for width in WIDTHS:
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(address)
+        for tab, ready in READY.items():
+            page.get_by_role("tab", name=tab).click()
+            page.wait_for_selector(ready, timeout=60_000)
+            page.wait_for_timeout(1500)
+            page.screenshot(path=out / f"{tab.lower()}_{width}.png", full_page=True)
+        page.close()
+
+
+def photograph_street(browser: Any, address: str, out: Path) -> None:
+    """The street model on the Summer Palace, the deletion test run, as street.png."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(address)
+    page.wait_for_selector(READY["Explore"])
+    box = page.locator("#stage img").bounding_box()
+    page.mouse.click(box["x"] + 0.33 * box["width"], box["y"] + 0.42 * box["height"])
+    page.wait_for_timeout(1000)
+    page.click("#test")
+    page.wait_for_selector("#truth img", timeout=60_000)
+    page.wait_for_timeout(1000)
+    page.screenshot(path=out / "street.png", full_page=True)
+    page.close()
+
+
 def main() -> None:
-    """Write app.png and attention.png."""
+    """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser's program")
@@ -52,13 +88,12 @@ def main() -> None:
 
     from playwright.sync_api import sync_playwright
 
-    with serving() as address, sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=args.chromium, args=CHROMIUM)
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.goto(address)
-        page.wait_for_selector(ANSWERED)
-        page.wait_for_timeout(1500)
-        page.screenshot(path=args.out / "app.png", full_page=True)
+        with serving("--runs", "results/runs") as address:
+            photograph_tabs(browser, address, args.out)
+        with serving("--model", "street") as address:
+            photograph_street(browser, address, args.out)
         browser.close()
 
 

@@ -144,6 +144,72 @@ def test_sliders_examples_and_the_saved_picture(tab, tmp_path):
     assert min(Image.open(tmp_path / "saved.png").size) > 300
 
 
+def test_the_keyboard_moves_the_pixel_cell_by_cell(tab):
+    x, y = chosen(tab)
+    tab.focus("#stage")
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowUp"):
+        tab.keyboard.press(key)
+    wait_for_pixel(tab, x // 4 * 4 + 2 - 8, y // 4 * 4 + 2 - 4, near=1)
+    for _ in range(30):
+        tab.keyboard.press("ArrowUp")
+    wait_for_pixel(tab, x // 4 * 4 + 2 - 8, 2, near=1)  # stays on the picture
+
+
+@pytest.mark.parametrize(
+    ("button", "name", "least"), [(".panels button.png >> nth=1", "attention_R2", 300), (".legend button.png", "labels", 600)]
+)
+def test_every_picture_can_be_saved(tab, tmp_path, button, name, least):
+    with tab.expect_download() as download:
+        tab.click(button)
+    assert download.value.suggested_filename == f"{name}.png"
+    download.value.save_as(tmp_path / "saved.png")
+    picture = Image.open(tmp_path / "saved.png")
+    assert picture.format == "PNG"
+    assert min(picture.size) >= least
+    assert len(picture.convert("RGB").getcolors(1 << 20)) > 20  # not blank
+
+
+def test_a_copied_link_reopens_to_the_same_bytes_and_the_copied_python_runs(tab, tmp_path, monkeypatch, picture):
+    monkeypatch.setenv("CCNET_LAB_HOME", str(tmp_path / "home"))
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    Image.fromarray(picture(60, 80)).save(tmp_path / "mine.png")
+    upload(tab, tmp_path / "mine.png")
+    click(tab, 0.3, 0.6)
+    wait_for_pixel(tab, 24, 36)
+    tab.locator("#steps label").nth(2).click()
+    tab.wait_for_selector("#answer h3:has-text('With R = 3')")
+    slider = tab.locator("#labels input[type=range]").bounding_box()
+    shown = tab.get_attribute("#stage img", "src")
+    tab.mouse.click(slider["x"] + 0.8 * slider["width"], slider["y"] + slider["height"] / 2)
+    tab.wait_for_function("old => document.querySelector('#stage img').src !== old", arg=shown)
+    tab.click("#link")
+    tab.wait_for_url("**/?image=*")
+    link = tab.evaluate("navigator.clipboard.readText()")
+    assert link == tab.url == tab.input_value("#shared textarea, #shared input")
+    seen = """async () => {
+        const stage = await (await fetch(document.querySelector('#stage img').src)).arrayBuffer();
+        const parts = ['#answer .panels', '#marker .over'].map(found => document.querySelector(found).outerHTML);
+        return [Array.from(new Uint8Array(stage)).join(), ...parts];
+    }"""
+    before = tab.evaluate(seen)
+    tab.click("#python")
+    tab.wait_for_function("() => /ccnet_lab.Explorer/.test(document.querySelector('#shared textarea').value)")
+    found = {}
+    exec(tab.evaluate("navigator.clipboard.readText()"), found)
+    assert np.array_equal(found["weights"], found["explorer"].look(tmp_path / "mine.png").attention(*chosen(tab), recurrence=3))
+    other = tab.context.new_page()
+    other.goto(link)
+    other.wait_for_selector("#answer h3:has-text('With R = 3')")
+    deadline = time.monotonic() + 10
+    while other.evaluate(seen) != before and time.monotonic() < deadline:
+        other.wait_for_timeout(200)
+    assert other.evaluate(seen) == before
+    shutil.rmtree(tmp_path / "home")
+    other.goto(link)
+    other.wait_for_selector("#problem .problem:has-text('needs a picture')")
+    wait_for_pixel(other, 77, 67, near=0)  # what everybody sees first
+
+
 def test_another_model_and_one_that_is_not_there(tab):
     tab.fill("#model input", "nowhere.pth")
     tab.press("#model input", "Enter")

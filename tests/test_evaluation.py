@@ -291,8 +291,8 @@ def test_confusions_come_back_from_disk(tmp_path):
     assert again.names == kept.names
     assert again.total().tolist() == dense.sum(0).tolist()
     assert again.total(weights).tolist() == np.tensordot(weights, dense, 1).tolist()
-    assert float(again.resampled_miou(weights)) == pytest.approx(scores(again.total(weights)).miou, abs=1e-12)
-    assert again.resampled_miou(np.stack([weights, weights + 1])).shape == (2,)
+    assert float(again.resampled_miou(weights)[0]) == pytest.approx(scores(again.total(weights)).miou, abs=1e-12)
+    assert [values.shape for values in again.resampled_miou(np.stack([weights, weights + 1]))] == [(2,), (2,)]
     (tmp_path / "broken.npz").write_bytes(b"PK")
     with pytest.raises(RunError, match=r"broken\.npz"):
         load_confusions(tmp_path / "broken.npz")
@@ -325,11 +325,20 @@ def test_identical_images_have_an_interval_of_no_width():
 
 def test_interval_is_that_of_images_drawn_one_by_one():
     dense, kept = some_confusions(20)
+
+    def miou_and_error(weights):
+        """The derivative by each image's weight, taken as a small difference."""
+        miou = scores(np.einsum("nij,n->ij", dense, weights)).miou
+        slopes = [(scores(np.einsum("nij,n->ij", dense, weights + 1e-5 * np.eye(20)[n])).miou - miou) / 1e-5 for n in range(20)]
+        return miou, np.sqrt((weights * np.square(slopes)).sum())
+
     rng = np.random.default_rng(5)
-    drawn = [scores(dense[rng.integers(0, 20, 20)].sum(0)).miou for _ in range(2000)]
+    miou, error = miou_and_error(np.ones(20))
+    drawn = [miou_and_error(np.bincount(rng.integers(0, 20, 20), minlength=20)) for _ in range(300)]
     for level in (0.5, 0.95):
-        low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
-        assert bootstrap_interval(kept, draws=2000, level=level) == pytest.approx((low, high), abs=0.1 * (high - low))
+        reach = error * np.quantile([abs(value - miou) / its for value, its in drawn], level)
+        assert bootstrap_interval(kept, draws=2000, level=level) == pytest.approx((miou - reach, miou + reach), abs=0.25 * reach)
+    assert kept.resampled_miou(np.ones(20)) == pytest.approx((miou, error), rel=1e-4)
 
 
 def test_scores_are_ready_for_json(model, split):

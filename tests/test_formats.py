@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.models import resnet50, resnet101, vit_b_16
 from torchvision.models.segmentation import deeplabv3_resnet50, fcn_resnet50
 
-from ccnet_lab import CONFIGS, Config, ConfigError, WeightsError, build_model, get_config, load_weights, save_weights
+from ccnet_lab import CONFIGS, Config, ConfigError, Explorer, WeightsError, build_model, get_config, load_weights, save_weights
 from ccnet_lab.explore.sources import find_weights
 from ccnet_lab.model.attention import criss_cross_attention_plain
 from ccnet_lab.model.diagnosis import convert, diagnose
@@ -181,6 +181,17 @@ def test_a_mmsegmentation_file_says_its_stride_and_fits_with_256_channels(saved)
     load_weights(on_meta(lambda: build_model(found.configs[0])), path)
     with pytest.raises(WeightsError, match=r"aux_classifier.0.weight \(256, 1024, 3, 3\), expected \(512, 1024, 3, 3\)"):
         load_weights(on_meta(lambda: build_model("ccnet_resnet50os8_cityscapes")), path)
+
+
+def test_a_mmsegmentation_file_opens_with_the_configuration_it_is_said_to_be_for(saved):
+    theirs = build_model(replace(get_config("street"), aux_channels=8)).state_dict()
+    meta = META | {"config": META["config"].replace("recurrence=2", "recurrence=3")}
+    path = saved({"meta": meta, "state_dict": as_mmseg(theirs)})
+    explorer = Explorer.open(path, config="street")
+    assert explorer.config == replace(get_config("street"), aux_channels=8, recurrence=3)
+    assert all(torch.equal(value, theirs[name]) for name, value in explorer.model.state_dict().items())
+    with pytest.raises(WeightsError, match=r"classifier.4.weight \(11, 64, 1, 1\), expected \(5, 64"):
+        Explorer.open(path, config="demo")
 
 
 def test_a_training_may_begin_with_a_mmsegmentation_file_and_not_with_the_authors(saved):

@@ -18,16 +18,17 @@ TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, tex
 # room: the rooms it may import from, itself aside
 MAY_IMPORT = {
     "errors": set(),
+    "files": {"errors"},
     "downloads": {"errors"},
     "data.catalog": {"errors"},
     "configs": {"errors", "data.catalog"},
-    "store": {"errors", "downloads", "data.catalog", "configs"},
+    "store": {"errors", "files", "downloads", "data.catalog", "configs"},
     "data": {"errors", "downloads", "configs", "data.catalog"},
-    "model": {"errors", "downloads", "store", "configs", "data.catalog", "data"},
-    "runs": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model"},
-    "zoo": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring"},
-    "scoring": {"errors", "configs", "data.catalog", "data", "model", "runs"},
-    "training": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring", "zoo"},
+    "model": {"errors", "files", "downloads", "store", "configs", "data.catalog", "data"},
+    "runs": {"errors", "files", "downloads", "store", "configs", "data.catalog", "data", "model"},
+    "zoo": {"errors", "files", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring"},
+    "scoring": {"errors", "files", "configs", "data.catalog", "data", "model", "runs"},
+    "training": {"errors", "files", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring", "zoo"},
     "explore": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring", "zoo"},
 }
 
@@ -68,7 +69,7 @@ def test_imports_point_one_way(path):
 
 
 def test_figures_never_import_torch():
-    for name in ("figures", "pictures"):
+    for name in ("figures", "pictures", "charts", "curves"):
         path = ROOT / "ccnet_lab" / "explore" / f"{name}.py"
         assert not [m for m in imported(path) if m.split(".")[0] in ("torch", "torchvision") or m.endswith("pyplot")]
 
@@ -88,7 +89,7 @@ def test_a_file_opens_with_one_sentence(path):
 
 def test_files_and_library_stay_small():
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in LIBRARY}
-    assert sum(lines.values()) < 8_800
+    assert sum(lines.values()) < 12_300
     assert [path.name for path, count in lines.items() if count > 360] == []
 
 

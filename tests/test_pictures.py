@@ -73,8 +73,17 @@ def test_figures_draw(picture):
     assert drawn(figures.bar_figure(["g"], {"a": [0.5], "b": [0.2]}, "accuracy", chance=0.25)).std() > 5
 
 
-def test_attention_figure_draws_all_maps_on_one_scale(picture):
-    maps = {"R = 1": np.eye(4), "R = 2": np.eye(4) / 9}
-    figure = figures.attention_figure(picture(40, 40), np.zeros((40, 40), np.uint8), ((0, 0, 0),), ("a",), (1, 1), (0, 0, 10, 10), maps)
-    images = [image for axis in figure.axes[1:3] for image in axis.get_images()]
-    assert [image.get_clim() for image in images] == [(0, 1), (0, 1)]
+def test_attention_figure_draws_all_maps_on_one_scale_unless_each_has_its_own(picture):
+    maps = {"R = 1": np.eye(4), "R = 2": np.eye(4) / 2}
+    args = (picture(40, 40), np.zeros((40, 40), np.uint8), ((0, 0, 0),), ("a",), (1, 1), (0, 0, 10, 10), maps)
+    for top, ends in ((None, ["1", "1"]), ([1.0, 0.5], ["1", "0.5"])):
+        (axis,) = figures.attention_figure(*args, top=top).axes
+        sheet = np.asarray(axis.get_images()[0].get_array())
+        first, second = (sheet[72, figures.GAP + k * (figures.PANEL + figures.GAP) + 40] for k in (1, 2))  # in the first cell of each map
+        assert np.array_equal(first, second) == (top is not None)
+        assert [text.get_text() for text in axis.texts if text.get_text() in ("1", "0.5")] == ends
+
+
+def test_a_clipped_scale_says_so(picture):
+    args = (picture(40, 40), np.zeros((40, 40), np.uint8), ((0, 0, 0),), ("a",), (1, 1), (0, 0, 10, 10), {"map": np.eye(4)})
+    assert "≥ 0.25" in [text.get_text() for text in figures.attention_figure(*args, top=0.25).axes[0].texts]

@@ -93,7 +93,7 @@ def test_a_file_put_there_by_hand_is_recorded_and_must_stay(host, checkpoint):
 def test_an_untouched_file_is_not_read_again(host, checkpoint, monkeypatch):
     served(host, NAME, checkpoint)
     store.obtain(NAME)
-    monkeypatch.setattr(store, "_sha256", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(store, "sha256", lambda path: pytest.fail("read again"))
     store.obtain(NAME)
 
 

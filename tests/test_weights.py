@@ -1,5 +1,6 @@
 """model/weights: files in, strictly; nothing is loaded from a file that does not fit."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -9,10 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import filled, published_shapes
+from safetensors import safe_open
 
 from ccnet_lab import ConfigError, WeightsError, build_model, get_config, load_weights, save_weights
+from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import MissingFileError
+from ccnet_lab.explore.sources import find_weights
+from ccnet_lab.model.diagnosis import convert
 from ccnet_lab.model.weights import read_config, to_published_names
+from ccnet_lab.runs import Run
 
 
 def test_own_file_round_trip_is_bit_equal(tmp_path):
@@ -21,6 +27,28 @@ def test_own_file_round_trip_is_bit_equal(tmp_path):
     load_weights(other, tmp_path / "m.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
     assert read_config(tmp_path / "m.safetensors") == get_config("demo")
+
+
+def test_what_is_saved_has_the_rights_of_any_new_file_and_is_whole_or_untouched(tmp_path):
+    (tmp_path / "plain").touch()
+    rights, demo = (tmp_path / "plain").stat().st_mode, build_model("demo")
+    save_weights(demo, tmp_path / "m.safetensors", "demo")
+    convert(tmp_path / "m.safetensors", tmp_path / "c.safetensors")
+    Run.create(tmp_path / "run", get_config("demo")).save_weights(demo)
+    for path in (tmp_path / "m.safetensors", tmp_path / "c.safetensors", tmp_path / "run" / "model.safetensors"):
+        assert path.stat().st_mode == rights
+    assert not list(tmp_path.rglob("*.writing"))
+    with pytest.raises(WeightsError, match=r"m.safetensors cannot be written: "):
+        save_weights(demo, tmp_path / "nowhere" / "m.safetensors", "demo")
+
+
+def test_a_file_says_what_may_be_done_with_it(tmp_path):
+    save_weights(build_model("street"), tmp_path / "m.safetensors", "street")
+    for path in (tmp_path / "m.safetensors", find_weights("street")):
+        with safe_open(path, "pt") as file:
+            terms = json.loads(file.metadata()["terms"])
+        assert terms == f"trained on CamVid: {get_dataset('camvid').terms}"
+        assert "CC BY-NC 4.0" in terms
 
 
 def test_published_names_are_the_recorded_ones():

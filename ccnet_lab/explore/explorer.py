@@ -91,7 +91,7 @@ class Explorer:
             WeightsError, ConfigError, RunError: as `load_weights`, `read_config` and `Run.open`.
         """
         path = obtain_weights(source)
-        config = get_config(config) if config is not None else read_config(path)
+        config = read_config(path, config)
         with torch.device("meta"):  # no memory and no random start for what the file fills anyway
             model = build_model(config)
         load_weights(model, path)
@@ -249,10 +249,27 @@ class View:
     def probabilities(self, x: int, y: int, recurrence: int | None = None) -> Floats:
         """(K,) softmax of the logits, resized to the image, at pixel (x, y)."""
         self.cell(x, y)  # raises outside the image
-        logits = self.logits(recurrence)
-        rows = _resized_rows(logits, self.size[0], y, y + 1)  # (1, K, 1, w)
-        columns = _resized_rows(rows.mT, self.size[1], x, x + 1)  # (1, K, 1, 1)
-        return _array(torch.softmax(columns.flatten(), dim=0))
+        return _array(self._softmax_at(self.logits(recurrence), x, y)[0])
+
+    def _softmax_at(self, logits: Tensor, x: int, y: int) -> Tensor:
+        """(B, K) softmax at pixel (x, y) of any logits (B, K, h, w) of this view's grid, resized to the image."""
+        rows = _resized_rows(logits, self.size[0], y, y + 1)  # (B, K, 1, w)
+        columns = _resized_rows(rows.mT, self.size[1], x, x + 1)  # (B, K, 1, 1)
+        return torch.softmax(columns.flatten(1), dim=1)
+
+    def near(self, x: int, y: int) -> tuple[slice, slice]:
+        """Rows and columns of the cells whose features after the attention decide the logits at pixel (x, y)."""
+        reach = 1 + 2 * (self.explorer.config.head_kernel // 2)  # the pixel lies between its cell and the next; two convolutions
+        i, j = self.cell(x, y)
+        return slice(max(0, i - reach), min(i + reach + 1, self.grid[0])), slice(max(0, j - reach), min(j + reach + 1, self.grid[1]))
+
+    def score_near(self, features: Tensor, x: int, y: int) -> Tensor:
+        """(B, K) softmax at pixel (x, y), had the cells `near` it the features (B, C, rows, columns) after the attention."""
+        where = (slice(None), slice(None), *self.near(x, y))
+        logits = self.explorer.model.decode(self._stage4[where].expand(len(features), -1, -1, -1), features).float()
+        whole = logits.new_zeros(*logits.shape[:2], *self.grid)
+        whole[where] = logits
+        return self._softmax_at(whole, x, y)
 
     @torch.inference_mode()
     def pixel(self, x: int, y: int, recurrences: Sequence[int] = (1, 2, 3)) -> Pixel:

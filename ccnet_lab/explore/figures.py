@@ -8,9 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from ccnet_lab.explore.pictures import COLOURS, blend, label_picture
+from ccnet_lab.explore.pictures import COLOURS, blend, grey, heat, label_picture, resized, shown_size
 
 Array = NDArray[np.floating]
+ATTENDED, RANDOM = "#d55e00", "#0072b2"  # vermilion and blue of Okabe and Ito, told apart with any colour vision
+PANEL, GAP = 320, 16  # pixels: a panel's width, and between two
 
 
 def attention_figure(
@@ -22,43 +24,56 @@ def attention_figure(
     box: tuple[float, float, float, float],
     maps: Mapping[str, Array],
     captions: Sequence[str] = (),
-    top: float | None = None,
+    top: float | Sequence[float] | None = None,
     opacity: float = 0.45,
     title: str = "",
 ) -> Figure:
-    """An image with its labels and a chosen pixel, and that pixel's maps on one colour scale.
+    """An image with its labels and a chosen pixel, and beside them that pixel's maps, each over its colour scale.
+
+    Made for sliders: one pair of axes holds one finished picture and a few words, which draws several times faster than one pair for
+    each panel.
 
     Args:
         image: (H, W, 3). labels: (H, W) class ids. palette, class_names: K of each.
         pixel: (x, y). box: (left, top, right, bottom) of its cell, image pixels.
         maps: title -> (h, w), drawn over the image's extent. captions: a line below each.
-        top: where the colour scale ends; None for the largest weight.
+        top: where the colour scales end, one for all maps or one for each; None for the largest weight of all.
+        opacity: 0..1, of the labels over the image.
     """
     height, width = labels.shape
-    panels = len(maps) + 1
-    figure = Figure(figsize=(3.3 * panels, 3.3 * min(1.4, max(0.55, height / width)) + 1.0), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    axes[0].imshow(blend(image, label_picture(labels, palette, (height, width)), opacity))
-    axes[0].plot(pixel[0], pixel[1], "+", color="white", markersize=11, markeredgewidth=3)
-    axes[0].plot(pixel[0], pixel[1], "+", color="black", markersize=9, markeredgewidth=1)
-    axes[0].set_title("labels and the chosen pixel", fontsize=10)
-    shown = [i for i in np.argsort(-np.bincount(labels.ravel(), minlength=len(palette))) if (labels == i).any()][:5]
-    patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*palette[i]), label=class_names[i]) for i in shown]
-    axes[0].legend(handles=patches, fontsize=7, loc="lower right", framealpha=0.8)
+    h, w = size = shown_size(height, width, round(PANEL * min(1.4, max(1.0, height / width))))
     top = max(float(m.max()) for m in maps.values()) if top is None else top
-    drawn = None
-    for k, (axis, (name, weights)) in enumerate(zip(axes[1:], maps.items(), strict=True)):
-        drawn = axis.imshow(weights, cmap=COLOURS, vmin=0, vmax=top, extent=(0, width, height, 0), interpolation="nearest", aspect="equal")
-        axis.set_title(name, fontsize=10)
-        axis.set_xlabel(captions[k] if k < len(captions) else "", fontsize=9)
-        _outline(axis, box)
-    for axis in axes:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    if drawn is not None:
-        figure.colorbar(drawn, ax=list(axes[1:]), shrink=0.75, label="attention weight", extend="max")
-    if title:
-        figure.suptitle(title, fontsize=11)
+    tops = [*top] if isinstance(top, Sequence) else [top] * len(maps)
+    panels = [blend(resized(image, size), label_picture(labels, palette, size), opacity)]
+    panels += [heat(m, level, size) for m, level in zip(maps.values(), tops, strict=True)]
+    head = 56 if title else 32
+    sheet = np.full((head + h + 62, GAP + len(panels) * (w + GAP), 3), 255, np.uint8)
+    figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100), dpi=100)
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set_axis_off()
+    for k, (name, panel) in enumerate(zip(["labels and the chosen pixel", *maps], panels, strict=True)):
+        left, foot = GAP + k * (w + GAP), head + h
+        sheet[head:foot, left : left + w] = panel
+        axis.text(left + w / 2, head - 7, name, fontsize=10, ha="center", va="bottom")
+        if k == 0:
+            x, y = left + (pixel[0] + 0.5) * w / width, head + (pixel[1] + 0.5) * h / height
+            axis.plot(x, y, "+", color="white", markersize=11, markeredgewidth=3)
+            axis.plot(x, y, "+", color="black", markersize=9, markeredgewidth=1)
+            continue
+        _outline(axis, (left + box[0] * w / width, head + box[1] * h / height, left + box[2] * w / width, head + box[3] * h / height))
+        axis.text(left + w / 2, foot + 6, captions[k - 1] if k <= len(captions) else "", fontsize=9, ha="center", va="top")
+        start, end = left + w // 5, left + w - w // 5
+        sheet[foot + 36 : foot + 46, start:end] = heat(np.arange(256.0)[None], 255, (10, end - start))
+        axis.text(start - 5, foot + 41, "0", fontsize=8, ha="right", va="center_baseline")
+        cut = "≥ " if maps[name].max() > tops[k - 1] else ""
+        axis.text(end + 5, foot + 41, f"{cut}{tops[k - 1]:.2g}", fontsize=8, va="center_baseline")
+    for k, i in enumerate(np.argsort(-np.bincount(labels.ravel(), minlength=len(palette)), kind="stable")[:6]):
+        if (labels == i).any():
+            left, upper = GAP + k % 3 * w // 3, head + h + 12 + 20 * (k // 3)
+            sheet[upper : upper + 11, left : left + 11] = palette[i]
+            axis.text(left + 16, upper + 6, class_names[i], fontsize=8, va="center")
+    axis.imshow(sheet, extent=(0, sheet.shape[1], sheet.shape[0], 0))
+    axis.text(sheet.shape[1] / 2, 8, title, fontsize=11, ha="center", va="top")
     return figure
 
 
@@ -125,6 +140,110 @@ def bar_figure(groups: Sequence[str], series: Mapping[str, Sequence[float]], yla
     axis.set_ylabel(ylabel)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=9, ncols=len(series) + 1, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def deletion_figure(
+    counts: NDArray[np.integer],
+    attended: Array,
+    controls: Array,
+    area: float,
+    noise: float,
+    score: str,
+    title: str = "",
+) -> Figure:
+    """How a score falls as cells are removed: the most attended first, and in random order; the area between them is named.
+
+    Args:
+        counts: (S,) cells removed, 0 first, then growing by equal ratios.
+        attended: (S,) the score, most attended cells first. controls: (D, S) the score in each random order.
+        area, noise: numbers of a `Deletion`.
+        score: what the score is, for the axis.
+    """
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axis = figure.subplots()
+    mean = controls.mean(0)
+    axis.fill_between(counts, attended, mean, where=list(mean >= attended), color=ATTENDED, alpha=0.16, linewidth=0, interpolate=True)
+    axis.fill_between(counts, attended, mean, where=list(mean < attended), color=RANDOM, alpha=0.16, linewidth=0, interpolate=True)
+    axis.fill_between(counts, controls.min(0), controls.max(0), color=RANDOM, alpha=0.3, linewidth=0)
+    axis.plot(counts, mean, color=RANDOM, linewidth=2, linestyle="--", label=f"random cells first (mean and range of {len(controls)})")
+    axis.plot(counts, attended, color=ATTENDED, linewidth=2, marker="o", markersize=4, label="most attended cells first")
+    axis.set_xscale("symlog", linthresh=1, linscale=0.4)
+    powers = 10 ** np.arange(len(str(int(counts[-1]))))
+    ticks = [0, *powers[powers < counts[-1] / 2], counts[-1]]
+    axis.set_xticks(ticks, [f"{int(tick):,}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set(xlabel="cells removed", ylabel=score, xlim=(0, counts[-1] * 1.05), ylim=(0, max(1.02 * float(controls.max()), 0.05)))
+    axis.set_title(title, fontsize=11)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25)
+    handles = [*axis.get_legend_handles_labels()[0], Patch(color=ATTENDED, alpha=0.16, label=f"area {area:.3f}  (chance: 0 ± {noise:.3f})")]
+    figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside lower center", ncols=1)
+    return figure
+
+
+def recurrence_figure(
+    image: NDArray[np.uint8],
+    labels: Mapping[int, NDArray[np.uint8]],
+    trained: int,
+    palette: Sequence[tuple[int, int, int]],
+    class_names: Sequence[str],
+    title: str = "",
+) -> Figure:
+    """The labels at each R in a row, and below each the pixels that differ from the R the model was trained with, in orange.
+
+    Args:
+        image: (H, W, 3). labels: R -> (H, W) class ids, the trained R among them. palette, class_names: K of each.
+    """
+    height, width = image.shape[:2]
+    ratio = min(1.6, max(0.4, height / width))
+    figure = Figure(figsize=(2.9 * len(labels), 5.8 * ratio + 1.25), layout="constrained")
+    axes = figure.subplots(2, len(labels), squeeze=False)
+    aspect = "equal" if ratio == height / width else "auto"
+    ground = blend(grey(image), np.full_like(image, 255), 0.55)
+    for (above, below), (recurrence, ids) in zip(axes.T, labels.items(), strict=True):
+        changed = ids != labels[trained]
+        above.imshow(blend(image, label_picture(ids, palette, (height, width)), 0.7), aspect=aspect)
+        above.set_title(
+            f"R = {recurrence}" + (", as trained" if recurrence == trained else ""),
+            fontsize=11,
+            fontweight="bold" if recurrence == trained else "normal",
+        )
+        marked = ground.copy()
+        marked[changed] = [int(ATTENDED[k : k + 2], 16) for k in (1, 3, 5)]
+        below.imshow(marked, aspect=aspect)
+        below.set_xlabel(
+            "what the others are held against" if recurrence == trained else f"changed {100 * changed.mean():.1f} % of the pixels",
+            fontsize=9,
+        )
+    for axis in axes.ravel():
+        axis.set_xticks([])
+        axis.set_yticks([])
+    counts = np.bincount(np.concatenate([ids.ravel() for ids in labels.values()]), minlength=len(palette))
+    shown = [k for k in np.argsort(-counts) if counts[k]][:12]
+    patches = [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*palette[k]), edgecolor="0.5", label=class_names[k]) for k in shown]
+    figure.legend(handles=patches, fontsize=8, frameon=False, loc="outside lower center", ncols=6)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def iou_figure(class_names: Sequence[str], iou: Mapping[str, Array], title: str = "") -> Figure:
+    """Per-class IoU 0..1 as a heat map in percent, one column (K,) per name; classes that are NaN in every column are left out."""
+    values = 100 * np.stack(list(iou.values()), axis=1)  # (K, columns), percent
+    kept = np.flatnonzero(~np.isnan(values).all(1)).tolist()
+    values = np.vstack([values[kept], np.nanmean(values, axis=0)])
+    figure = Figure(figsize=(2.2 + 0.95 * len(iou), 1.1 + 0.3 * len(values)), layout="constrained")
+    axis = figure.subplots()
+    drawn = axis.imshow(values, cmap=COLOURS, vmin=0, vmax=100, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        text, colour = ("–", "black") if np.isnan(value) else (f"{value:.1f}", "black" if value > 60 else "white")
+        axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    axis.set_xticks(range(len(iou)), list(iou), fontsize=9)
+    axis.set_yticks(range(len(values)), [*(class_names[k] for k in kept), "mean"], fontsize=9)
+    axis.axhline(len(values) - 1.5, color="white", linewidth=2)
+    axis.tick_params(length=0)
+    axis.set_title(title, fontsize=11)
+    figure.colorbar(drawn, label="IoU, %", shrink=0.8)
     return figure
 
 

@@ -42,6 +42,12 @@ def attention_map(steps: list[Step], i: int, j: int) -> Tensor:
     return weights
 
 
+def uniform_map(size: tuple[int, int], i: int, j: int, recurrence: int) -> Tensor:
+    """The map (h, w) of features that are the same everywhere: geometry alone. It is 0 where R steps do not reach, and only there."""
+    flat = torch.zeros(*size, 1)
+    return attention_map([Step(flat, flat)] * recurrence, i, j)
+
+
 def listeners_map(steps: list[Step], i: int, j: int) -> Tensor:
     """Column (i, j) of A_R ... A_1: how much every pixel takes from (i, j); (h, w), its sum is free."""
     first = steps[0]

@@ -13,12 +13,17 @@ from numpy.typing import NDArray
 from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.explore.explorer import Explorer, Pixel, View
+from ccnet_lab.explore.measures import SameClass
 from ccnet_lab.explore.pictures import shown_size
+from ccnet_lab.explore.recurrence import GAMMA_NEAR_ZERO
 from ccnet_lab.store import Published
 
 STAGE, MAP = 640, 360  # longer sides of the stage and of a map, pixels
 
-CSS = files("ccnet_lab.explore").joinpath("page.css").read_text(encoding="utf-8")
+_STYLE, _BOARDS, SCRIPT = (
+    files("ccnet_lab.explore").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "dashboards.css", "page.js")
+)
+CSS = _STYLE + _BOARDS
 
 BRAND = "<h1>ccnet_lab</h1><p>What does a pixel look at? Click one.</p>"
 
@@ -38,16 +43,28 @@ across the image. Trained with R&nbsp;=&nbsp;1 it labels the discs on the beacon
 R&nbsp;=&nbsp;2 it labels them all. Both are in the model menu.</p>
 <h2>What a map does not say</h2>
 <p>An attention weight says how much was taken from a cell, not whether it decided the label: values, gamma and the features that stayed
-count too. Maps at an R the model was not trained with show its weights outside what they learned.</p>
+count too. The <b>deletion test</b> asks the network itself: it removes the most attended cells, then as many at random, and watches the
+label's probability. Maps at an R the model was not trained with show its weights outside what they learned.</p>
+<h2>By keyboard</h2>
+<p>Tab reaches every control. With the picture in focus the arrow keys move the chosen pixel cell by cell. Every picture has a button that
+saves it as PNG; <b>Copy the link</b> gives an address that opens the same view again, <b>Copy the Python</b> the lines that make it.</p>
 <h2>Sources</h2>
 <p>Huang et al., <i>CCNet: Criss-Cross Attention for Semantic Segmentation</i>, ICCV 2019 and TPAMI 2020. Published configurations and
-checkpoints: SSSegmentation. The sample photograph, Grace Hopper (U.S. Navy), is in the public domain and comes with matplotlib. Nothing
-you load here leaves this machine.</p>
+checkpoints: SSSegmentation. The photographs: the Summer Palace in Beijing by daniel.buechele (CC BY 2.0); Grace Hopper (U.S. Navy), in
+the public domain. Nothing you load here leaves this machine; a picture is kept in the cache folder only when you copy its link or its
+Python.</p>
 </div>
 """
 
 
-def problem(error: Exception) -> str:
+GROWTH = """
+<div class='tabtext'><h2>What attention costs as the picture grows</h2>
+<p>Full (non-local) attention compares every cell with every other one; criss-cross attention compares a cell with the
+<i>h</i> + <i>w</i> &minus; 1 of its row and column, R times.</p></div>
+"""
+
+
+def problem(error: Exception | str) -> str:
     """An error's message, readable: long lists of names are cut."""
     message = str(error)
     shown = message if len(message) <= 600 else message[:600] + f" … ({len(message) - 600:,} characters more)"
@@ -79,6 +96,22 @@ def fetching(file: Published, done: int, total: int | None) -> str:
     )
 
 
+def working(done: int = 0, total: int = 0, what: str = "computing") -> str:
+    """How far a computation is."""
+    share = 100 * done / total if total else 0.0
+    how = f"{what}: {done} of {total}" if total else f"{what} …"
+    return (
+        f"<div class='working'>{escape(how)}<div class='progress' role='progressbar' aria-valuenow='{share:.0f}'>"
+        f"<s style='width:{share:.1f}%'></s></div></div>"
+    )
+
+
+def sheet(picture: bytes, name: str, alt: str, width: int) -> str:
+    """A figure, a PNG file, that can be saved; shown at most `width` CSS pixels wide."""
+    image = f"<img alt='{escape(alt)}' src='{inline(picture)}'>"
+    return f"<figure class='sheet' style='max-width:{width}px'>{image}<figcaption>{save_button(name)}</figcaption></figure>"
+
+
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.0f} MB"
 
@@ -88,7 +121,7 @@ def model_line(explorer: Explorer) -> str:
     gamma = explorer.model.attention.gamma.item()
     parts = [
         f"R trained <b>{explorer.config.recurrence}</b>",
-        f"gamma <b>{gamma:.2f}</b>" + (" (near 0: the attention changes nothing)" if abs(gamma) < 0.01 else ""),
+        f"gamma <b>{gamma:.2f}</b>" + (" (near 0: the attention changes nothing)" if abs(gamma) < GAMMA_NEAR_ZERO else ""),
         f"<b>{sum(p.numel() for p in explorer.model.parameters()) / 1e6:.2f} M</b> parameters",
         f"stride <b>{explorer.config.output_stride}</b>",
     ]
@@ -122,7 +155,8 @@ def legend(view: View, most: int = 12) -> str:
     items = "".join(f"<span>{_swatch(view, k)}{escape(names[k])} <i>{percent(share[k])}</i></span>" for k in order[:most])
     more = f"<span class='more'>and {len(order) - most} more</span>" if len(order) > most else ""
     (height, width), (h, w) = view.input_size, view.grid
-    return f"<div class='legend'>{items}{more}<span class='more'>the network saw {width} × {height} pixels as {w} × {h} cells</span></div>"
+    saw = f"<span class='more'>the network saw {width} × {height} pixels as {w} × {h} cells</span>"
+    return f"<div class='legend'>{items}{more}{saw}{save_button('labels', of='#stage img')}</div>"
 
 
 def marker(view: View, pixel: Pixel) -> str:
@@ -135,22 +169,29 @@ def marker(view: View, pixel: Pixel) -> str:
 def panels(view: View, pixel: Pixel, heats: Sequence[bytes], captions: Sequence[str], opacity: float) -> str:
     """The maps side by side: PNG files of one pixel per cell, which the browser enlarges sharply over the image; the cell as a box."""
     figures = (
-        f"<figure><div class='map' style='{_aspect(view)}'><img alt='attention map' style='opacity:{opacity:.2f}' src='{_inline(heat)}'>"
+        f"<figure><div class='map' style='{_aspect(view)}'><img alt='attention map' style='opacity:{opacity:.2f}' src='{inline(heat)}'>"
         f"{_cell(view, pixel)}</div>{caption}</figure>"
         for heat, caption in zip(heats, captions, strict=True)
     )
     return f"<div class='panels'>{''.join(figures)}</div>"
 
 
+def save_button(name: str, of: str = "") -> str:
+    """A button that saves the picture beside it, or the one that the CSS selector `of` names, as a PNG file; see page.js."""
+    other = f" data-of='{escape(of)}'" if of else ""
+    return f"<button class='png' data-name='{escape(name)}'{other} title='save as PNG'>PNG</button>"
+
+
 def ground(picture: bytes) -> str:
     """The picture, a PNG file, that lies under all maps; sent once per image, not with every click."""
-    return f"<style>#answer .map {{ background-image: url({_inline(picture)}) }}</style>"
+    return f"<style>#answer .map {{ background-image: url({inline(picture)}) }}</style>"
 
 
 def caption(recurrence: int, share: float, weights: NDArray[np.floating[Any]]) -> str:
     """The line under a map."""
     where = f"its cross, {sum(weights.shape) - 1} cells" if recurrence == 1 else "every cell"
-    return f"<figcaption><b>R = {recurrence}</b><span>reaches {where}</span><span>on the cross <b>{percent(share)}</b></span></figcaption>"
+    words = f"<span>reaches {where}</span><span>on the cross <b>{percent(share)}</b></span>"
+    return f"<figcaption><b>R = {recurrence}</b>{words}{save_button(f'attention_R{recurrence}')}</figcaption>"
 
 
 def colour_scale(top: float, clipped: Sequence[float]) -> str:
@@ -161,24 +202,25 @@ def colour_scale(top: float, clipped: Sequence[float]) -> str:
     return f"<div class='scale'><i>0</i><b></b><i>{top:.2g}</i><span>one scale for all three; {lost}</span></div>"
 
 
-def facts(view: View, pixel: Pixel, recurrences: Sequence[int]) -> str:
-    """What the pixel is taken for, and what its map lies on, class by class."""
+def facts(view: View, pixel: Pixel, recurrences: Sequence[int], own: SameClass, recurrence: int) -> str:
+    """What the pixel is taken for, and what its map lies on, class by class; `own` is of that recurrence."""
     names = view.explorer.class_names
     taken = "".join(
         _bar(view, k, names[k], float(pixel.probabilities[k]), f"{pixel.probabilities[k]:.2f}")
         for k in np.argsort(-pixel.probabilities)[:4]
         if pixel.probabilities[k] >= 0.005
     )
-    shown = recurrences.index(view.recurrence) if view.recurrence in recurrences else len(recurrences) - 1
+    shown = recurrences.index(recurrence)
     mass, area = pixel.class_shares[shown], pixel.cell_shares
     looks = "".join(
         _bar(view, k, names[k], float(mass[k]), percent(mass[k]), f"of the image: {percent(area[k])}")
         for k in np.argsort(-mass)[:4]
         if mass[k] >= 0.005
     )
+    chance = f"its own class, {escape(names[own.label])}: <b>{percent(own.share)}</b> of the map, {percent(own.chance)} by chance"
     return (
         f"<div class='facts'><section><h3>Pixel ({pixel.x}, {pixel.y}) is taken for</h3>{taken}</section>"
-        f"<section><h3>With R = {recurrences[shown]} it looks at</h3>{looks}</section></div>"
+        f"<section><h3>With R = {recurrence} it looks at</h3>{looks}<p>{chance}</p></section></div>"
     )
 
 
@@ -210,5 +252,6 @@ def _cell(view: View, pixel: Pixel) -> str:
     return f"<div class='cell' style='{place};width:{100 * (right - left) / width:.3f}%;height:{100 * (bottom - top) / height:.3f}%'></div>"
 
 
-def _inline(picture: bytes) -> str:
+def inline(picture: bytes) -> str:
+    """A PNG file as an address."""
     return f"data:image/png;base64,{b64encode(picture).decode()}"

@@ -3,8 +3,9 @@
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +18,12 @@ from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS, EXTRAS, Config
 from ccnet_lab.data.beacons import make_scene
 from ccnet_lab.data.images import read_image
-from ccnet_lab.errors import ConfigError
-from ccnet_lab.explore import page, pictures
+from ccnet_lab.errors import ConfigError, LabError
+from ccnet_lab.explore import links, page, pictures
 from ccnet_lab.explore.explorer import Explorer, View
 from ccnet_lab.explore.fetching import Fetches
+from ccnet_lab.explore.links import Link
+from ccnet_lab.explore.measures import same_class
 from ccnet_lab.explore.page import MAP, STAGE
 from ccnet_lab.explore.pictures import Rgb
 from ccnet_lab.explore.sources import available_models, find_weights, obtain_weights
@@ -74,6 +77,7 @@ class Scene:
         model: a model's name or path; "PATH as NAME" names the configuration of a file that leaves it open.
         image: path of the picture. short_side: of the network's input; 0 as evaluated.
         x, y: the chosen pixel, image coordinates.
+        recurrence: R of the facts, of the deletion test and of the Python to copy.
         labels, photo: opacity 0..1 of the labels over the image and of the image under the maps. clip: 0..1, see `pictures.clip_level`.
     """
 
@@ -82,6 +86,7 @@ class Scene:
     short_side: int = 0
     x: int = 0
     y: int = 0
+    recurrence: int = 2
     labels: float = 0.45
     photo: float = 0.25
     clip: float = 0.35
@@ -103,6 +108,7 @@ class Workbench:
         self.examples = _examples(folder)
         self.fetches = Fetches()
         self._explorers, self._views = Kept(3), Kept(6)
+        self._shown = {links.picture_hash(read_image(path)): path for path in self.examples}
 
     def models(self) -> list[tuple[str, str]]:
         """(label, value) of the models that can be picked: embedded ones, finished runs, the twelve, on disk or not."""
@@ -118,10 +124,14 @@ class Workbench:
     def explorer(self, model: str) -> Explorer:
         """The explorer of a model; loads it on first use. Raises as `Explorer.open`."""
         source, _, config = model.strip().partition(" as ")
+        self.weights(model)  # raises where it is not on disk: a visitor is asked first, see `offer`
+        return self._explorers.get(model, lambda: Explorer.open(source, self.device, config.strip() or None))
+
+    def weights(self, model: str) -> Path:
+        """The weights file of a model that visitors may open; raises `ConfigError` for others, `LabError` where it is not on disk."""
         if not self.any_path and model not in {*CONFIGS, *EXTRAS, *dict(self.models()).values()}:
             raise ConfigError("this app can be reached from other machines, so it opens only the models of its menu, no typed paths")
-        find_weights(source)  # raises where it is not on disk: a visitor is asked first, see `offer`
-        return self._explorers.get(model, lambda: Explorer.open(source, self.device, config.strip() or None))
+        return find_weights(model.partition(" as ")[0].strip())
 
     def offer(self, model: str) -> str:
         """What to ask, as HTML, before the checkpoint of one of the twelve is downloaded; "" if it is here or the model is none of them."""
@@ -153,13 +163,14 @@ class Workbench:
     def start(self, model: str) -> Scene:
         """What a visitor sees first: an example of the model's kind."""
         obtain_weights(model.partition(" as ")[0].strip())  # asked for on the command line
-        beacons = self.explorer(model).config.dataset == "beacons"
-        return self.with_image(self.with_model(Scene(model), model), self.examples[0 if beacons else -1])
+        example = {"beacons": 0, "camvid": len(SCENE_SEEDS)}.get(self.explorer(model).config.dataset, -1)
+        return self.with_image(self.with_model(Scene(model), model), self.examples[example])
 
     def with_model(self, scene: Scene, model: str) -> Scene:
         """The scene with another model, its input as evaluated unless that would keep a visitor without a GPU waiting."""
-        short = self.explorer(model).config.resize[1]
-        scene = replace(scene, model=model, short_side=QUICK if short > QUICK and self.device == "cpu" else 0)
+        config = self.explorer(model).config
+        short, steps = config.resize[1], min(max(config.recurrence, RECURRENCES[0]), RECURRENCES[-1])
+        scene = replace(scene, model=model, short_side=QUICK if short > QUICK and self.device == "cpu" else 0, recurrence=steps)
         if scene.image:
             self.view(scene)
         return scene
@@ -191,7 +202,8 @@ class Workbench:
         captions = [page.caption(*parts) for parts in zip(RECURRENCES, pixel.on_cross, pixel.maps, strict=True)]
         scale = page.colour_scale(top, [float(np.maximum(m - top, 0).sum()) for m in pixel.maps])
         panels = page.panels(view, pixel, heats, captions, 1 - scene.photo)
-        return page.marker(view, pixel), panels + scale + page.facts(view, pixel, RECURRENCES)
+        own = same_class(view, scene.x, scene.y, scene.recurrence)
+        return page.marker(view, pixel), panels + scale + page.facts(view, pixel, RECURRENCES, own, scene.recurrence)
 
     def around(self, scene: Scene) -> tuple[str, str, str]:
         """The lines around the pictures, as HTML: on the model, a notice, the legend."""
@@ -203,6 +215,56 @@ class Workbench:
     def figure(self, scene: Scene) -> Figure:
         """The pictures of a scene as one figure with captions, to keep."""
         return self.view(scene).figure(scene.x, scene.y, RECURRENCES, scene.clip, scene.labels)
+
+    def link(self, scene: Scene, tab: str = "Explore") -> str:
+        """The end of an address that opens this scene again; an uploaded picture is kept for it in the store's folder."""
+        return self._link(scene, tab).query()
+
+    def _link(self, scene: Scene, tab: str) -> Link:
+        view, weights = self.view(scene), links.weights_hash(self.weights(scene.model))
+        if links.picture_hash(view.image) not in self._shown:
+            links.keep_picture(view.image)
+        return Link(
+            image=links.picture_hash(view.image), weights=weights, model=scene.model, config=view.explorer.config.name,
+            input=scene.short_side, r=scene.recurrence, x=scene.x, y=scene.y,
+            labels=scene.labels, photo=scene.photo, clip=scene.clip, tab=tab,
+        )  # fmt: skip
+
+    def reopen(self, query: Mapping[str, str]) -> tuple[Scene, str]:
+        """The scene and the tab of a link's parameters; sliders, R and pixel beyond their ends are clamped.
+
+        Raises:
+            ConfigError: a link that is damaged.
+            MissingFileError: its picture or its weights are gone; says which.
+        """
+        link = Link.read(query)
+        model = self._with_weights(link)
+        image = self._shown.get(link.image) or str(links.kept_picture(link.image))
+        if not Path(image).is_file():
+            raise links.gone("a picture", link.image, "open the picture again and copy a new link")
+        steps = min(max(link.r, RECURRENCES[0]), RECURRENCES[-1])
+        scene = Scene(model, image, max(link.input, 0), link.x, link.y, steps, link.labels, link.photo, link.clip)
+        height, width = self.view(scene).size
+        return replace(scene, x=min(max(link.x, 0), width - 1), y=min(max(link.y, 0), height - 1)), link.tab
+
+    def _with_weights(self, link: Link) -> str:
+        """The model of a link: what it names, if that has the link's weights still, or another of the menu that has them."""
+        for model in dict.fromkeys([link.model, *dict(self.models()).values()]):
+            try:
+                if links.weights_hash(self.weights(model)) == link.weights and self.explorer(model).config.name == link.config:
+                    return model
+            except LabError:
+                if model == link.model and model in CONFIGS:  # says how to get it
+                    raise
+        raise links.gone(f"the weights of {link.model}", link.weights, "put that file back, or choose the model again and copy a new link")
+
+    def python(self, scene: Scene) -> str:
+        """Python that gives the map on screen."""
+        link = self._link(scene, "Explore")
+        shown = self._shown.get(link.image)
+        seeds = dict(zip(self.examples, SCENE_SEEDS, strict=False))
+        picture = f"make_scene({seeds[shown]}).image" if shown in seeds else repr(str(links.keep_picture(self.view(scene).image)))
+        return links.python_of(link, picture, self.device)
 
     def attention_at(self, image: str, x: int, y: int, recurrence: int = 2, model: str = "demo") -> dict[str, Any]:
         """The answer to one click as plain values: the map (h rows of w), its cell, probabilities and shares by class name.
@@ -257,17 +319,18 @@ def first_pixel(view: View) -> tuple[int, int]:
 
 
 def _examples(folder: Path) -> list[str]:
-    """Paths of the example pictures: generated scenes, then matplotlib's public-domain sample photograph."""
+    """Paths of the example pictures: generated scenes, the Summer Palace, then matplotlib's public-domain sample photograph."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for seed in SCENE_SEEDS:
         paths.append(str(folder / f"scene_{seed}.png"))
         Path(paths[-1]).write_bytes(pictures.png(make_scene(seed).image))
-    photograph = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    if photograph.is_file():
-        copy = folder / "grace_hopper.png"
-        copy.write_bytes(pictures.png(read_image(photograph)))
-        paths.append(str(copy))
+    palace = Path(str(files("ccnet_lab").joinpath("assets", "summer_palace.jpg")))
+    for photograph in (palace, Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"):
+        if photograph.is_file():
+            copy = folder / f"{photograph.stem}.png"
+            copy.write_bytes(pictures.png(read_image(photograph)))
+            paths.append(str(copy))
     return paths
 
 

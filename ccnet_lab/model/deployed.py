@@ -1,7 +1,6 @@
 """What a file for use elsewhere holds: the network made ready, and what it says of itself. Writing and checking it is in export.py."""
 
 import copy
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from ccnet_lab.configs import Config
 from ccnet_lab.data.beacons import make_scene
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.transforms import MEAN, STD, normalise, resize
+from ccnet_lab.files import sha256
 from ccnet_lab.model.ccnet import CCNet
 
 
@@ -115,8 +115,7 @@ def describe(config: Config, deployed: Deployed, fixed: tuple[int, int, int] | N
         "config": config.to_dict(),
     }
     if source is not None:
-        with Path(source).open("rb") as file:
-            metadata["weights"] = {"file": Path(source).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        metadata["weights"] = {"file": Path(source).name, "sha256": sha256(Path(source))}
         if Path(source).suffix == ".safetensors":
             with safe_open(source, framework="pt") as stored:
                 notes = stored.metadata() or {}

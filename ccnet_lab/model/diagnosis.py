@@ -1,14 +1,11 @@
 """A checkpoint's doctor: what a file of weights is, what fits it, its conversion into ours. Reading is in weights/, names in formats.py."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ccnet_lab.configs import CONFIGS, Config, get_config
@@ -17,7 +14,7 @@ from ccnet_lab.errors import ConfigError, WeightsError
 from ccnet_lab.model import formats
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.formats import Content, Format, Told
-from ccnet_lab.model.weights import Differences, compare, metadata, read_weights, stored_config
+from ccnet_lab.model.weights import Differences, compare, metadata, read_weights, save_entries, stored_config
 
 _NONE = Differences((), (), (), ())
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -144,7 +141,7 @@ def convert(path: str | Path, out: str | Path, config: str | Config | None = Non
         raise ConfigError(f"{path.name} fits {len(found.configs)} configurations, and its tensors don't say which it is; add {names}")
     else:
         about = metadata(found.configs[0], **notes)
-    _write_whole(out, {name: value.contiguous() for name, value in entries.items()}, about)
+    save_entries(entries, out, about)
     return found
 
 
@@ -202,7 +199,7 @@ def _candidates(
         return [], []
     if found := formats.configurations(entries, known):
         return found, []
-    depth = 101 if any(name.startswith("backbone.layer3.22.") for name in entries) else 50
+    depth = 101 if formats.depth(entries) == 101 else 50
     classes = entries["classifier.4.weight"].shape[0] if "classifier.4.weight" in entries else "unknown"
     note = f"no known configuration has its depth, head and number of classes ({classes}); compared with one of its depth"
     return [formats.adapted(CONFIGS[f"ccnet_resnet{depth}os8_cityscapes"], entries)], [note]
@@ -215,7 +212,7 @@ def _differences(whose: Format, entries: dict[str, Tensor], config: Config | Non
             return compare(entries, build_model(config).state_dict()), config.name
     if whose is not formats.RESNET:
         return _NONE, ""
-    depth = 101 if any(name.startswith("layer3.22.") for name in entries) else 50
+    depth = 101 if formats.depth(entries) == 101 else 50
     with torch.device("meta"):
         own = build_model(f"ccnet_resnet{depth}os8_voc").backbone.state_dict()
     return compare({name: value for name, value in entries.items() if not name.startswith("fc.")}, own), f"the backbone of ResNet-{depth}"
@@ -281,20 +278,3 @@ def _finite(value: Tensor) -> bool:
 
 def _plain(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))
-
-
-def _write_whole(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    """To a temporary file beside `path`, forced to disk, then renamed."""
-    temporary = path.with_name(f"{path.name}.writing")
-    try:
-        save_file(tensors, temporary, metadata=about)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if os.name == "posix":  # the rename, too; elsewhere a folder cannot be opened
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise WeightsError(f"{path} cannot be written: {error}; nothing was changed; choose another place or make room") from None

@@ -259,15 +259,14 @@ def configurations(entries: Mapping[str, Tensor], known: Told | None = None) -> 
     A configuration counts as fitting when it has these; that every entry fits is for `load_weights` to see.
     """
     known = known or Told()
-    depth, classifier, reduce = _depth(entries), entries.get("classifier.4.weight"), entries.get("reduce.0.weight")
-    if depth is None or classifier is None or reduce is None:
+    classifier, reduce = entries.get("classifier.4.weight"), entries.get("reduce.0.weight")
+    if classifier is None or reduce is None:
         return []
+    shape = (depth(entries), classifier.shape[0], reduce.shape[0], reduce.shape[-1])
     return [
         adapted(config, entries, known)
         for config in (*CONFIGS.values(), *EXTRAS.values())
-        if (config.depth, config.num_classes, config.channels) == (depth, classifier.shape[0], reduce.shape[0])
-        and config.head_kernel == reduce.shape[-1]
-        and known.stride in (None, config.output_stride)
+        if (config.depth, config.num_classes, config.channels, config.head_kernel) == shape and known.stride in (None, config.output_stride)
     ]
 
 
@@ -279,10 +278,12 @@ def adapted(config: Config, entries: Mapping[str, Tensor], known: Told | None = 
     return replace(config, auxiliary=aux is not None, aux_channels=channels, recurrence=recurrence)
 
 
-def _depth(entries: Mapping[str, Tensor]) -> int | None:
-    blocks = len({name.split(".")[2] for name in entries if name.startswith("backbone.layer3.")})
+def depth(entries: Mapping[str, Tensor]) -> int | None:
+    """The depth, as in `Config`, of the backbone in these entries (under our names) or of the ResNet they are; None where it is unknown."""
     small = {"backbone.0.0.weight": TINY, "backbone.lateral.0.weight": SLIM}
-    return next((depth for mark, depth in small.items() if mark in entries), {b[2]: d for d, b in BLOCKS.items()}.get(blocks))
+    blocks = {found[1] for name in entries if (found := re.match(r"(?:backbone\.)?layer3\.(\d+)\.", name))}
+    resnets = {stages[2]: layers for layers, stages in BLOCKS.items()}
+    return next((small[mark] for mark in small if mark in entries), resnets.get(len(blocks)))
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:

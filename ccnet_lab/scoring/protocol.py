@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ccnet_lab.configs import Config
+from ccnet_lab.configs import CONFIGS, Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import Split, describe
 from ccnet_lab.errors import ProtocolError
+from ccnet_lab.runs import Run
 
 MODES, PRECISIONS = ("whole", "slide"), ("fp32", "bf16")
 
@@ -113,3 +114,16 @@ def check_comparable(a: Protocol, b: Protocol, varied: Sequence[str] = ()) -> No
     unlike = [f"{name} {ours[name]!r} and {theirs[name]!r}" for name in ours if ours[name] != theirs[name] and name not in varied]
     if unlike:
         raise ProtocolError(f"these scores were measured in different ways: {'; '.join(unlike)}. Evaluate both alike to compare them")
+
+
+def deviations(run: Run) -> list[str]:
+    """In what a run differs from the published recipe of its configuration's name."""
+    config, training = run.config, run.training or {}
+    recipe = CONFIGS.get(config.name)
+    if recipe is None:
+        return ["no published configuration"]
+    ours, theirs = config.to_dict(), recipe.to_dict()
+    found = [f"{name} {ours[name]}" for name in ours if ours[name] != theirs[name]]
+    found += [f"{training['steps']} steps"] if training.get("steps") else []
+    found += [f"{training['accumulate']} micro-batches"] if training.get("accumulate", 1) > 1 else []
+    return found + ([f"weights {training['weights']}"] if training.get("weights", "imagenet") != "imagenet" else [])

@@ -16,11 +16,10 @@ from typing import Any
 from ccnet_lab.configs import CONFIGS, Config
 from ccnet_lab.errors import LabError, MissingPackageError, RunBusyError, UnknownConfigError, near
 from ccnet_lab.runs import Run
-from ccnet_lab.scoring.protocol import Protocol, check_comparable, published_protocol
 from ccnet_lab.training.guards import BUSY, SIGNALS, Stopped
 from ccnet_lab.training.settings import Settings
+from ccnet_lab.zoo.peers import SPREAD, beside_published
 
-SPREAD = 1.3  # points of mIoU between runs of one configuration: the authors' three runs each, their repository's README
 LAST_LINES = 5  # of what a failed run said
 
 
@@ -135,19 +134,6 @@ def is_finished(folder: Path, config: Config | None = None, settings: Settings |
         return False
 
 
-def deviations(run: Run) -> list[str]:
-    """In what a run differs from the published recipe of its configuration's name."""
-    config, training = run.config, run.training or {}
-    recipe = CONFIGS.get(config.name)
-    if recipe is None:
-        return ["no published configuration"]
-    ours, theirs = config.to_dict(), recipe.to_dict()
-    found = [f"{name} {ours[name]}" for name in ours if ours[name] != theirs[name]]
-    found += [f"{training['steps']} steps"] if training.get("steps") else []
-    found += [f"{training['accumulate']} micro-batches"] if training.get("accumulate", 1) > 1 else []
-    return found + ([f"weights {training['weights']}"] if training.get("weights", "imagenet") != "imagenet" else [])
-
-
 def results_table(names: Iterable[str], runs: Path, missing: Mapping[str, str] = MappingProxyType({})) -> str:
     """Markdown: published and measured mIoU in %, their difference, and what it means; unlike protocols and recipes are not compared.
 
@@ -165,8 +151,9 @@ def results_table(names: Iterable[str], runs: Path, missing: Mapping[str, str] =
             lines.append(f"| {name} | {beside} | - | - | {missing.get(name, 'not trained here')} |")
             continue
         measured = 100 * (scores["miou"] or 0.0)
-        difference, meaning = _verdict(Run.open(runs / name), measured, published)
-        lines.append(f"| {name} | {beside} | {measured:.2f} | {difference} | {meaning} |")
+        difference, meaning = beside_published(Run.open(runs / name))
+        apart = "-" if difference is None else f"{difference:+.2f}"
+        lines.append(f"| {name} | {beside} | {measured:.2f} | {apart} | {meaning} |")
     lines.append("")
     lines.append(
         f"mIoU in %. A tie: the difference lies within {SPREAD} points, the spread between runs of one configuration (Huang et al.)."
@@ -180,19 +167,6 @@ def _scores(folder: Path) -> dict[str, Any] | None:
         return run.scores if run.finished or run.training is None else None  # what was not trained here has scores alone
     except LabError:  # no run, or a damaged one
         return None
-
-
-def _verdict(run: Run, measured: float, published: float | None) -> tuple[str, str]:
-    changed = deviations(run)
-    if changed or published is None:
-        return "-", f"not comparable: {', '.join(changed)}"
-    try:
-        check_comparable(Protocol.from_dict((run.scores or {})["protocol"]), published_protocol(run.config))
-    except (LabError, KeyError) as error:
-        return "-", f"not comparable: {error}"
-    difference = measured - published
-    meaning = "tie" if abs(difference) <= SPREAD else ("above" if difference > 0 else "below")
-    return f"{difference:+.2f}", meaning
 
 
 def _busy(folder: Path) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ccnet_lab.runs import write_whole
+from ccnet_lab.errors import RunError
+from ccnet_lab.files import write_whole
 from ccnet_lab.scoring.metrics import Confusions
 from ccnet_lab.scoring.protocol import Protocol
 
@@ -78,4 +79,4 @@ class Tally:
             with temporary.open("wb") as file:  # given a path, NumPy would change its ending
                 np.savez_compressed(file, **arrays)
 
-        write_whole(path, write)
+        write_whole(path, write, RunError)

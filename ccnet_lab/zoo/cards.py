@@ -14,16 +14,12 @@ from safetensors import safe_open
 from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS, EXTRAS, SLIM, TINY, Config, get_config
 from ccnet_lab.data.catalog import Dataset, get_dataset
-from ccnet_lab.errors import ProtocolError
+from ccnet_lab.errors import ProtocolError, RunError
+from ccnet_lab.files import write_whole
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.weights import read_config
-from ccnet_lab.runs import Run, write_whole
-
-PUBLISHER = "https://github.com/SegmentationBLWX/sssegmentation"
-PAGE = f"{PUBLISHER}/blob/main/docs/modelzoo/ccnet/README.md"
-AUTHORS = "https://github.com/speedinghzl/CCNet"
-# mIoU in % of the authors' three runs each, ResNet-101 on Cityscapes' val images; their repository's README.
-REPEATS = {"R = 1": (77.31, 77.91, 76.89), "R = 2": (79.74, 79.22, 78.40), "R = 2 with OHEM": (78.67, 80.00, 79.83)}
+from ccnet_lab.runs import Run
+from ccnet_lab.zoo.peers import AUTHORS, PAGE, PUBLISHER, REPEATS
 
 _CARD = """# {name}
 
@@ -161,7 +157,7 @@ def write_cards(out: Path, runs: Sequence[Path], compared: Callable[[Run], str])
     texts["README.md"] = _INDEX.format(rows=index)
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        write_whole(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+        write_whole(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), RunError)  # type: ignore[misc]
     return [out / name for name in texts]
 
 

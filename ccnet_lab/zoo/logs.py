@@ -67,8 +67,7 @@ class PublishedLog:
         metrics: as `Run.metrics()`, in the order of steps: step, epoch, loss, loss_main, loss_aux (weighted, as ours; means over the steps
             since the line before) and lr; for an evaluation step, epoch, val_miou. What was NaN or inf is so here.
         per_class_iou: of the last evaluation, fractions by our class names; None for a class that neither occurs nor is predicted.
-        final_miou, best_miou: fractions 0..1, None without an evaluation. best_epoch: None where it isn't known.
-        units: what the log's own scores are in: "fractions", "percent", both, or "" without any.
+        final_miou: a fraction 0..1, also where the log has percent; None without an evaluation.
         unmapped: the log's class names that are none of ours.
         unread: the first messages that could not be read; unread_count says how many there were.
         remarks: in sentences, what is missing or odd.
@@ -77,9 +76,6 @@ class PublishedLog:
     metrics: list[dict[str, Any]]
     per_class_iou: dict[str, float | None]
     final_miou: float | None
-    best_miou: float | None
-    best_epoch: int | None
-    units: str
     unmapped: tuple[str, ...]
     unread: tuple[Unread, ...]
     unread_count: int
@@ -110,13 +106,9 @@ def read_log(path: str | Path, config: str | Config) -> PublishedLog:
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     if not reader.steps and not reader.scores:
-        why = (
-            "it is a web page"
-            if start[:1] == "<"
-            else f"it begins {start!r}, and nothing in it has a loss or a score"
-            if start
-            else "it is empty"
-        )
+        why = f"it begins {start!r}, and nothing in it has a loss or a score" if start else "it is empty"
+        if start.startswith("<"):
+            why = "it is a web page"
         raise RunError(f"{path} is no training log of SSSegmentation: {why}; {again}")
     return reader.finish()
 
@@ -232,7 +224,6 @@ class _Reader:
         self.total = 0  # steps the log was to have; 0 where it doesn't say
         self.steps: dict[int, dict[str, Any]] = {}
         self.scores: dict[int, tuple[dict[str, float], float]] = {}  # IoU by the log's names and mIoU, fractions; by epoch, or 0
-        self.units: set[str] = set()
         self.announced = ("", 0)  # "EMA of " for averaged weights; the epoch
         self.last = self.back = self.twice = self.restarts = self.begun = self.unread_count = 0
         self.unread: list[Unread] = []
@@ -303,7 +294,6 @@ class _Reader:
         unit = 100 if max([miou, *there]) > 1 else 1
         if there and abs(sum(there) / len(there) - miou) > 0.005 * unit:
             self.remarks["a mIoU is not the mean of the IoU per class beside it"] = None
-        self.units.add("percent" if unit == 100 else "fractions")
         self.scores[epoch or math.ceil(self.last / self.per_epoch)] = ({n: value / unit for n, value in per_class.items()}, miou / unit)
         return ""
 
@@ -312,7 +302,6 @@ class _Reader:
         steps = [record for step, record in sorted(self.steps.items()) if step <= self.last]
         scores = self.scores
         scored = [{"step": n * self.per_epoch, "epoch": float(n), "val_miou": miou} for n, (_, miou) in scores.items() if n]
-        best = max(scores, key=lambda epoch: scores[epoch][1], default=0)
         per_class, final = scores[max(scores)] if scores else ({}, math.nan)
         classes = match_classes([*per_class], self.dataset.class_names)
         ours = {own: per_class[name] for name, own in classes.items()}
@@ -320,9 +309,6 @@ class _Reader:
             metrics=sorted([*steps, *scored], key=lambda record: record["step"]),
             per_class_iou={own: None if math.isnan(ours[own]) else ours[own] for own in self.dataset.class_names if own in ours},
             final_miou=final if scores else None,
-            best_miou=scores[best][1] if scores else None,
-            best_epoch=best or None,
-            units=" and ".join(sorted(self.units)) if scores else "",
             unmapped=tuple(name for name in per_class if name not in classes),
             unread=tuple(self.unread),
             unread_count=self.unread_count,

@@ -20,12 +20,10 @@ from ccnet_lab.configs import CONFIGS, Config, get_config
 from ccnet_lab.data.catalog import get_dataset, register
 from ccnet_lab.downloads import progress_bar
 from ccnet_lab.errors import ConfigError, MissingFileError, WeightsError
-from ccnet_lab.model.backbone import DilatedResNet
+from ccnet_lab.files import write_whole
 from ccnet_lab.model.ccnet import CCNet
-from ccnet_lab.model.formats import RESNET, UNKNOWN, configurations, identify, to_own_names, told, unwrap
+from ccnet_lab.model.formats import RESNET, UNKNOWN, adapted, configurations, depth, identify, to_own_names, told, unwrap
 from ccnet_lab.model.formats import to_published_names as to_published_names  # asked for here, too
-
-_BLOCKS = {6: 50, 23: 101}  # in stage 3: the ResNet's depth
 
 
 def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
@@ -40,9 +38,8 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> No
         MissingFileError: there is no such file.
         WeightsError: the file cannot be read, or entries are missing, left over, misshapen or inexact; every one is named.
     """
-    content = source if isinstance(source, Mapping) else read_weights(source)
+    content, where = (source, "") if isinstance(source, Mapping) else (read_weights(source), f" {Path(source).name}")
     entries = to_own_names(content)
-    where = "" if isinstance(source, Mapping) else f" {Path(source).name}"
     whose = identify(unwrap(content).entries)
     del content  # nothing but `entries` holds the file's tensors from here on
     found = compare(entries, model.state_dict())
@@ -121,10 +118,10 @@ def load_start(model: CCNet, start: str, say: Callable[[str], None] = print) -> 
     if start == "none":
         return model
     if start == "imagenet":
-        depth = _BLOCKS.get(len(getattr(model.backbone, "layer3", ())))
-        if depth is None or not isinstance(model.backbone, DilatedResNet):
+        resnet = depth(model.state_dict())
+        if resnet not in (50, 101):
             raise WeightsError("there are ImageNet weights for ResNets of depth 50 and 101 only; start this network with --weights none")
-        path = store.obtain(f"resnet{depth}_v1c", progress_bar("ImageNet start weights"))
+        path = store.obtain(f"resnet{resnet}_v1c", progress_bar("ImageNet start weights"))
     else:
         path = Path(start)
     entries = to_own_names(read_weights(path))
@@ -169,18 +166,19 @@ def read_weights(path: str | Path, mapped: bool = False) -> dict[str, Any]:
         raise MissingFileError(f"there is no weights file {path}")
     with path.open("rb") as file:
         start = file.read(9)
+    unreadable = f"{path.name} ({path.stat().st_size:,} bytes) is no readable checkpoint"
     if start[:2] != b"PK" and start[:1] != b"\x80":  # neither torch's zip nor a pickle
         about, remedy = "", "download it again"
         if start.lstrip().startswith(b"<"):
             about = ", a web page by its first bytes"
         elif start[8:] == b"{":
             about, remedy = ", a safetensors file by its first bytes", "let its name end with .safetensors"
-        raise WeightsError(f"{path.name} ({path.stat().st_size:,} bytes) is no readable checkpoint{about}; {remedy}")
+        raise WeightsError(f"{unreadable}{about}; {remedy}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and start[:2] == b"PK")
     except pickle.UnpicklingError as error:
         if "truncated" in str(error):
-            raise WeightsError(f"{path.name} is no readable checkpoint: {_first_line(error)}; download it again") from None
+            raise WeightsError(f"{unreadable}: {_first_line(error)}; download it again") from None
         named = re.search(r"GLOBAL (\S+) w", str(error))
         what = f" ({named.group(1)})" if named else ""
         raise WeightsError(
@@ -188,9 +186,7 @@ def read_weights(path: str | Path, mapped: bool = False) -> dict[str, Any]:
             "ask its author for a plain state dict or a safetensors file, or if you trust it save its state dict alone where it was made"
         ) from None
     except Exception as error:  # a damaged file: torch raises many kinds here (zip, runtime, end of file, key, ...)
-        raise WeightsError(
-            f"{path.name} ({path.stat().st_size:,} bytes) is no readable checkpoint: {_first_line(error)}; download it again"
-        ) from None
+        raise WeightsError(f"{unreadable}: {_first_line(error)}; download it again") from None
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path.name} holds a {type(content).__name__}; expected a mapping of names to tensors")
     return dict(content)
@@ -216,17 +212,30 @@ def _read_safetensors(path: Path, mapped: bool) -> dict[str, Tensor]:
 
 
 def save_weights(model: nn.Module, path: str | Path, config: str | Config, **notes: Any) -> None:
-    """Write a safetensors file that says which configuration it is for; `notes` go into its readable metadata."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, Path(path), metadata=metadata(config, **notes))
+    """Write a safetensors file that says which configuration it is for; `notes` go into its readable metadata.
+
+    Raises:
+        WeightsError: it cannot be written; what was there before is untouched.
+    """
+    save_entries(model.state_dict(), Path(path), metadata(config, **notes))
+
+
+def save_entries(entries: Mapping[str, Tensor], path: Path, about: dict[str, str]) -> None:
+    """Write tensors under our names as one of our files, whole or not at all; `about` as `metadata` makes it."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entries.items()}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=about), WeightsError)
 
 
 def metadata(config: str | Config, **notes: Any) -> dict[str, str]:
-    """What stands in one of our files beside the tensors, each value as JSON: the configuration, one's own data set, the notes."""
+    """What stands in one of our files beside the tensors, each value as JSON: the configuration, the data set's terms, the notes."""
     config = get_config(config)
     dataset = get_dataset(config.dataset)
-    own = {"dataset": json.dumps(dataset.to_dict())} if dataset.classes else {}  # one's own, which other processes don't know
-    return {"config": json.dumps(config.to_dict()), **own, "made_with": "ccnet_lab", **{k: json.dumps(v) for k, v in notes.items()}}
+    about: dict[str, Any] = {"config": config.to_dict(), **notes}
+    if dataset.terms:
+        about["terms"] = f"trained on {dataset.title}: {dataset.terms}"
+    if dataset.classes:  # one's own, which other processes don't know
+        about["dataset"] = dataset.to_dict()
+    return {"made_with": "ccnet_lab", **{name: json.dumps(value) for name, value in about.items()}}
 
 
 def stored_config(path: Path) -> Config | None:
@@ -243,23 +252,28 @@ def stored_config(path: Path) -> Config | None:
         raise WeightsError(f"the metadata of {path.name} is no JSON: {error}; give the configuration it was made for") from None
 
 
-def read_config(path: str | Path) -> Config:
+def read_config(path: str | Path, given: str | Config | None = None) -> Config:
     """The configuration a weights file is for: from our metadata, from a published file's name, or from its entries' shapes.
+
+    Args:
+        given: what it is said to be for; comes back with the auxiliary classifier the file has, and the R where it tells one.
 
     Raises:
         ConfigError: the file leaves the output stride open; the message names the configurations that fit.
         MissingFileError, WeightsError: as `load_weights`.
     """
     path = Path(path)
-    if stored := stored_config(path):
+    given = None if given is None else get_config(given)
+    if given is None and (stored := stored_config(path)):
         return stored
-    if not path.is_file():
-        raise MissingFileError(f"there is no weights file {path}")
     found = re.match(r"ccnet_resnet\d+os\d+_[a-z0-9]+?(?=_train|\.|$)", path.name)
-    if found and found.group() in CONFIGS:
+    if given is None and found and found.group() in CONFIGS and path.is_file():
         return get_config(found.group())
     content = read_weights(path, mapped=True)
-    fitting = configurations(to_own_names(content), told(unwrap(content).beside, path.name))
+    entries, known = to_own_names(content), told(unwrap(content).beside, path.name)
+    if given is not None:
+        return adapted(given, entries, known)
+    fitting = configurations(entries, known)
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:

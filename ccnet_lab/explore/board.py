@@ -1,0 +1,318 @@
+"""Board: what is published, what was measured here and what is missing, configuration by configuration; numbers in percent.
+
+The runs are runs.py's, others' numbers zoo/peers.py's, pictures charts.py's, HTML board_page.py's.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccnet_lab import store
+from ccnet_lab.configs import CONFIGS, SLIM, TINY, Config
+from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.errors import LabError, ProtocolError, RunError, near
+from ccnet_lab.model.costs import Cost, cost, measured_costs
+from ccnet_lab.runs import Run
+from ccnet_lab.scoring.metrics import load_confusions, paired_intervals, scores
+from ccnet_lab.scoring.protocol import Protocol, check_comparable, deviations
+from ccnet_lab.zoo.logs import read_log
+from ccnet_lab.zoo.peers import Peer, beside_published, peers, tie_or
+
+Floats = NDArray[np.float64]
+RUNS = ("runs", "results/runs")  # where runs are looked for; folders of runs inside, such as runs/published, are found, too
+
+
+class Missing(NamedTuple):
+    """Something the board could show and hasn't got, and the command that brings it."""
+
+    what: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration, with a run of it where there is one. mIoU and IoU in %; three kinds that are never mixed.
+
+    Attributes:
+        label: unique on its board. config: what it is.
+        log_miou, log_iou: published: the last evaluation in the publisher's training log, if that is on disk; IoU by class.
+        run: the run's folder, perhaps unfinished. whose: "trained here" or "published weights, scored here"; "" without a score.
+        miou, interval, iou, protocol: measured here, the interval over the images (95 %), and how.
+        changed: in what the run differs from the published recipe.
+        difference: measured less published, in points; None where they may not be compared.
+        verdict: "tie", "above", "below", or why nothing is compared.
+        missing: what the row lacks.
+    """
+
+    label: str
+    config: Config
+    log_miou: float | None = None
+    log_iou: Mapping[str, float | None] = field(default_factory=dict)
+    run: Run | None = None
+    whose: str = ""
+    miou: float | None = None
+    interval: tuple[float, float] | None = None
+    iou: Mapping[str, float | None] = field(default_factory=dict)
+    protocol: Protocol | None = None
+    changed: tuple[str, ...] = ()
+    difference: float | None = None
+    verdict: str = ""
+    missing: tuple[Missing, ...] = ()
+
+    @property
+    def published(self) -> float | None:
+        """The published mIoU."""
+        return self.config.published_miou
+
+    @property
+    def short(self) -> str:
+        """`R-50-D8` for a ResNet of depth 50 at output stride 8, else the label."""
+        config = self.config
+        return self.label if config.depth in (TINY, SLIM) else f"R-{config.depth}-D{config.output_stride}" + self.label[len(config.name) :]
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Parameters and operations; the first call for a configuration takes about a second."""
+        return cost(self.config)
+
+    @property
+    def seconds(self) -> float | None:
+        """Latency of one image on this machine, once it was measured."""
+        here = measured_costs().get(self.config.name)
+        return here.seconds if here else None
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Peak memory of one image on this machine, once it was measured."""
+        here = measured_costs().get(self.config.name)
+        return here.peak_bytes if here else None
+
+
+@dataclass(frozen=True)
+class Board:
+    """The rows of one data set, others' numbers beside them, and the folders that could not be read, each with the reason."""
+
+    dataset: str
+    rows: tuple[Row, ...]
+    peers: tuple[Peer, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The K classes of the data set."""
+        return get_dataset(self.dataset).class_names
+
+    def row(self, label: str) -> Row:
+        """The row of that label; raises `RunError` naming those there are."""
+        for row in self.rows:
+            if row.label == label:
+                return row
+        raise RunError(f"the board of {self.dataset} has no row {label!r}; it has {', '.join(row.label for row in self.rows)}")
+
+    def heat_rows(self) -> dict[str, Floats]:
+        """The IoU per class (K,) by row, in %, NaN where it isn't known: measured, the publisher's log, else a row without numbers."""
+        found = {}
+        for row in self.rows:
+            kinds = {"measured here": row.iou, "publisher's log": row.log_iou}
+            kinds = {kind: values for kind, values in kinds.items() if values} or {"missing": {}}
+            for kind, values in kinds.items():
+                found[f"{row.short}, {kind}"] = np.array([values.get(name) for name in self.class_names], np.float64)  # None is NaN
+        return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two measured rows on the same images: the first less the second, in points; low and high are 95 % intervals over the images.
+
+    A class is a tie where its interval holds 0. How far a class's IoU varies from one training to the next is not known, so beyond a tie
+    stands only: on these images, for these two trainings. The mIoU is a tie, too, within the spread between trainings.
+
+    Attributes:
+        labels: of the rows. class_names: K. images: how many.
+        difference, low, high: (K,), NaN for a class that a row has no IoU for. ties: (K,).
+        miou, interval: of the mean. verdict: "tie", "above" or "below".
+    """
+
+    labels: tuple[str, str]
+    class_names: tuple[str, ...]
+    images: int
+    difference: Floats
+    low: Floats
+    high: Floats
+    ties: NDArray[np.bool_]
+    miou: float
+    interval: tuple[float, float]
+    verdict: str
+
+
+ORDERS: Mapping[str, Callable[[Row], float | None]] = {
+    "configuration": lambda _: 0,  # the order of the twelve
+    "published mIoU": lambda row: row.published,
+    "measured mIoU": lambda row: row.miou,
+    "difference": lambda row: row.difference,
+    "parameters": lambda row: row.cost.parameters,
+    "FLOP": lambda row: row.cost.formula_flops,
+    "latency": lambda row: row.seconds,
+    "memory": lambda row: row.peak_bytes,
+}
+
+
+def read_board(folders: Iterable[str | Path] = RUNS, dataset: str = "voc") -> Board:
+    """Everything that is known of a data set's configurations: the four of the twelve, then others that were run on it.
+
+    Args:
+        folders: of run folders; one that doesn't exist has none. What can't be read is named in `Board.problems` and hides nothing else.
+        dataset: a key of `data.catalog.DATASETS`.
+
+    Raises:
+        ConfigError: there is no such data set.
+    """
+    found, problems = [], []
+    for path in dict.fromkeys(_run_folders(folders)):
+        try:
+            run = Run.open(path)
+            if run.config.dataset == dataset:
+                found.append(_measured(run))
+        except Exception as error:  # a file that isn't ours can be wrong in any way
+            said = str(error) if isinstance(error, LabError) else f"{path} is no run of ours: {type(error).__name__}: {error}"
+            problems.append(said if str(path) in said else f"{path}: {said}")
+    get_dataset(dataset)
+    rows = []
+    for config in (config for config in CONFIGS.values() if config.dataset == dataset):
+        ours = [row for row in found if row.config.name == config.name] or [Row(config.name, config, missing=_to_score(config))]
+        try:
+            ours = [_with_log(row) for row in ours]
+        except LabError as error:
+            problems.append(str(error))
+        rows += ours
+    rows += [row for row in found if row.config.name not in CONFIGS]
+    for tell in (_tail, lambda run: str(run.folder)):  # runs of one configuration are told apart by their folders
+        names = [row.label for row in rows]
+        rows = [replace(r, label=f"{r.config.name} ({tell(r.run)})") if r.run and names.count(r.label) > 1 else r for r in rows]
+    return Board(dataset, tuple(rows), tuple(peers(dataset)), tuple(problems))
+
+
+def board_datasets(folders: Iterable[str | Path] = RUNS) -> list[str]:
+    """The data sets a board can be made of: those of the twelve, then those of runs on disk."""
+    keys = [config.dataset for config in CONFIGS.values()]
+    for path in _run_folders(folders):
+        try:
+            keys.append(Run.open(path).config.dataset)
+        except LabError:  # `read_board` names it
+            continue
+    return list(dict.fromkeys(keys))
+
+
+def compare(a: Row, b: Row, draws: int = 1000) -> Comparison:
+    """Two measured rows by class, from the confusion matrices of the same images; intervals from `draws` bootstrap draws.
+
+    Raises:
+        RunError: a row has no confusion matrices; the command that writes them is named.
+        ProtocolError: the rows were not measured alike, or not on the same images.
+    """
+    first, second = _need(a), _need(b)
+    check_comparable(first, second, varied=("recurrence",))
+    ours, theirs = (load_confusions(row.run.confusions) for row in (a, b) if row.run)
+    if ours.names != theirs.names or ours.num_classes != theirs.num_classes:
+        raise ProtocolError(f"{a.label} and {b.label} were scored on different images; evaluate both on the same split to compare them")
+    low, high = 100 * paired_intervals(ours, theirs, draws)
+    found, beside = scores(ours.total()), scores(theirs.total())
+    difference, miou = 100 * (found.iou - beside.iou), 100 * (found.miou - beside.miou)
+    verdict = "tie" if low[-1] <= 0 <= high[-1] else tie_or(miou)
+    return Comparison(
+        (a.label, b.label), get_dataset(a.config.dataset).class_names, len(ours.names), difference, low[:-1], high[:-1],
+        ~((low[:-1] > 0) | (high[:-1] < 0)), miou, (float(low[-1]), float(high[-1])), verdict,
+    )  # fmt: skip
+
+
+def ordered(board: Board, by: str = "configuration", descending: bool = False) -> list[Row]:
+    """The rows by one of `ORDERS` or by a class's IoU (measured, else the publisher's); rows without a value come last.
+
+    Raises:
+        RunError: there is no such order.
+    """
+    if by not in ORDERS and by not in board.class_names:
+        raise RunError(f"the board can't be ordered by {by!r}; {near(by, [*ORDERS, *board.class_names])}")
+    values = {row.label: ORDERS[by](row) if by in ORDERS else (row.iou or row.log_iou).get(by) for row in board.rows}
+    known = [row for row in board.rows if values[row.label] is not None]
+    known.sort(key=lambda row: values[row.label], reverse=descending)  # type: ignore[arg-type, return-value]
+    return known + [row for row in board.rows if values[row.label] is None]
+
+
+def pareto(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
+    """Whether each point is on the front: none is as cheap and as good, and better in one of the two. NaN is never on it."""
+    points = list(zip(costs, values, strict=True))
+    return [c == c and v == v and not any(d <= c and w >= v and (d, w) != (c, v) for d, w in points) for c, v in points]
+
+
+def _run_folders(folders: Iterable[str | Path]) -> Iterator[Path]:
+    for path in sorted(path for folder in map(Path, folders) if folder.is_dir() for path in folder.iterdir() if path.is_dir()):
+        if not (path / "config.json").exists() and any(path.glob("*/config.json")):  # runs/published inside runs
+            yield from _run_folders([path])
+        elif not path.name.startswith("."):
+            yield path
+
+
+def _measured(run: Run) -> Row:
+    """A row from a run folder; one that is not scored yet says what to type."""
+    config, changed, found = run.config, tuple(deviations(run)), run.scores
+    row = Row(config.name, config, run=run, changed=() if config.name not in CONFIGS else changed)
+    if found is None:
+        score = Missing("the score: it was not evaluated yet", f"python scripts/evaluate.py {run.folder} --data ROOT")
+        train = f"python scripts/train.py {config.name} --data ROOT --runs {run.folder.parent} --resume"
+        return replace(row, missing=(score if run.weights.is_file() else Missing("the score: its training has not ended", train),))
+    protocol, given = Protocol.from_dict(found["protocol"]), found["per_class_iou"]
+    names = get_dataset(config.dataset).class_names
+    if protocol.dataset != config.dataset or set(given) != set(names) or not 0 <= float(found["miou"]) <= 1:
+        raise RunError(f"{run.folder / 'scores.json'} holds no scores of {config.name} on {config.dataset}; evaluate the run again")
+    low, high = found.get("miou_interval") or (None, None)
+    difference, verdict = beside_published(run)
+    again = Missing("comparisons by class: the confusion matrices", f"python scripts/evaluate.py {run.folder} --data ROOT")
+    return replace(
+        row, whose="published weights, scored here" if isinstance(found.get("weights"), dict) else "trained here",
+        miou=100 * found["miou"], interval=None if low is None or high is None else (100 * low, 100 * high),
+        iou={name: _percent(given[name]) for name in names}, protocol=protocol,
+        difference=difference, verdict=verdict, missing=() if run.confusions.is_file() else (again,),
+    )  # fmt: skip
+
+
+def _with_log(row: Row) -> Row:
+    """A row of the twelve with what the publisher's log says, if it is here and the row is the published recipe."""
+    if row.published is None:
+        return row
+    file = store.find(f"{row.config.name}.log")
+    if not file.on_disk:
+        command = f"python scripts/zoo.py get {row.config.name}.log"
+        return replace(row, missing=(*row.missing, Missing("the publisher's IoU per class, if its log has it", command)))
+    log = read_log(file.path, row.config)
+    classes = {name: _percent(value) for name, value in log.per_class_iou.items()}
+    return replace(row, log_miou=_percent(log.final_miou), log_iou=classes)
+
+
+def _to_score(config: Config) -> tuple[Missing, ...]:
+    get = "" if store.find(config.name).on_disk else f"python scripts/zoo.py get {config.name} && "
+    return (
+        Missing("the score of a training", f"python scripts/train.py {config.name} --data ROOT --runs runs"),
+        Missing("the published weights' score here", f"{get}python scripts/evaluate.py --published --data ROOT --only {config.name}"),
+    )
+
+
+def _need(row: Row) -> Protocol:
+    if row.run is None or row.protocol is None or not row.run.confusions.is_file():
+        command = row.missing[0].command if row.missing else "python scripts/evaluate.py RUN --data ROOT"
+        raise RunError(f"{row.label} has no confusion matrices here, so it can't be compared by class; `{command}` writes them")
+    return row.protocol
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def _tail(run: Run) -> str:
+    """The folder's own name, or, where that is the configuration's, the name of the folder around it."""
+    return run.folder.parent.name if run.folder.name == run.config.name else run.folder.name

@@ -1,0 +1,207 @@
+"""The board's face: its HTML, and its figures from a board. The numbers are board.py's, the drawing charts.py's, the colours page.css's."""
+
+from collections.abc import Callable, Mapping
+from html import escape
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.explore.board import Board, Comparison, Missing, Row, ordered, pareto
+from ccnet_lab.explore.charts import Point, class_heatmap, cost_scatter, difference_bars
+from ccnet_lab.zoo.peers import AUTHORS, CLAIMS, PAGE, SPREAD
+
+BACKBONES = ("R-50-D8", "R-50-D16", "R-101-D8", "R-101-D16")
+COSTS: Mapping[str, Callable[[Row], float | None]] = {  # what a scatter's x axis can be
+    "GFLOP of one image, by formula": lambda row: row.cost.formula_flops / 1e9,
+    "GFLOP of one image, counted": lambda row: row.cost.counted_flops / 1e9,
+    "parameters, million": lambda row: row.cost.parameters / 1e6,
+    "seconds for one image on this machine": lambda row: row.seconds,
+    "peak memory on this machine, MiB": lambda row: row.peak_bytes and row.peak_bytes / 2**20,
+}
+_COLUMNS = {  # title: the order of `ordered` that sorts it
+    "configuration": "configuration", "published, mIoU %": "published mIoU", "measured here, mIoU %": "measured mIoU",
+    "measured − published": "difference", "parameters": "parameters", "GFLOP formula": "FLOP", "GFLOP counted": "",
+    "latency here": "latency", "peak memory here": "memory",
+}  # fmt: skip
+_MISSING = "<td class='missing'>missing</td>"
+MEASURE = Missing("latency and peak memory on this machine", "python -m ccnet_lab.model.costs --measure")
+
+LEGEND = f"""<div class='kinds'>
+<span><b class='published'>77.4</b> published by SSSegmentation, not checked here</span>
+<span><b class='measured'>77.4</b> measured here; the small numbers are its 95 % interval over the images</span>
+<span><b class='missing'>missing</b> not measured; what to type stands below</span>
+<span><b class='verdict tie'>tie</b> within {SPREAD} points: so far apart lie trainings of one and the same recipe (the authors' three runs
+each, ResNet-101 on Cityscapes, <a href='{AUTHORS}' target='_blank' rel='noopener noreferrer'>{AUTHORS}</a>)</span>
+<span><b class='verdict above'>above</b> <b class='verdict below'>below</b> further apart than that</span></div>"""
+
+
+class Html(str):
+    """HTML that a notebook shows as it is, with the few styles that tell the kinds apart; in the app page.css does that."""
+
+    _STYLE = (
+        "<style>.board td.published { font-style: italic } .board td.measured { font-weight: bold } .board small { display: block; "
+        "font-weight: normal } .board td.missing { background: repeating-linear-gradient(135deg, transparent 0 5px, #ccc 5px 6px) }</style>"
+    )
+
+    def _repr_html_(self) -> str:
+        return self._STYLE + self
+
+
+def board_html(board: Board, sort_by: str = "configuration", descending: bool = False, costs: bool = True) -> str:
+    """The whole board but its pictures: what could not be read, table, legend, what is missing, others' numbers."""
+    problems = "".join(f"<div class='problem' role='alert'>{escape(text)}</div>" for text in board.problems)
+    return problems + board_table(board, sort_by, descending, costs) + LEGEND + missing_list(board, costs) + peers_table(board)
+
+
+def board_table(board: Board, sort_by: str = "configuration", descending: bool = False, costs: bool = True) -> Html:
+    """The rows as a table in a box that scrolls by itself.
+
+    Args:
+        board: from `read_board`.
+        sort_by, descending: as `ordered`.
+        costs: whether to show what the configurations cost; the first time that takes about a second for each.
+
+    Raises:
+        RunError: there is no such order.
+    """
+    columns = dict(list(_COLUMNS.items())[: None if costs else 4])
+    head = "".join(_head(title, order, sort_by, descending) for title, order in columns.items())
+    if sort_by in board.class_names:
+        head += _head(f"IoU of {sort_by}, %", sort_by, sort_by, descending)
+    body = "".join(_row(row, sort_by if sort_by in board.class_names else "", costs) for row in ordered(board, sort_by, descending))
+    caption = f"<caption>{escape(get_dataset(board.dataset).title)}: mIoU in %, costs of one image</caption>"
+    return Html(f"<div class='board'><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+
+
+def missing_list(board: Board, costs: bool = True) -> str:
+    """What is missing and the commands that bring it; "" where nothing is."""
+    wanted = [(row.short, lack) for row in board.rows for lack in row.missing]
+    if costs and any(row.seconds is None for row in board.rows):
+        wanted.append(("all", MEASURE))
+    items = "".join(f"<li><b>{escape(name)}</b> {escape(lack.what)}: <code>{escape(lack.command)}</code></li>" for name, lack in wanted)
+    told = (
+        "ROOT is the folder that holds VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/. A download happens only when you type it."
+    )
+    if not wanted:
+        return ""
+    shown = "" if any(row.miou is not None for row in board.rows) else " open"
+    return (
+        f"<details class='lacking'{shown}><summary>Missing: {len(wanted)} · what to type</summary><ul>{items}</ul><p>{told}</p></details>"
+    )
+
+
+def peers_table(board: Board) -> Html:
+    """Others' numbers on this data set, each line with its protocol and its source; "" where there are none."""
+    if not board.peers:
+        return Html()
+    lines: dict[tuple[str, ...], dict[str, float]] = {}
+    for row in board.rows:
+        if row.published is not None:
+            key = ("SSSegmentation", "CCNet", f"{row.config.epochs} epochs", "single scale, whole image, no flip: the twelve", PAGE)
+            lines.setdefault(key, {})[f"R-{row.config.depth}-D{row.config.output_stride}"] = row.published
+    for peer in board.peers:
+        key = (peer.project, peer.network, peer.schedule, peer.protocol, peer.source)
+        lines.setdefault(key, {})[peer.backbone] = peer.miou
+    body = "".join(
+        f"<tr><th scope='row'>{escape(network)}<small>{escape(project)}, {escape(schedule)}</small></th>"
+        + "".join(f"<td class='published'>{values[b]:.2f}</td>" if b in values else "<td>–</td>" for b in BACKBONES)
+        + f"<td class='words'>{escape(protocol)}</td><td class='words'>{_link(source)}</td></tr>"
+        for (project, network, schedule, protocol, source), values in lines.items()
+    )
+    head = "".join(f"<th scope='col'>{title}</th>" for title in ("network", *BACKBONES, "protocol", "source"))
+    claims = "".join(f"<li>{escape(claim.words)} {_link(claim.source)}</li>" for claim in CLAIMS)
+    return Html(
+        "<div class='board peers'><table><caption>What others published, mIoU in %; nothing of it was measured here, and differences "
+        f"up to {SPREAD} points are ties</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<ul class='claims'>{claims}</ul>"
+    )
+
+
+def comparison_html(comparison: Comparison) -> Html:
+    """A comparison in words, to stand beside `comparison_figure`."""
+    (one, other), c = map(escape, comparison.labels), comparison
+    better = int((~c.ties & (c.difference > 0)).sum())
+    worse = int((~c.ties & (c.difference < 0)).sum())
+    low, high = c.interval
+    return Html(
+        f"<div class='compared'><p>mIoU: <b>{one}</b> less <b>{other}</b> is <b>{c.miou:+.2f}</b> points ({low:+.2f} to {high:+.2f}, 95 % "
+        f"over the {c.images:,} images, the same for both) <b class='verdict {c.verdict}'>{c.verdict}</b>. A tie is what lies within "
+        f"{SPREAD} points, the spread between trainings, or whose interval holds 0.</p>"
+        f"<p>Of {int((~np.isnan(c.difference)).sum())} classes {one} is higher in {better}, {other} in {worse}; the others are ties. "
+        "The intervals say how far a difference hangs on the choice of images, class by class, so of many classes about one in twenty "
+        "leaves 0 by chance. How far a class varies from one training to the next is not known: two trainings of one recipe could differ "
+        "as much.</p></div>"
+    )
+
+
+def heat_figure(board: Board, by: str = "") -> Figure:
+    """`class_heatmap` of a board; `by` is one of `Board.heat_rows`, whose order the classes take."""
+    rows = board.heat_rows()
+    return class_heatmap(rows, board.class_names, by if by in rows else "", f"IoU by class, {get_dataset(board.dataset).title}")
+
+
+def scatter_figure(board: Board, cost: str = "GFLOP of one image, by formula") -> Figure:
+    """`cost_scatter` of a board; `cost` is one of `COSTS`. Published and measured have a Pareto front each."""
+    points = []
+    for measured in (False, True):
+        found = [(row, COSTS[cost](row), row.miou if measured else row.published) for row in board.rows]
+        kind = [(row, price, value) for row, price, value in found if price is not None and value is not None]
+        if not measured:  # one published number for however many runs
+            kind = list({row.config.name: (row, price, value) for row, price, value in kind}.values())
+        front = pareto([price for _, price, _ in kind], [value for _, _, value in kind])
+        points += [
+            Point(row.short.partition(" (")[0], price, value, measured, on, row.interval if measured else None)
+            for (row, price, value), on in zip(kind, front, strict=True)
+        ]
+    return cost_scatter(points, cost, f"{get_dataset(board.dataset).title}: cost and mIoU")
+
+
+def comparison_figure(comparison: Comparison) -> Figure:
+    """`difference_bars` of a comparison."""
+    c = comparison
+    title = f"{c.labels[0]} less {c.labels[1]}: mIoU {c.miou:+.2f} points, {c.verdict}"
+    return difference_bars(c.class_names, c.difference, c.low, c.high, c.ties, c.labels, title)
+
+
+def _head(title: str, order: str, sort_by: str, descending: bool) -> str:
+    if order != sort_by:
+        return f"<th scope='col'>{escape(title)}</th>"
+    arrow, words = ("▼", "descending") if descending else ("▲", "ascending")
+    return f"<th scope='col' aria-sort='{words}'>{escape(title)} {arrow}</th>"
+
+
+def _row(row: Row, class_name: str, costs: bool) -> str:
+    about = [row.whose, str(row.run.folder) if row.run else "", *row.changed]
+    name = f"<th scope='row'>{escape(row.short)}<small>{escape(' · '.join(filter(None, about)) or 'no run here')}</small></th>"
+    cells = [
+        name,
+        f"<td class='published'>{row.published:.2f}</td>" if row.published is not None else "<td>–</td>",
+        _MISSING if row.miou is None else f"<td class='measured'>{row.miou:.2f}{_interval(row)}</td>",
+        _verdict(row),
+    ]
+    if costs:
+        cells += [f"<td>{row.cost.parameters / 1e6:.2f} M</td>"]
+        cells += [f"<td>{flops / 1e9:.2f}</td>" for flops in (row.cost.formula_flops, row.cost.counted_flops)]
+        seconds, peak = row.seconds, row.peak_bytes
+        cells += [_MISSING if seconds is None else f"<td class='measured'>{seconds:.2f} s</td>"]
+        cells += [_MISSING if peak is None else f"<td class='measured'>{peak / 2**20:,.0f} MiB</td>"]
+    if class_name:
+        measured, logged = row.iou.get(class_name), row.log_iou.get(class_name)
+        value, kind = (logged, "published") if measured is None else (measured, "measured")
+        cells.append(_MISSING if value is None else f"<td class='{kind}'>{value:.2f}</td>")
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _interval(row: Row) -> str:
+    return "" if row.interval is None else f"<small>{row.interval[0]:.1f} to {row.interval[1]:.1f}</small>"
+
+
+def _verdict(row: Row) -> str:
+    if row.difference is None:
+        return f"<td class='words'>{escape(row.verdict)}</td>" if row.verdict else "<td>–</td>"
+    return f"<td>{row.difference:+.2f} <b class='verdict {row.verdict}'>{row.verdict}</b></td>"
+
+
+def _link(address: str) -> str:
+    return f"<a href='{escape(address)}' target='_blank' rel='noopener noreferrer'>{escape(address)}</a>"

@@ -1,0 +1,190 @@
+"""The deletion test: is a map true? Cells are taken away and the pixel's class score is watched; the picture of it is in figures.py.
+
+What an attention map claims is that the pixel's answer hangs on the cells with large weights. So the most attended cells are removed first,
+and the class's score should fall sooner than with cells removed at random. The map is taken as it is, of the whole network's forward pass;
+every what-if is a forward pass of its own, from the features before the attention to the score.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ccnet_lab.errors import ImageError
+from ccnet_lab.explore import maps
+from ccnet_lab.explore.explorer import Floats, View
+
+BATCH = 2**22  # feature values of the what-ifs computed at once: 16 MiB, and some ten times that with projections and weights
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """How one class's score falls as cells are removed. S steps, D random orders, N cells in reach.
+
+    Attributes:
+        recurrence: R of the forward pass and of the map.
+        label: the class the pixel is taken for at that R, whose softmax probability at the pixel is the score.
+        cells: (N, 2) i, j of the cells in reach, the most attended first.
+        counts: (S,) how many cells are removed: 0, then from 1 to N in equal ratios.
+        attended: (S,) the score with the `counts` most attended cells removed.
+        controls: (D, S) the score with as many cells of each random order removed.
+    """
+
+    recurrence: int
+    label: int
+    cells: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    attended: Floats
+    controls: Floats
+
+    @property
+    def score(self) -> float:
+        """The class's probability with nothing removed."""
+        return float(self.attended[0])
+
+    @property
+    def random(self) -> Floats:
+        """(S,) the mean of the random orders."""
+        mean: Floats = self.controls.mean(0)
+        return mean
+
+    @property
+    def area(self) -> float:
+        """The area between the two curves over log k, as a share of the score: how much sooner the score falls than by chance.
+
+        Mean over log k of (random - attended) / score. At 0 the map is no better than chance; the most there can be is 1; below 0, cells
+        the map passes over matter more than those it points at.
+        """
+        return self._area(self.random - self.attended)
+
+    @property
+    def noise(self) -> float:
+        """The root mean square area of a random order against the other ones: `area` within twice this says nothing."""
+        others = (self.controls.sum(0) - self.controls) / (len(self.controls) - 1)  # (D, S)
+        return float(np.sqrt(np.mean([self._area(other - own) ** 2 for other, own in zip(others, self.controls, strict=True)])))
+
+    def _area(self, gap: Floats) -> float:
+        width = np.diff(np.log(self.counts[1:]))
+        return float(((gap[1:-1] + gap[2:]) / 2 * width).sum() / max(width.sum(), 1e-9) / self.score)
+
+
+@torch.inference_mode()
+def deletion_test(
+    view: View,
+    x: int,
+    y: int,
+    recurrence: int | None = None,
+    steps: int = 20,
+    draws: int = 4,
+    seed: int = 0,
+    weights: Floats | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Deletion:
+    """Remove the cells a pixel attends to, most attended first, and as many at random, and record the score of the pixel's class.
+
+    Removing a cell q takes away what is its own in the attention's sums: V x_0[q] + b, the value projection of its features before the
+    first step, bias included. At step l its value is V x_(l-1)[q] + b, of which this is a part; the rest, what q gathered from others in
+    steps 1 .. l-1, stays, so q still passes on what it heard. The part is subtracted at every one of the R steps and for every pixel that
+    looks at q: nothing of q's own comes to anyone by attention, over one hop or several. Queries and keys are computed anew in each step
+    from the features so changed. Not removed: weights (no softmax is renormalised, a removed cell counts as a value of 0), the features
+    x_0 as each cell's own residual (the pixel's own among them), and the backbone's features that the classifier sees beside them. With
+    all cells gone, if R >= 2, the score is that of R = 0.
+
+    The cells in reach are the pixel's row and column for R = 1, all cells for R >= 2. Cells of equal weight are removed in random order.
+
+    Args:
+        view: an image as a model sees it.
+        x, y: the pixel, image coordinates.
+        recurrence: R, 1 or more; None for the one the model was trained with.
+        steps: how many counts there are, 0 aside; fewer where there are not so many cells.
+        draws: random orders, 2 or more.
+        seed: of the random orders.
+        weights: a map (h, w) to be tested in place of the view's own.
+        progress: called with (what-ifs done, what-ifs in all).
+
+    Raises:
+        ImageError: the pixel lies outside the image, or the map is not of the view's grid.
+        ValueError: no step of attention to remove cells from.
+    """
+    recurrence = view.recurrence if recurrence is None else recurrence
+    if recurrence < 1:
+        raise ValueError(f"recurrence is {recurrence}; expected 1 or more, as without attention no cell can be removed")
+    weights = view.attention(x, y, recurrence) if weights is None else weights
+    if weights.shape != view.grid:
+        raise ImageError(f"the map has {weights.shape} cells and the view {view.grid}; expected a map as View.attention gives")
+    rng = np.random.default_rng(seed)
+    cells = np.flatnonzero(support(view, x, y, recurrence))
+    orders = np.stack([rng.permutation(cells) for _ in range(draws + 1)])  # (1 + D, N)
+    orders[0] = orders[0][np.argsort(-weights.ravel()[orders[0]], kind="stable")]
+    ranks = np.full((draws + 1, weights.size), cells.size)
+    np.put_along_axis(ranks, orders, np.arange(cells.size)[None], axis=1)  # (1 + D, h * w): when each cell goes; N where never
+    counts = np.unique(np.geomspace(1, cells.size, steps).round().astype(np.int64))
+
+    ends = ranks[:1] < np.array([[0], [cells.size]])  # (2, h * w): nothing and everything removed, the same in any order
+    between = (ranks[:, None] < counts[:-1, None]).reshape(-1, weights.size)
+    removed = torch.as_tensor(np.concatenate([ends, between]).reshape(-1, *view.grid))
+    label = int(view.probabilities(x, y, recurrence).argmax())
+    batch = max(1, BATCH // view.state(0).numel())
+    scores = np.zeros(len(removed), np.float32)
+    for first in range(0, len(removed), batch):
+        part = slice(first, first + batch)
+        scores[part] = what_if(view, x, y, removed[part], recurrence)[:, label].cpu().numpy()
+        if progress is not None:
+            progress(min(first + batch, len(removed)), len(removed))
+    nothing, everything = (np.full((draws + 1, 1), score, np.float32) for score in scores[:2])
+    curves = np.hstack([nothing, scores[2:].reshape(draws + 1, -1), everything])  # (1 + D, S)
+    cells = np.stack(np.unravel_index(orders[0], view.grid), axis=1)
+    return Deletion(recurrence, label, cells, np.concatenate([[0], counts]), curves[0], curves[1:])
+
+
+@torch.inference_mode()
+def what_if(view: View, x: int, y: int, removed: Tensor, recurrence: int) -> Tensor:
+    """The class probabilities (B, K) of pixel (x, y) with the cells `removed` (B, h, w) bool, as `deletion_test` says.
+
+    Only what they hang on is computed: the last step for the cells near the pixel, the one before for those cells' rows and columns.
+    """
+    attention, features = view.explorer.model.attention, view.state(0)
+    ys, xs = view.near(x, y)
+    every = slice(0, view.grid[0]), slice(0, view.grid[1])
+    lost = removed[:, None].to(features.device) * attention.project(features)[2]  # (B, C, h, w): V x_0 + b where removed
+
+    def step(rows: Tensor, columns: Tensor, ys: slice, xs: slice) -> Tensor:
+        """One step for the cells of rows `ys` and columns `xs`, from the features of these whole rows and whole columns."""
+        (query, key, value), (_, key_down, value_down) = attention.project(rows), attention.project(columns)
+        values = value - lost[:, :, ys], value_down - lost[..., xs]
+        out: Tensor = rows[..., xs] + attention.gamma * _attend(query[..., xs], (key, key_down), values, ys)
+        return out
+
+    for _ in range(recurrence - 2):
+        features = step(features, features, *every)
+    rows, columns = features[:, :, ys], features[..., xs]
+    if recurrence > 1:
+        rows, columns = step(rows, features, ys, every[1]), step(features, columns, every[0], xs)
+    return view.score_near(step(rows, columns, ys, xs), x, y)
+
+
+def _attend(query: Tensor, keys: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor], ys: slice) -> Tensor:
+    """(B, C, n, m): what a block of n x m cells, its rows `ys`, gathers. Keys and values: of its rows (., n, w), its columns (., h, m)."""
+    height = keys[1].shape[2]
+    across = torch.einsum("bdyx,bdyk->byxk", query, keys[0])  # (B, n, m, w)
+    down = torch.einsum("bdyx,bdkx->byxk", query, keys[1])  # (B, n, m, h)
+    itself = torch.eye(height, dtype=torch.bool, device=query.device)[ys]  # (n, h)
+    weights = torch.softmax(torch.cat([down.masked_fill(itself[:, None], float("-inf")), across], dim=-1), dim=-1)
+    out = torch.einsum("byxk,bckx->bcyx", weights[..., :height], values[1])
+    return out + torch.einsum("byxk,bcyk->bcyx", weights[..., height:], values[0])
+
+
+def support(view: View, x: int, y: int, recurrence: int) -> NDArray[np.bool_]:
+    """(h, w): the cells that pixel (x, y) can see in R steps, whether or not its map gives them weight."""
+    reach: NDArray[np.bool_] = maps.uniform_map(view.grid, *view.cell(x, y), min(recurrence, 2)).numpy() > 0
+    return reach
+
+
+def shuffled(weights: Floats, where: NDArray[np.bool_], seed: int = 0) -> Floats:
+    """The map with its weights dealt out anew among the cells `where` is true: a map that cannot know anything."""
+    out = weights.copy()
+    out[where] = np.random.default_rng(seed).permutation(weights[where])
+    return out

@@ -1,0 +1,137 @@
+"""How criss-cross and full attention grow with the feature map: by formula and measured on this machine; drawn in curves.py."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ccnet_lab.model.attention import CrissCrossAttention
+from ccnet_lab.model.costs import machine
+from ccnet_lab.model.flops import criss_cross_bytes, criss_cross_flops, non_local_bytes, non_local_flops
+
+SIDES = (16, 24, 32, 48, 64, 97)  # measured in the app; 97 is the published networks' side on Cityscapes
+RECURRENCES = (1, 2, 3)
+FULL = "non-local"
+FORMS = (*(f"R = {r}" for r in RECURRENCES), FULL)
+MOST_BYTES = 2**30  # of one full attention map; twice that is needed while its softmax is taken
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """By formula, on square maps: sides in cells; GFLOP and bytes of the attention weights of all steps, float32, per form of `FORMS`."""
+
+    sides: tuple[int, ...]
+    gflop: dict[str, Floats]
+    bytes: dict[str, Floats]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Measured on this machine, on square maps of random features, float32, one image, forward pass.
+
+    Attributes:
+        sides: in cells.
+        seconds: per form of `FORMS`, median; NaN where it was not measured.
+        machine: processor and threads, or the GPU.
+        left_out: why something was not measured, in a sentence; "" where all was.
+    """
+
+    sides: tuple[int, ...]
+    seconds: dict[str, Floats]
+    machine: str
+    left_out: str = ""
+
+
+def formula_growth(sides: Sequence[int], channels: int = 512, query_channels: int = 64) -> Formula:
+    """The authors' formula and the size of the weights; at 97: 8.29, 16.58, 24.88 and 108.16 GFLOP."""
+    gflop = {f"R = {r}": [criss_cross_flops(s, s, channels, query_channels, r) / 1e9 for s in sides] for r in RECURRENCES}
+    gflop[FULL] = [non_local_flops(s, s, channels, query_channels) / 1e9 for s in sides]
+    size = {f"R = {r}": [r * criss_cross_bytes(s, s) for s in sides] for r in RECURRENCES}
+    size[FULL] = [non_local_bytes(s, s) for s in sides]
+    as_floats = [{name: np.asarray(row, np.float64) for name, row in rows.items()} for rows in (gflop, size)]
+    return Formula(tuple(sides), *as_floats)
+
+
+def non_local_attention(step: CrissCrossAttention, x: Tensor) -> Tensor:
+    """Full attention, x + gamma * softmax(q kᵀ) v over all pixels, with a criss-cross step's projections: (B, C, H, W) -> (B, C, H, W).
+
+    Scores are not scaled, as in criss-cross attention. Source: Wang et al., "Non-local Neural Networks", CVPR 2018, embedded Gaussian.
+    """
+    query, key, value = (part.flatten(2) for part in step.project(x))  # (B, d, HW), (B, d, HW), (B, C, HW)
+    weights = torch.softmax(query.mT @ key, dim=-1)  # (B, HW, HW), rows sum to 1
+    return x + step.gamma * (value @ weights.mT).view_as(x)
+
+
+def measure_growth(
+    sides: Sequence[int] = SIDES,
+    channels: int = 512,
+    query_channels: int = 64,
+    *,
+    repeats: int = 3,
+    budget_seconds: float = 10.0,
+    most_bytes: int = MOST_BYTES,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Growth:
+    """Time the forms in turn, side after side, the smallest first.
+
+    Args:
+        sides: of the square feature maps, cells.
+        channels, query_channels: C and d.
+        repeats: rounds per side; the median counts.
+        budget_seconds: for everything. Where the times on the side before, scaled by the formula, say that a side would not be done in
+            time, full attention is left out from there on, and if that is not enough, everything.
+        most_bytes: full attention is left out where one of its maps would be larger.
+        device: "cpu", "cuda", ...
+        progress: called with (rounds done, rounds in all) before each; what it raises ends the measurement.
+    """
+    sides, going = tuple(sorted(sides)), list(FORMS)
+    torch.manual_seed(0)
+    step = CrissCrossAttention(channels, query_channels, gamma=1.0).to(device)
+    gflop = formula_growth(sides, channels, query_channels).gflop
+    seconds = {name: np.full(len(sides), np.nan) for name in FORMS}
+    until, left_out = time.perf_counter() + budget_seconds, []
+
+    def too_late(k: int) -> bool:
+        """Whether the forms that are left would take too long on a side, by their times on the side before and the formula."""
+        expected = sum(repeats * seconds[name][k - 1] * gflop[name][k] / gflop[name][k - 1] for name in going) if k else 0.0
+        return time.perf_counter() + expected > until
+
+    for k, side in enumerate(sides):
+        size = non_local_bytes(side, side)
+        if FULL in going and (size > most_bytes or too_late(k)):
+            going.remove(FULL)
+            why = f"its map would take {size / 2**30:.2g} GiB" if size > most_bytes else f"it would take more than {budget_seconds:g} s"
+            left_out.append(f"{FULL} from {side} x {side} cells on: {why}")
+        if too_late(k):
+            left_out.append(f"everything from {side} x {side} cells on: it would take more than {budget_seconds:g} s")
+            break
+        x = torch.randn(1, channels, side, side, device=device).contiguous(memory_format=torch.channels_last)
+        times: list[list[float]] = [[] for _ in going]
+        for turn in range(repeats):
+            if progress is not None:
+                progress(k * repeats + turn, len(sides) * repeats)
+            for name, found in zip(going, times, strict=True):
+                found.append(_time(step, name, x))
+        for name, found in zip(going, times, strict=True):
+            seconds[name][k] = statistics.median(found)
+    return Growth(sides, seconds, machine(device), "; ".join(left_out))
+
+
+@torch.inference_mode()
+def _time(step: CrissCrossAttention, form: str, x: Tensor) -> float:
+    start = time.perf_counter()
+    if form == FULL:
+        x = non_local_attention(step, x)
+    else:
+        for _ in range(RECURRENCES[FORMS.index(form)]):
+            x = step(x)
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - start

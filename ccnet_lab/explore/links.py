@@ -1,0 +1,137 @@
+"""Links: what a visitor looks at, as an address that finds it again and as the Python that makes it. Who opens them is workbench.py."""
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccnet_lab import store
+from ccnet_lab.errors import ConfigError, MissingFileError
+from ccnet_lab.explore.pictures import png
+
+DIGITS = 32  # of a sha256 that stand in a link
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """Everything that decides what is seen; plain values, as they stand in the address.
+
+    Attributes:
+        image, weights: the first 32 hex digits of `picture_hash` and `weights_hash`.
+        model: as in the menu, or a path. config: the name of its configuration.
+        input: short side of the network's input, pixels; 0 as evaluated.
+        r: the recurrence of the facts. x, y: the pixel, image coordinates.
+        labels, photo, clip: the sliders, 0..1.
+        tab: which part of the page.
+    """
+
+    image: str
+    weights: str
+    model: str
+    config: str
+    input: int = 0
+    r: int = 2
+    x: int = 0
+    y: int = 0
+    labels: float = 0.45
+    photo: float = 0.25
+    clip: float = 0.35
+    tab: str = "Explore"
+
+    def query(self) -> str:
+        """The address's end: "?image=...&weights=...", numbers in full."""
+        return f"?{urlencode(asdict(self))}"
+
+    @classmethod
+    def read(cls, query: Mapping[str, str]) -> "Link":
+        """A link from an address's parameters; those it doesn't know are passed over, sliders beyond their ends are clamped.
+
+        Raises:
+            ConfigError: a parameter that is missing, or no number where there should be one.
+        """
+        found: dict[str, Any] = {}
+        for field in fields(cls):
+            if field.name not in query:
+                continue
+            try:
+                found[field.name] = field.type(query[field.name])  # type: ignore[operator]
+            except ValueError:
+                raise ConfigError(
+                    f"this link is damaged: {field.name} is {query[field.name]!r}; expected a number, so copy the link again"
+                ) from None
+        for name in ("labels", "photo", "clip"):
+            if name in found:
+                found[name] = clamped(found[name])
+        try:
+            return cls(**found)
+        except TypeError:
+            missing = [name for name in ("image", "weights", "model", "config") if name not in found]
+            raise ConfigError(f"this link is cut short: it doesn't name {', '.join(missing)}; copy the link again") from None
+
+
+def clamped(share: float) -> float:
+    """A slider's value within 0..1; what is no number becomes 0."""
+    return min(max(share, 0.0), 1.0) if share == share else 0.0
+
+
+def picture_hash(image: NDArray[np.uint8]) -> str:
+    """Of an (H, W, 3) picture's size and pixels, whatever file they came from; 32 hex digits."""
+    height, width = image.shape[:2]
+    return hashlib.sha256(f"{height}x{width}:".encode() + image.tobytes()).hexdigest()[:DIGITS]
+
+
+def weights_hash(path: Path) -> str:
+    """Of a weights file's bytes, 32 hex digits; read once as long as the file is untouched."""
+    status = path.stat()
+    return _file_hash(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _file_hash(path: Path, _size: int, _changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
+
+
+def keep_picture(image: NDArray[np.uint8]) -> Path:
+    """A picture's file in the folder `pictures` of the store, named by its hash, so that a link finds it tomorrow."""
+    path = kept_picture(picture_hash(image))
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(image))
+    return path
+
+
+def kept_picture(digest: str) -> Path:
+    """Where `keep_picture` puts the picture of that hash; raises `ConfigError` for what cannot be a hash."""
+    if len(digest) != DIGITS or set(digest) - set("0123456789abcdef"):
+        raise ConfigError(f"this link is damaged: image is {digest!r}; expected {DIGITS} hex digits, so copy the link again")
+    return store.home() / "pictures" / f"{digest}.png"
+
+
+def gone(what: str, digest: str, remedy: str) -> MissingFileError:
+    """What is told of a link whose picture or weights are not here any more."""
+    return MissingFileError(f"this link needs {what} ({digest}), which is no longer on this machine; {remedy}")
+
+
+def python_of(link: Link, picture: str, device: str = "cpu") -> str:
+    """Python that gives the map on screen, as `weights` (h, w), and the picture's expression being `picture`."""
+    source, _, config = link.model.partition(" as ")
+    opened = [repr(source.strip())]
+    opened += [f"config={config.strip()!r}"] if config else []
+    opened += [f"device={device!r}"] if device != "cpu" else []
+    lines = ["import ccnet_lab"]
+    lines += ["from ccnet_lab.data.beacons import make_scene"] if "make_scene" in picture else []
+    lines += [
+        "",
+        f"explorer = ccnet_lab.Explorer.open({', '.join(opened)})",
+        f"view = explorer.look({picture}{f', short_side={link.input}' if link.input else ''})",
+        f"weights = view.attention(x={link.x}, y={link.y}, recurrence={link.r})  # (h, w), sums to 1",
+        f"figure = view.figure(x={link.x}, y={link.y}, clip={link.clip}, labels={link.labels})",
+    ]
+    return "\n".join(lines) + "\n"

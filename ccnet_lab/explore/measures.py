@@ -1,0 +1,96 @@
+"""Two numbers on attention maps against what geometry alone would give: same-class share and query dependence. Maps are made in maps.py.
+
+Criss-cross attention reaches its own row and column over more paths than other cells, so even a network that knows nothing, whose features
+are the same everywhere, has maps that are not flat for R >= 2. That map, `maps.uniform_map`, is what both numbers are held against.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ccnet_lab.explore import maps
+from ccnet_lab.explore.explorer import View
+
+
+@dataclass(frozen=True)
+class SameClass:
+    """How much of a map lies on the pixel's own class.
+
+    Attributes:
+        label: the class the pixel is taken for, at the R the model was trained with.
+        share: of the map's mass, on the cells taken for that class.
+        chance: the share that features which are the same everywhere would put there.
+    """
+
+    label: int
+    share: float
+    chance: float
+
+
+@dataclass(frozen=True)
+class QueryDependence:
+    """How far what a pixel looks at depends on the pixel. N pixels.
+
+    Attributes:
+        value: 0 where all pixels look at the same place, 1 where each looks somewhere else; the mean over the pairs below.
+        cells: (N, 2) i, j of the pixels' cells.
+        distances: (N, N) between the maps of two pixels; NaN for pairs that are not compared.
+    """
+
+    value: float
+    cells: NDArray[np.int64]
+    distances: NDArray[np.float64]
+
+
+def same_class(view: View, x: int, y: int, recurrence: int | None = None) -> SameClass:
+    """The share of pixel (x, y)'s map on its own class, and the share by chance.
+
+    Chance is the mass of `maps.uniform_map` on the class: for R = 1 the class's share of the reachable cells (the cross); for R >= 2 the
+    same with each cell weighted by the paths that lead to it, so that features which tell nothing apart have exactly chance for every R.
+    Classes are those at the R the model was trained with, as shown, so that numbers for several R can be compared.
+
+    Raises:
+        ImageError: the pixel lies outside the image.
+    """
+    recurrence = view.recurrence if recurrence is None else recurrence
+    weights = view.attention(x, y, recurrence)
+    flat = maps.uniform_map(view.grid, *view.cell(x, y), recurrence).numpy() if recurrence else weights
+    label = int(view.labels[y, x])
+    own = view.cell_labels() == label
+    return SameClass(label, float(weights[own].sum()), float(flat[own].sum()))
+
+
+@torch.inference_mode()
+def query_dependence(view: View, recurrence: int | None = None, grid: int = 8) -> QueryDependence:
+    """Compare the maps of a lattice of pixels: do all look at the same place, or each somewhere else?
+
+    Each map is divided by `maps.uniform_map`, which leaves what the network prefers beyond geometry. Two pixels are compared on the cells
+    both can reach, where each of the two is scaled to sum 1; their distance is half the sum of the differences (total variation). For
+    R = 1 only pixels of one row or one column are compared, on that row or column: other crosses meet in two cells. For R = 1 scores that
+    depend on the key alone give 0: there the softmax is the same for both. For R >= 2 they give little, but not 0, as the paths differ.
+
+    Args:
+        view: an image as a model sees it.
+        recurrence: R, 1 or more; None for the one the model was trained with.
+        grid: rows and columns of the lattice; fewer on smaller maps.
+    """
+    recurrence = view.recurrence if recurrence is None else recurrence
+    steps = view.steps(recurrence)
+    lines = [((np.arange(n := min(grid, side)) + 0.5) * side / n).astype(int) for side in view.grid]
+    cells = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, 2)
+    flat = np.stack([maps.uniform_map(view.grid, i, j, recurrence).flatten() for i, j in cells])  # (N, h * w)
+    found = np.stack([maps.attention_map(steps, i, j).flatten().cpu() for i, j in cells])
+    reach = flat > 0
+    preferred = np.divide(found, flat, out=np.zeros_like(found), where=reach)
+    distances = np.full((len(cells), len(cells)), np.nan)
+    for a, (i, j) in enumerate(cells):
+        for b in range(a):
+            if recurrence > 1 or i == cells[b, 0] or j == cells[b, 1]:
+                both = reach[a] & reach[b]
+                first, second = preferred[a, both], preferred[b, both]
+                if first.any() and second.any():  # float32 has no weights below 1e-45
+                    distances[a, b] = distances[b, a] = np.abs(first / first.sum() - second / second.sum()).sum() / 2
+    known = distances[~np.isnan(distances)]
+    return QueryDependence(float(known.mean()) if known.size else 0.0, cells, distances)

@@ -1,0 +1,58 @@
+// What the page does by itself: remembers clicks, moves the pixel by arrow keys, saves pictures as PNG, copies. Its words are in page.py.
+() => {
+  const picture = () => document.querySelector("#stage img");
+  const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+  // gradio's deferred events (trigger_mode="always_last") carry the data of the first click, so the page remembers the last one.
+  document.addEventListener("click", event => {
+    const box = event.target.closest("#stage") && picture()?.getBoundingClientRect();
+    if (box) window.lastClick = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  }, true);
+
+  const stage = document.querySelector("#stage");
+  if (stage) Object.assign(stage, { tabIndex: 0, ariaLabel: "the image with its labels; arrow keys move the chosen pixel cell by cell" });
+  let pending = null; // where the keys have moved to while the page still answers
+  document.addEventListener("keydown", event => {
+    const cell = document.querySelector("#marker .cell"), step = moves[event.key];
+    if (!step || !cell || !event.target.closest("#stage")) return;
+    event.preventDefault();
+    const share = name => parseFloat(cell.style[name]) / 100;
+    const size = [share("width"), share("height")], box = picture().getBoundingClientRect();
+    const from = pending ?? [share("left") + size[0] / 2, share("top") + size[1] / 2];
+    const to = from.map((at, axis) => Math.min(Math.max(at + step[axis] * size[axis], size[axis] / 2), 1 - size[axis] / 2));
+    pending = to;
+    clearTimeout(window.keysRest);
+    window.keysRest = setTimeout(() => (pending = null), 600);
+    picture().dispatchEvent(new MouseEvent("click", {
+      bubbles: true, clientX: box.left + to[0] * box.width, clientY: box.top + to[1] * box.height,
+    }));
+  });
+
+  const save = (address, name) => Object.assign(document.createElement("a"), { href: address, download: `${name}.png` }).click();
+  const loaded = async address => { const image = new Image(); image.src = address; await image.decode(); return image; };
+  document.addEventListener("click", async event => {
+    const button = event.target.closest("button.png");
+    if (!button) return;
+    const shown = document.querySelector(button.dataset.of ?? "#none") ?? button.closest("figure").querySelector("img");
+    const map = shown.closest(".map"), ground = map && getComputedStyle(map).backgroundImage.match(/url\("(.*)"\)/)?.[1];
+    if (!map) { // as a blob: a server's own name for the file would win otherwise
+      const address = URL.createObjectURL(await (await fetch(shown.src)).blob());
+      save(address, button.dataset.name);
+      return setTimeout(() => URL.revokeObjectURL(address), 10_000);
+    }
+    const box = map.getBoundingClientRect(), canvas = document.createElement("canvas"), context = canvas.getContext("2d");
+    [canvas.width, canvas.height] = [Math.round(2 * box.width), Math.round(2 * box.height)];
+    if (ground) context.drawImage(await loaded(ground), 0, 0, canvas.width, canvas.height);
+    context.globalAlpha = parseFloat(shown.style.opacity || "1");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(shown, 0, 0, canvas.width, canvas.height);
+    save(canvas.toDataURL("image/png"), button.dataset.name);
+  });
+
+  window.copied = text => { navigator.clipboard?.writeText(text).catch(() => {}); return text; };
+  window.copiedLink = query => {
+    const address = query && location.origin + location.pathname + query;
+    if (address) history.replaceState(null, "", address);
+    return window.copied(address);
+  };
+}

@@ -1,0 +1,153 @@
+"""Recurrence, honestly: one set of weights at several R, side by side. How maps change with R is in maps.py, the picture in figures.py."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccnet_lab.data.catalog import IGNORE, get_dataset
+from ccnet_lab.data.datasets import read_labels
+from ccnet_lab.errors import ConfigError, ImageError
+from ccnet_lab.explore.explorer import Explorer, View
+from ccnet_lab.scoring.beacons import HELD_OUT, BeaconScores, score_demo
+from ccnet_lab.scoring.metrics import Scores, confusion_matrix, scores
+
+GAMMA_NEAR_ZERO = 0.01  # below it the attention adds next to nothing, and every R gives the same
+SOME = HELD_OUT[:40]
+
+
+class Flip(NamedTuple):
+    """`pixels` of class `before`, at the R the model was trained with, became class `after`; `share` of all pixels."""
+
+    before: int
+    after: int
+    pixels: int
+    share: float
+
+
+@dataclass(frozen=True)
+class AtRecurrence:
+    """What the weights give at one R.
+
+    Attributes:
+        recurrence: R.
+        labels: (H, W) class ids.
+        changed: (H, W) where they differ from those at the R the model was trained with.
+        changed_share: 0..1 of the pixels.
+        flips: the changes by class, the most frequent first.
+        scores: IoU per class, NaN for one that is neither in the mask nor predicted, mIoU over the others; None without a mask.
+    """
+
+    recurrence: int
+    labels: NDArray[np.uint8]
+    changed: NDArray[np.bool_]
+    changed_share: float
+    flips: tuple[Flip, ...]
+    scores: Scores | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same weights at several R.
+
+    Attributes:
+        trained: the R they were trained with; at any other they are used outside what they learned.
+        gamma: the attention's residual weight.
+        at: one record per R asked for.
+    """
+
+    trained: int
+    gamma: float
+    at: tuple[AtRecurrence, ...]
+
+    @property
+    def gamma_near_zero(self) -> bool:
+        """Whether gamma is so small that every R gives the same, which then says nothing about recurrence."""
+        return abs(self.gamma) < GAMMA_NEAR_ZERO
+
+
+def compare_recurrences(view: View, recurrences: Sequence[int] = (0, 1, 2, 3), mask: NDArray[np.uint8] | None = None) -> Comparison:
+    """Labels at each R, what changes against the R the model was trained with, and, with a mask, the scores on this image.
+
+    Args:
+        view: an image as a model sees it.
+        recurrences: each 0 or more; 0 leaves the attention out.
+        mask: (H, W) class ids of the image's size; pixels of `IGNORE` count for nothing in the scores.
+
+    Raises:
+        ImageError: a mask of another size, or with ids that are no classes.
+    """
+    if mask is not None:
+        check_mask(mask, view)
+    return Comparison(view.recurrence, view.explorer.model.attention.gamma.item(), tuple(_at(view, r, mask) for r in recurrences))
+
+
+def _at(view: View, recurrence: int, mask: NDArray[np.uint8] | None) -> AtRecurrence:
+    classes, labels = len(view.explorer.class_names), view.labels_at(recurrence)
+    changed = labels != view.labels
+    pairs = confusion_matrix(view.labels, labels, classes)
+    np.fill_diagonal(pairs, 0)
+    order = np.argsort(-pairs, axis=None, kind="stable")[: np.count_nonzero(pairs)]
+    flips = tuple(Flip(int(k) // classes, int(k) % classes, int(n := pairs.flat[k]), float(n / labels.size)) for k in order)
+    found = None if mask is None else scores(confusion_matrix(mask, labels, classes))
+    return AtRecurrence(recurrence, labels, changed, float(changed.mean()), flips, found)
+
+
+def read_mask(path: str | Path, view: View) -> NDArray[np.uint8]:
+    """(H, W) class ids and `IGNORE` of a mask that belongs to the view's image: a palette or grey PNG with the data set's own ids.
+
+    Ids are those of the data set's files, see `data.datasets.label_table`: for VOC, CamVid and beacons the classes as they are, for ADE20K
+    1..150 and 0 ignored, for Cityscapes its label ids.
+
+    Raises:
+        DataError: not readable, a colour picture, or ids the data set doesn't have.
+        ImageError: the mask is not of the image's size.
+    """
+    mask = read_labels(Path(path), get_dataset(view.explorer.config.dataset))
+    check_mask(mask, view)
+    return mask
+
+
+def check_mask(mask: NDArray[np.uint8], view: View) -> None:
+    """Raise `ImageError` unless the mask has the image's size and holds nothing but class ids and `IGNORE`."""
+    if mask.shape != view.size:
+        came = " x ".join(map(str, mask.shape[::-1]))
+        raise ImageError(
+            f"the mask is {came} pixels and the image {view.size[1]} x {view.size[0]}; give the mask that was made for this very image"
+        )
+    ids, classes = np.unique(mask), len(view.explorer.class_names)
+    if strange := [str(i) for i in ids if i >= classes and i != IGNORE]:
+        raise ImageError(
+            f"the mask holds ids that are no classes here: {', '.join(strange[:10])}; expected 0 to {classes - 1}, or {IGNORE} for ignored"
+        )
+
+
+def beacon_accuracy(
+    explorer: Explorer,
+    recurrences: Sequence[int] = (0, 1, 2, 3),
+    seeds: range = SOME,
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[int, BeaconScores]:
+    """Accuracy on and off the beacon's cross, on scenes made on the spot, with the same weights at each R.
+
+    Args:
+        explorer: of a model trained on beacons.
+        recurrences: each 0 or more.
+        seeds: of the scenes; the default are held out from training.
+        progress: called with (recurrences done, recurrences in all).
+
+    Raises:
+        ConfigError: the model knows other classes.
+    """
+    if explorer.config.dataset != "beacons":
+        title = get_dataset(explorer.config.dataset).title
+        raise ConfigError(f"{explorer.config.name} was trained on {title} and knows no beacons; open 'demo' or 'demo_r1'")
+    found = {}
+    for done, recurrence in enumerate(recurrences, 1):
+        found[recurrence] = score_demo(explorer.model, recurrence, seeds)
+        if progress is not None:
+            progress(done, len(recurrences))
+    return found

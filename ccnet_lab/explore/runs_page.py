@@ -1,0 +1,79 @@
+"""The words of the Runs tab: a table of runs with how far each is, as HTML. The numbers are training_runs.py's, the curves curves.py's."""
+
+import time
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from ccnet_lab.explore.training_runs import EMPTY, FINISHED, RUNNING, Problem, RunLine
+
+
+def runs_table(folder: Path, lines: Sequence[RunLine], problems: Sequence[Problem]) -> str:
+    """The runs of a folder, one a row, what cannot be read below; what to type where there is nothing."""
+    if not lines and not problems:
+        where = escape(str(folder))
+        return (
+            f"<div class='runs-none'>No training runs in <code>{where}</code> yet. One of the twelve is trained by"
+            f"<pre>python scripts/train.py ccnet_resnet50os8_voc --data ROOT --runs {where}</pre>all of them by"
+            f"<pre>python scripts/train_all.py --data ROOT --runs {where}</pre>and shown here while they go on. The app takes another "
+            "folder with <code>--runs DIR</code>.</div>"
+        )
+    head = "".join(f"<th scope='col'>{title}</th>" for title in ("run", "how far", "loss", "learning rate", "images/s", "mIoU"))
+    rows = "".join(map(_row, lines))
+    table = f"<div class='runs-wide'><table class='runs'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>" if lines else ""
+    bad = "".join(f"<li><b>{escape(problem.name)}</b> {escape(problem.reason)}</li>" for problem in problems)
+    return table + (f"<div class='runs-bad' role='alert'>Not shown, or not whole:<ul>{bad}</ul></div>" if bad else "")
+
+
+def _row(line: RunLine) -> str:
+    label = "" if line.config.name == line.name else f"<small>{escape(line.config.name)}</small>"
+    miou = "-"
+    if line.miou is not None:
+        at = line.curves["val_miou"][1, -1] if "val_miou" in line.curves else None
+        miou = f"<b>{100 * line.miou:.2f} %</b><small>{'final' if line.final else f'at epoch {at:.0f}'}</small>"
+    elif (crops := line.newest("train_miou")) is not None:
+        miou = f"-<small>crops {100 * crops:.1f} %</small>"
+    cells = "".join(f"<td data-of='{title}'>{value}</td>" for title, value in (
+        ("loss", _number(line.newest("loss"), ".3f")),
+        ("learning rate", _number(line.newest("lr"), ".2g")),
+        ("images/s", _number(line.newest("images_per_second"), ".1f")),
+        ("mIoU", miou),
+    ))  # fmt: skip
+    return f"<tr><th scope='row'>{escape(line.name)}{label}</th><td class='far'>{_far(line)}</td>{cells}</tr>"
+
+
+def _far(line: RunLine) -> str:
+    """Status, a bar, steps and epochs, time left or since."""
+    words = [f"<span class='status {line.status.split()[0]}'>{line.status}</span>"]
+    bar = ""
+    if line.step and line.total_steps:
+        share = min(1.0, line.step / line.total_steps)
+        bar = (
+            f"<div class='progress' role='progressbar' aria-label='{escape(line.name, quote=True)}' aria-valuenow='{100 * share:.0f}'>"
+            f"<s style='width:{100 * share:.1f}%'></s></div>"
+        )
+    if line.step:
+        words.append(f"step {line.step:,}" + (f" of {line.total_steps:,}" if line.total_steps else ""))
+        words.append(f"epoch {line.epoch:.1f} of {line.config.epochs}")
+    if line.status == RUNNING:
+        left = line.seconds_left
+        words.append(
+            "the first numbers are to come" if not line.step else f"{duration(left)} left" if left else "evaluating or nearly done"
+        )
+    elif line.written is not None and line.status not in (FINISHED, EMPTY):
+        words.append(f"last written {duration(time.time() - line.written)} ago; <code>--resume</code> goes on")
+    return f"{bar}<small>{' · '.join(words)}</small>"
+
+
+def duration(seconds: float) -> str:
+    """In words, two units at most: "2 h 10 min", "3 d 4 h", "45 s"."""
+    whole = max(0, round(seconds))
+    for name, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {name}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

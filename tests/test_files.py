@@ -1,0 +1,80 @@
+"""files.py: whole or not at all, under the name that was asked for, with the rights the umask gives."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from ccnet_lab import files
+from ccnet_lab.errors import ExportError, RunError
+from ccnet_lab.files import write_whole
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_it_is_forced_to_disk_before_it_gets_its_name_and_the_name_after(tmp_path, monkeypatch):
+    path, seen, real = tmp_path / "a.json", [], files.sync
+    path.write_text("old")
+    monkeypatch.setattr(files, "sync", lambda place: (seen.append((place.name, path.read_text())), real(place)))
+    write_whole(path, lambda temporary: temporary.write_text("new"), RunError)
+    assert seen == [("a.json.writing", "old"), (tmp_path.name, "new")]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("raised", [OSError("no room"), RuntimeError("of torch"), ExportError("it differs"), KeyError("a mistake")])
+def test_what_was_there_before_is_untouched(tmp_path, raised):
+    path = tmp_path / "a.onnx"
+    path.write_text("old")
+
+    def write(temporary):
+        temporary.write_text("half of the n")
+        raise raised
+
+    expected = type(raised) if isinstance(raised, ExportError | KeyError) else RunError
+    with pytest.raises(expected) as caught:
+        write_whole(path, write, RunError)
+    if expected is RunError:
+        assert str(caught.value).startswith(f"{path} cannot be written: {raised}; what was there before is untouched")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "plain").write_text("a file")
+    for folder in ("nowhere", "plain"):
+        with pytest.raises(RunError, match=r"a.json cannot be written: .* choose another place"):
+            write_whole(tmp_path / folder / "a.json", lambda temporary: temporary.write_text("new"), RunError)
+
+
+def test_a_full_disk(tmp_path):
+    """A limit on file size is the full disk."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from ccnet_lab.errors import RunError; from ccnet_lab.files import write_whole\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))\n"
+        "write_whole(Path(sys.argv[1]), lambda path: path.write_bytes(bytes(5_000)), RunError)"
+    )
+    (tmp_path / "a").write_text("old")
+    result = subprocess.run([sys.executable, "-c", code, tmp_path / "a"], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "RunError: " in result.stderr
+    assert "File too large; what was there before is untouched; make room" in result.stderr
+    assert (tmp_path / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o007, 0o660)])
+def test_the_rights_are_those_of_any_new_file(tmp_path, umask, rights):
+    """safetensors itself lets nobody but the owner read; what a killed process left has its rights, too."""
+    import torch
+
+    path = tmp_path / "a.safetensors"
+    (tmp_path / "a.safetensors.writing").touch(0o600)
+    before = os.umask(umask)
+    try:
+        write_whole(path, lambda temporary: save_file({"a": torch.zeros(1)}, temporary), RunError)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == rights
