@@ -6,6 +6,7 @@ import ipaddress
 import os
 import secrets
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -359,6 +360,7 @@ def main() -> None:
             blocks = build(bench, Path(folder))
         except LabError as error:
             parser.exit(2, f"{error}\n")
+        threading.Thread(target=dashboards.warm, daemon=True).start()
         try:
             blocks.queue(default_concurrency_limit=2).launch(
                 server_name=args.host, server_port=args.port, theme=THEME, css=page.CSS, max_file_size="100mb", footer_links=[]

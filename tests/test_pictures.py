@@ -77,8 +77,8 @@ def test_attention_figure_draws_all_maps_on_one_scale_unless_each_has_its_own(pi
     maps = {"R = 1": np.eye(4), "R = 2": np.eye(4) / 2}
     args = (picture(40, 40), np.zeros((40, 40), np.uint8), ((0, 0, 0),), ("a",), (1, 1), (0, 0, 10, 10), maps)
     for top, ends in ((None, ["1", "1"]), ([1.0, 0.5], ["1", "0.5"])):
-        (axis,) = figures.attention_figure(*args, top=top).axes
-        sheet = np.asarray(axis.get_images()[0].get_array())
+        figure = figures.attention_figure(*args, top=top)
+        (axis,), (sheet,) = figure.axes, [artist.picture for artist in figure.artists]
         first, second = (sheet[72, figures.GAP + k * (figures.PANEL + figures.GAP) + 40] for k in (1, 2))  # in the first cell of each map
         assert np.array_equal(first, second) == (top is not None)
         assert [text.get_text() for text in axis.texts if text.get_text() in ("1", "0.5")] == ends

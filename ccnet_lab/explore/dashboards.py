@@ -24,6 +24,7 @@ from ccnet_lab.explore.page import percent
 from ccnet_lab.explore.recurrence import AtRecurrence, Comparison, beacon_accuracy, compare_recurrences, read_mask
 from ccnet_lab.explore.workbench import RECURRENCES, Scene, Workbench
 from ccnet_lab.explore.working import Told, watched
+from ccnet_lab.model.costs import cost
 from ccnet_lab.zoo.logs import read_log
 
 T = TypeVar("T")
@@ -192,7 +193,14 @@ def datasets() -> list[tuple[str, str]]:
 
 
 def _board(bench: Workbench, dataset: str) -> boards.Board:
-    return boards.read_board(dict.fromkeys([*boards.RUNS, *([str(bench.runs)] if bench.runs else [])]), dataset)
+    folders = [*map(Path, boards.RUNS), *([bench.runs] if bench.runs else [])]
+    return boards.read_board({folder.resolve(): folder for folder in reversed(folders)}.values(), dataset)
+
+
+def warm() -> None:
+    """Count the twelve's operations once, some two seconds, so that the first board opens at once."""
+    for config in CONFIGS.values():
+        cost(config)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,40 @@
 """Arrays in, a matplotlib Figure out; no torch, no pyplot, no files. The quick pictures of the app are in pictures.py."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
+from PIL import Image
 
 from ccnet_lab.explore.pictures import COLOURS, blend, grey, heat, label_picture, resized, shown_size
 
 Array = NDArray[np.floating]
 ATTENDED, RANDOM = "#d55e00", "#0072b2"  # vermilion and blue of Okabe and Ito, told apart with any colour vision
-PANEL, GAP = 320, 16  # pixels: a panel's width, and between two
+PANEL, GAP = 288, 16  # pixels: a panel's width, and between two
+
+
+class Sheet(Artist):
+    """A finished RGB picture that fills its figure, row 0 on top. Drawn at the figure's own dpi it is copied, not resampled."""
+
+    def __init__(self, picture: NDArray[np.uint8]) -> None:
+        super().__init__()
+        self.picture = picture
+
+    def get_window_extent(self, renderer: Any = None) -> Bbox:
+        """The figure's box in pixels, wherever a tight frame has put it."""
+        return Bbox(self.get_figure(root=True).transFigure.transform([(0, 0), (1, 1)]))  # type: ignore[union-attr]
+
+    def draw(self, renderer: Any) -> None:
+        """Copy the picture, scaled only where it must be."""
+        box = self.get_window_extent()
+        shown = resized(self.picture, (round(box.height), round(box.width)))
+        renderer.draw_image(renderer.new_gc(), round(box.x0), round(box.y0), np.asarray(Image.fromarray(shown).convert("RGBA"))[::-1])
 
 
 def attention_figure(
@@ -30,8 +52,7 @@ def attention_figure(
 ) -> Figure:
     """An image with its labels and a chosen pixel, and beside them that pixel's maps, each over its colour scale.
 
-    Made for sliders: one pair of axes holds one finished picture and a few words, which draws several times faster than one pair for
-    each panel.
+    Made for sliders: one finished picture and a few words draw several times faster than a pair of axes for each panel.
 
     Args:
         image: (H, W, 3). labels: (H, W) class ids. palette, class_names: K of each.
@@ -51,6 +72,8 @@ def attention_figure(
     figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100), dpi=100)
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
+    axis.set(xlim=(0, sheet.shape[1]), ylim=(sheet.shape[0], 0))
+    figure.add_artist(Sheet(sheet))
     for k, (name, panel) in enumerate(zip(["labels and the chosen pixel", *maps], panels, strict=True)):
         left, foot = GAP + k * (w + GAP), head + h
         sheet[head:foot, left : left + w] = panel
@@ -72,7 +95,6 @@ def attention_figure(
             left, upper = GAP + k % 3 * w // 3, head + h + 12 + 20 * (k // 3)
             sheet[upper : upper + 11, left : left + 11] = palette[i]
             axis.text(left + 16, upper + 6, class_names[i], fontsize=8, va="center")
-    axis.imshow(sheet, extent=(0, sheet.shape[1], sheet.shape[0], 0))
     axis.text(sheet.shape[1] / 2, 8, title, fontsize=11, ha="center", va="top")
     return figure
 
