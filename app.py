@@ -278,11 +278,12 @@ def _configurations(bench: Workbench) -> dict[str, Any]:
 
     def refresh(dataset: str, by: str) -> Any:
         yield {board: page.working(what="reading the runs")}
-        found = dashboards.board(bench, dataset, by)
+        for found in dashboards.board(bench, dataset, by):
+            chosen = gr.Dropdown(found.orders, value=by if by in found.orders else found.orders[0])
+            yield {board: found.html, order: chosen}
         pair = [*found.rows, None, None][:2]
-        chosen = gr.Dropdown(found.orders, value=by if by in found.orders else found.orders[0])
         choices = {one: gr.Dropdown(found.rows, value=pair[0]), other: gr.Dropdown(found.rows, value=pair[1])}
-        yield {board: found.html, order: chosen, **choices, compared: dashboards.compare(bench, dataset, *pair)}
+        yield {**choices, compared: dashboards.compare(bench, dataset, *pair)}
 
     def compare(dataset: str, one: str | None, other: str | None) -> str:
         return dashboards.compare(bench, dataset, one, other)

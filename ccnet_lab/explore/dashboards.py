@@ -31,7 +31,7 @@ T = TypeVar("T")
 STEPS = (0, *RECURRENCES)
 CHANGED = np.array([213, 94, 0], np.uint8)  # RGB of pixels whose label changed, over the grey picture
 BLACK_WHITE = ((0, 0, 0), (255, 255, 255))
-DPI = 150
+DPI = 125
 
 
 def sheet(figure: Figure, name: str, alt: str) -> str:
@@ -212,19 +212,20 @@ class ShownBoard:
     rows: list[str]
 
 
-def board(bench: Workbench, dataset: str, order: str) -> ShownBoard:
-    """A data set's board; the largest first where large is good, the smallest where it is a cost."""
+def board(bench: Workbench, dataset: str, order: str) -> Iterator[ShownBoard]:
+    """A data set's board, first without its pictures; the largest first where large is good, the smallest where it is a cost."""
     found = _board(bench, dataset)
     orders = [*boards.ORDERS, *found.class_names]
     order = order if order in orders else orders[0]
-    table = board_page.board_table(found, order, descending=order not in COSTS)
-    pictures_of = [
+    above = [*map(page.problem, found.problems), board_page.board_table(found, order, descending=order not in COSTS), board_page.LEGEND]
+    below = [board_page.missing_list(found), board_page.peers_table(found)]
+    labels = [row.label for row in found.rows if row.run is not None and row.run.confusions.is_file()]
+    yield ShownBoard("".join([*above, page.working(what="drawing"), *below]), orders, labels)
+    drawn = [
         sheet(board_page.scatter_figure(found), f"{dataset}_cost_and_miou", "cost against mIoU"),
         sheet(board_page.heat_figure(found), f"{dataset}_iou_by_class", "IoU by class"),
     ]
-    parts = [page.problem(problem) for problem in found.problems]
-    parts += [table, board_page.LEGEND, *pictures_of, board_page.missing_list(found), board_page.peers_table(found)]
-    return ShownBoard("".join(parts), orders, [row.label for row in found.rows if row.run is not None and row.run.confusions.is_file()])
+    yield ShownBoard("".join([*above, *drawn, *below]), orders, labels)
 
 
 def compare(bench: Workbench, dataset: str, one: str | None, other: str | None) -> str:

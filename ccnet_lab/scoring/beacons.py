@@ -39,9 +39,9 @@ def score_demo(model: CCNet, recurrence: int | None = None, seeds: range = HELD_
     right = {"on_cross": [0, 0], "off_cross": [0, 0], "out_of_reach": [0, 0]}
     for seed in seeds:
         scene = beacons.make_scene(seed)
-        logits = model(normalise(scene.image[None]), recurrence=recurrence).logits
+        logits = model(normalise(scene.image[None]).to(model.attention.gamma.device), recurrence=recurrence).logits
         logits = torch.nn.functional.interpolate(logits, size=scene.labels.shape, mode="bilinear", align_corners=False)
-        predicted = logits[0].argmax(0).numpy()
+        predicted = logits[0].argmax(0).cpu().numpy()
         confusion += confusion_matrix(scene.labels, predicted, classes)
         disc, on = scene.labels > 0, beacons.on_cross(scene)
         for name, where in (("on_cross", on), ("off_cross", ~on), ("out_of_reach", beacons.out_of_reach(scene))):
