@@ -81,6 +81,16 @@ class Run:
         return self.folder / "confusions.npz"
 
     @property
+    def log_file(self) -> Path:
+        """`metrics.jsonl`; the file may not be there yet."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def lock_file(self) -> Path:
+        """What `locked` holds; opening it elsewhere in the process that holds it would let it go."""
+        return self.folder / "run.lock"
+
+    @property
     def finished(self) -> bool:
         """Whether the run is trained and scored."""
         return self.weights.is_file() and self.scores is not None
@@ -112,19 +122,19 @@ class Run:
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
         try:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise RunError(f"the log of {self.folder} cannot be written: {error}; make room, then --resume") from None
 
     def sync_log(self) -> None:
         """Force the log to disk, so that it never lags behind a checkpoint."""
-        if (self.folder / "metrics.jsonl").exists():
-            sync(self.folder / "metrics.jsonl")
+        if self.log_file.exists():
+            sync(self.log_file)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last line that was cut short is left out."""
-        path = self.folder / "metrics.jsonl"
+        path = self.log_file
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         found = []
         for number, line in enumerate(lines, 1):
@@ -138,7 +148,7 @@ class Run:
     def rewind_log(self, step: int) -> None:
         """Take out the lines after `step`: they will be written again."""
         kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
-        write_whole(self.folder / "metrics.jsonl", lambda path: path.write_text("".join(kept), encoding="utf-8"), RunError)
+        write_whole(self.log_file, lambda path: path.write_text("".join(kept), encoding="utf-8"), RunError)
 
     # Checkpoints
 
@@ -199,7 +209,7 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Hold the run for this process, until it ends, however that is; raises `RunBusyError` where another one holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "run.lock").open("a+") as file:
+        with self.lock_file.open("a+") as file:
             try:
                 import fcntl
 

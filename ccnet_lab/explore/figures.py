@@ -16,7 +16,7 @@ from ccnet_lab.explore.pictures import COLOURS, blend, grey, heat, label_picture
 
 Array = NDArray[np.floating]
 ATTENDED, RANDOM = "#d55e00", "#0072b2"  # vermilion and blue of Okabe and Ito, told apart with any colour vision
-PANEL, GAP = 288, 16  # pixels: a panel's width, and between two
+PANEL, GAP = 264, 16  # pixels: a panel's width, and between two
 
 
 class Sheet(Artist):

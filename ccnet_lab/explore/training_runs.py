@@ -176,7 +176,7 @@ def _read_run(path: Path, held: set[int]) -> tuple[RunLine, str]:
     """One run, and what of its log could not be read."""
     run = Run.open(path)
     scores, total = run.scores, _number((run.training or {}).get("total_steps"))
-    log = _read_log((path / "metrics.jsonl").absolute())
+    log = _read_log(run.log_file.absolute())
     curves, written = dict(log.curves), log.state[0] / 1e9 if log.offset else None
     step, epoch = max(((int(c[0, -1]), float(c[1, -1])) for c in curves.values()), default=(0, 0.0))
     miou = _number(scores.get("miou")) if scores else None
@@ -185,7 +185,7 @@ def _read_run(path: Path, held: set[int]) -> tuple[RunLine, str]:
     elif "val_miou" in curves:
         miou = float(curves["val_miou"][2, -1])
     age = time.time() - (written or 0.0)
-    if _inode(path / "run.lock") in held:
+    if _inode(run.lock_file) in held:
         status = RUNNING
     elif scores is not None:
         status = FINISHED
