@@ -5,9 +5,11 @@ import functools
 import ipaddress
 import os
 import secrets
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,17 @@ import gradio as gr
 from ccnet_lab.errors import LabError
 from ccnet_lab.explore import dashboards, page
 from ccnet_lab.explore.pictures import png
-from ccnet_lab.explore.workbench import RECURRENCES, Scene, Workbench
+from ccnet_lab.explore.workbench import RECURRENCES, SHORT_SIDES, Scene, Workbench
 
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 THEME = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=["ui-monospace", "monospace"])
-SIZES = [("as evaluated", 0), ("short side 256", 256), ("short side 512", 512), ("short side 1024", 1024)]
+SIZES = [(f"short side {side}" if side else "as evaluated", side) for side in SHORT_SIDES]
 LAST_CLICK = "(state, _) => [state, window.lastClick]"
 OPEN_SAVED = "() => document.querySelector('#saved a, a#saved, #saved button, button#saved')?.click()"
 TABS = ("Explore", "Recurrence", "Configurations", "Runs", "About")
 QUICK: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private", trigger_mode="always_last")
 WORK: dict[str, Any] = dict(show_progress="hidden", api_visibility="private", concurrency_limit=None)
+HEAVY: dict[str, Any] = WORK | dict(concurrency_limit=1, concurrency_id="measuring", trigger_mode="multiple")
 
 
 def build(bench: Workbench, folder: Path) -> gr.Blocks:
@@ -79,30 +82,33 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
                         )  # fmt: skip
                     with gr.Column(scale=2, min_width=220):
                         size = gr.Dropdown(SIZES, value=first.short_side, label="network input", elem_id="size")
-                with gr.Row(elem_id="share"):
-                    save = gr.Button("Save the picture (PNG)", elem_id="save", size="sm")
-                    saved = gr.DownloadButton("picture", elem_id="saved")
-                    link = gr.Button("Copy the link", elem_id="link", size="sm")
-                    python = gr.Button("Copy the Python that made this", elem_id="python", size="sm")
-                shared = gr.Textbox(visible=False, show_label=False, lines=1, max_lines=10, buttons=["copy"], elem_id="shared")
             with gr.Tab("Recurrence", id="Recurrence") as recurrence_tab:
                 recurrence = _recurrence(bench, state, tab)
             with gr.Tab("Configurations", id="Configurations") as configurations_tab:
-                board = _configurations(bench)
+                board, on_board = _configurations(bench, tab)
             with gr.Tab("Runs", id="Runs") as runs_tab:
-                runs = _runs(bench, tab)
+                runs, picked = _runs(bench, tab)
             with gr.Tab("About", id="About") as about_tab:
                 gr.HTML(page.ABOUT)
+        with gr.Row(elem_id="share"):
+            save = gr.Button("Save the picture (PNG)", elem_id="save", size="sm")
+            saved = gr.DownloadButton("picture", elem_id="saved")
+            link = gr.Button("Copy the link", elem_id="link", size="sm")
+            python = gr.Button("Copy the Python that made this", elem_id="python", size="sm")
+        shared = gr.Textbox(visible=False, show_label=False, lines=1, max_lines=10, buttons=["copy"], elem_id="shared")
+
+        def shown(scene: Scene) -> dict[Any, Any]:
+            return {state: asdict(scene), problem: "", **dict(zip([marker, answer], bench.answer(scene), strict=True))}
 
         def pixel(scene: Scene) -> dict[Any, Any]:
-            return {state: asdict(scene), problem: "", truth: "", **dict(zip([marker, answer], bench.answer(scene), strict=True))}
+            return {truth: "", **shown(scene)}
 
         def image(scene: Scene) -> dict[Any, Any]:
-            return {stage: _file(Path(stage.GRADIO_CACHE), bench.stage(scene)), **pixel(scene)}
+            return {stage: _file(Path(stage.GRADIO_CACHE), bench.stage(scene)), **shown(scene)}
 
         def everything(scene: Scene) -> dict[Any, Any]:
             around = dict(zip([about_model, notice, legend], bench.around(scene), strict=True))
-            return {models: scene.model, size: scene.short_side, steps: scene.recurrence, upload: None, **around, **image(scene)}
+            return {models: scene.model, size: scene.short_side, steps: scene.recurrence, upload: None, truth: "", **around, **image(scene)}
 
         def told(callback: Callable[..., Any]) -> Callable[..., Any]:
             """The callback, its known errors told on the page, where everything else stays as it was."""
@@ -117,15 +123,18 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
             return run
 
         def load(at: dict[str, Any], request: gr.Request) -> Any:
-            scene, opened, trouble = Scene(**at), TABS[0], ""
+            scene, opened, more, trouble = Scene(**at), TABS[0], {}, ""
             try:
                 if "image" in request.query_params:
-                    scene, opened = bench.reopen(dict(request.query_params))
+                    scene, link = bench.reopen(dict(request.query_params))
+                    opened = link.tab if link.tab in TABS else TABS[0]
+                    values = [link.board or "voc", link.order or "configuration", link.one or None, link.other or None]
+                    more = {part: gr.Dropdown(value=value) for part, value in zip(on_board, values, strict=True)}
+                    more[picked] = link.drawn.split("|") if link.drawn else None
             except LabError as error:
                 trouble = page.problem(error)
-            opened = opened if opened in TABS else TABS[0]
             sliders = {labels: scene.labels, photo: scene.photo, clip: scene.clip}
-            return {**everything(scene), **sliders, problem: trouble, tabs: gr.Tabs(selected=opened), tab: opened}
+            return {**everything(scene), **sliders, **more, problem: trouble, tabs: gr.Tabs(selected=opened), tab: opened}
 
         def no_offer(scene: Scene) -> dict[Any, Any]:
             return {download: gr.Row(visible=False), wanted: "", models: gr.Dropdown(bench.models(), value=scene.model)}
@@ -157,7 +166,10 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
             return everything(replace(Scene(**at), short_side=short_side))
 
         def take(at: dict[str, Any], path: str | None) -> Any:
-            return everything(bench.with_image(Scene(**at), path or at["image"]))
+            if not path:
+                return everything(Scene(**at))
+            with _kept(folder, path, at["image"]) as copy:
+                return everything(bench.with_image(Scene(**at), copy))
 
         def take_example(at: dict[str, Any], event: gr.SelectData) -> Any:
             return everything(bench.with_image(Scene(**at), bench.examples[event.index]))
@@ -169,19 +181,21 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
             return image(replace(Scene(**at), labels=labels))
 
         def slide_maps(at: dict[str, Any], photo: float, clip: float) -> Any:
-            return pixel(replace(Scene(**at), photo=photo, clip=clip))
+            return shown(replace(Scene(**at), photo=photo, clip=clip))
 
         def choose_steps(at: dict[str, Any], recurrence: int) -> Any:
             return pixel(replace(Scene(**at), recurrence=recurrence))
 
-        def keep(at: dict[str, Any]) -> Any:
-            path = folder / secrets.token_hex(8) / "attention.png"
-            path.parent.mkdir()
+        def keep(at: dict[str, Any], request: gr.Request) -> Any:
+            path = folder / f"saved_{request.session_hash}" / "attention.png"
+            path.parent.mkdir(exist_ok=True)
             bench.figure(Scene(**at)).savefig(path, dpi=160)
             return {saved: str(path)}
 
-        def give_link(at: dict[str, Any], opened: str) -> Any:
-            return {shared: gr.Textbox(bench.link(Scene(**at), opened), visible=True)}
+        def give_link(at: dict[str, Any], opened: str, *more: Any) -> Any:
+            *board, drawn = more
+            on_tabs = dict(zip(("board", "order", "one", "other"), [part or "" for part in board], strict=True))
+            return {shared: gr.Textbox(bench.link(Scene(**at), opened, **on_tabs, drawn="|".join(drawn or [])), visible=True)}
 
         def give_python(at: dict[str, Any]) -> Any:
             return {shared: gr.Textbox(bench.python(Scene(**at)), visible=True)}
@@ -189,23 +203,40 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         def attention_at(image: str | None, x: float, y: float, recurrence: float = 2, model: str = "demo") -> dict[str, Any]:
             if image is None:
                 raise gr.Error("no picture came; send one with handle_file(path)")
+            for name, value in (("x", x), ("y", y), ("recurrence", recurrence)):
+                if not isinstance(value, int | float) or value != int(value):
+                    raise gr.Error(f"{name} is {value!r}; expected a whole number", print_exception=False)
             try:
                 return bench.attention_at(image, int(x), int(y), int(recurrence), model or "demo")
             except LabError as error:
                 raise gr.Error(str(error), print_exception=False) from None
 
-        on_pixel = [state, problem, truth, marker, answer, models, upload]
-        on_image = [*on_pixel, stage]
-        on_all = [*on_image, size, steps, about_model, notice, legend]
+        on_shown = [state, problem, marker, answer, models, upload]
+        on_image, on_pixel = [*on_shown, stage], [*on_shown, truth]
+        on_all = [*on_image, truth, size, steps, about_model, notice, legend]
         slow: dict[str, Any] = dict(show_progress_on=[stage], api_visibility="private", trigger_mode="always_last")
         blocks.load(None, js=page.SCRIPT)
-        blocks.load(told(load), state, [*on_all, labels, photo, clip, tabs, tab], **slow)
+        loaded = blocks.load(told(load), state, [*on_all, labels, photo, clip, tabs, tab, *on_board, picked], **slow)
+        loaded.then(**recurrence).then(**board).then(**runs)
+        asked_at, found = gr.State({}), gr.State("")
+
+        def test(at: dict[str, Any]) -> Any:
+            for html in _told(dashboards.truth(bench, Scene(**at))):
+                yield {truth: html if "<img" not in html else gr.skip(), found: html, asked_at: at}
+
+        def answer_to_what_is_on_show(at: dict[str, Any], asked_at: dict[str, Any], html: str) -> str:
+            """The deletion test's answer, unless the visitor has gone on to another pixel, R, picture or model meanwhile."""
+            question = ("model", "image", "short_side", "x", "y", "recurrence")
+            return html if all(at[name] == asked_at.get(name) for name in question) else ""
+
+        ask.click(test, state, [truth, found, asked_at], **WORK | {"trigger_mode": "multiple"}).then(
+            answer_to_what_is_on_show, [state, asked_at, found], truth, **QUICK
+        )
         stage.select(told(click), [state, where], on_pixel, js=LAST_CLICK, **QUICK)
         labels.input(told(slide_labels), [state, labels], on_image, **QUICK)
         for slider in (photo, clip):
-            slider.input(told(slide_maps), [state, photo, clip], on_pixel, **QUICK)
+            slider.input(told(slide_maps), [state, photo, clip], on_shown, **QUICK)
         steps.input(told(choose_steps), [state, steps], on_pixel, **QUICK)
-        ask.click(_shown(lambda at: dashboards.truth(bench, Scene(**at))), state, truth, **WORK)
         on_offer = [*on_all, download, offer, fetch, leave, wanted]
         models.input(told(choose_model), [state, models], on_offer, **slow).then(**recurrence)
         come = fetch.click(
@@ -218,7 +249,7 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         examples.select(told(take_example), state, on_all, **slow)
         told_save = [problem, models, upload]
         save.click(told(keep), state, [saved, *told_save], api_visibility="private").then(None, js=OPEN_SAVED)
-        link.click(told(give_link), [state, tab], [shared, *told_save], api_visibility="private").then(
+        link.click(told(give_link), [state, tab, *on_board, picked], [shared, *told_save], api_visibility="private").then(
             None, shared, shared, js="window.copiedLink"
         )
         python.click(told(give_python), state, [shared, *told_save], api_visibility="private").then(
@@ -247,72 +278,87 @@ def _recurrence(bench: Workbench, state: gr.State, tab: gr.State) -> dict[str, A
         with gr.Column(min_width=260):
             places = gr.Button("Do all pixels look at the same place?", elem_id="places")
             cross = gr.Button("Accuracy on and off the beacon's cross", elem_id="cross", visible=False)
-    measured = gr.HTML(elem_id="recurrence-measured")
+    spread, accuracy = gr.HTML(elem_id="spread"), gr.HTML(elem_id="accuracy")
 
     def refresh(at: dict[str, Any], tab: str) -> Any:
-        if tab == TABS[1]:
+        if tab != TABS[1]:
+            yield {shown: gr.skip()}
+        else:
             beacons = dashboards.knows_beacons(bench, Scene(**at))
-            yield {mask: None, measured: "", cross: gr.Button(visible=beacons), shown: page.working()}
+            yield {mask: None, spread: "", accuracy: "", cross: gr.Button(visible=beacons), shown: page.working()}
             for html in _told(dashboards.recurrence(bench, Scene(**at))):
                 yield {shown: html}
 
     mask.upload(_shown(lambda at, path: dashboards.recurrence(bench, Scene(**at), path)), [state, mask], shown, **WORK)
     mask.clear(_shown(lambda at: dashboards.recurrence(bench, Scene(**at))), state, shown, **WORK)
-    cross.click(_shown(lambda at: dashboards.on_and_off_cross(bench, Scene(**at))), state, measured, **WORK)
-    places.click(_shown(lambda at: dashboards.places(bench, Scene(**at))), state, measured, **WORK)
-    return dict(fn=refresh, inputs=[state, tab], outputs=[shown, mask, measured, cross], **WORK)
+    cross.click(_shown(lambda at: dashboards.on_and_off_cross(bench, Scene(**at))), state, accuracy, **HEAVY)
+    places.click(_shown(lambda at: dashboards.places(bench, Scene(**at))), state, spread, **HEAVY)
+    return dict(fn=refresh, inputs=[state, tab], outputs=[shown, mask, spread, accuracy, cross], **WORK)
 
 
-def _configurations(bench: Workbench) -> dict[str, Any]:
-    """The tab "Configurations": a data set's board, two of its rows by class, what attention costs. Returns the event that fills it."""
+def _configurations(bench: Workbench, tab: gr.State) -> tuple[dict[str, Any], list[Any]]:
+    """The tab "Configurations": a data set's board, two of its rows by class, what attention costs.
+
+    Returns the event that fills it, and what a visitor chooses: data set, order, two rows to compare.
+    """
     with gr.Row(elem_id="board-controls"):
-        dataset = gr.Dropdown(dashboards.datasets(), value="voc", label="data set", elem_id="board-dataset")
-        order = gr.Dropdown(["configuration"], value="configuration", label="sorted by", elem_id="board-order")
+        dataset = gr.Dropdown(dashboards.datasets(bench), value="voc", label="data set", elem_id="board-dataset")
+        order = gr.Dropdown(["configuration"], value="configuration", label="sorted by", elem_id="board-order", allow_custom_value=True)
+        price = gr.Dropdown(dashboards.PRICES, value=dashboards.PRICES[0], label="cost", elem_id="board-cost")
     board = gr.HTML(elem_id="board")
     with gr.Row(elem_id="compare-controls"):
-        one, other = gr.Dropdown([], label="compare", elem_id="one"), gr.Dropdown([], label="with", elem_id="other")
+        one = gr.Dropdown([], label="compare", elem_id="one", allow_custom_value=True)
+        other = gr.Dropdown([], label="with", elem_id="other", allow_custom_value=True)
     compared = gr.HTML(elem_id="compared")
     gr.HTML(page.GROWTH, elem_id="growth-words")
     grow = gr.Button("Measure it on this machine", elem_id="grow", elem_classes="quiet")
     growth = gr.HTML(dashboards.growth_by_formula(), elem_id="growth")
 
-    def refresh(dataset: str, by: str) -> Any:
+    def refresh(tab: str, key: str, by: str, cost: str, first: str | None, second: str | None) -> Any:
+        if tab != TABS[2]:
+            yield {board: gr.skip()}  # a generator that gives nothing would empty all its outputs
+            return
         yield {board: page.working(what="reading the runs")}
-        for found in dashboards.board(bench, dataset, by):
+        for found in dashboards.board(bench, key, by, cost):
             chosen = gr.Dropdown(found.orders, value=by if by in found.orders else found.orders[0])
-            yield {board: found.html, order: chosen}
-        pair = [*found.rows, None, None][:2]
+            yield {board: found.html, order: chosen, dataset: gr.Dropdown(dashboards.datasets(bench), value=key)}
+        pair = [first, second] if {first, second} <= {*found.rows} and first != second else [*found.rows, None, None][:2]
         choices = {one: gr.Dropdown(found.rows, value=pair[0]), other: gr.Dropdown(found.rows, value=pair[1])}
-        yield {**choices, compared: dashboards.compare(bench, dataset, *pair)}
+        yield {**choices, compared: dashboards.compare(bench, key, *pair)}
 
-    def compare(dataset: str, one: str | None, other: str | None) -> str:
-        return dashboards.compare(bench, dataset, one, other)
+    def compare(key: str, first: str | None, second: str | None) -> str:
+        return dashboards.compare(bench, key, first, second)
 
-    filled: dict[str, Any] = dict(fn=refresh, inputs=[dataset, order], outputs=[board, order, one, other, compared], **WORK)
-    for choice in (dataset, order):
+    choices = [dataset, order, price, one, other]
+    filled: dict[str, Any] = dict(fn=refresh, inputs=[tab, *choices], outputs=[board, dataset, order, one, other, compared], **WORK)
+    for choice in (dataset, order, price):
         choice.input(**filled)
     for choice in (one, other):
         choice.input(compare, [dataset, one, other], compared, **WORK)
-    grow.click(_shown(dashboards.measured_growth), None, growth, **WORK)
-    return filled
+    grow.click(_shown(dashboards.measured_growth), None, growth, **HEAVY)
+    return filled, [dataset, order, one, other]
 
 
-def _runs(bench: Workbench, tab: gr.State) -> dict[str, Any]:
-    """The tab "Runs": the folder of runs, again every few seconds while it is looked at. Returns the event that fills it."""
+def _runs(bench: Workbench, tab: gr.State) -> tuple[dict[str, Any], gr.State]:
+    """The tab "Runs": the folder of runs, again every few seconds while it is looked at.
+
+    Returns the event that fills it, and the runs a visitor has picked: None as long as it is all of them.
+    """
     table, chosen = gr.HTML(elem_id="runs"), gr.Dropdown([], multiselect=True, label="curves of", elem_id="chosen-runs")
-    curves, timer, mark = gr.HTML(elem_id="curves"), gr.Timer(3), gr.State("")
+    curves, timer, mark, picked = gr.HTML(elem_id="curves"), gr.Timer(3), gr.State(""), gr.State(None)
 
     def refresh(tab: str, names: list[str] | None, before: str) -> Any:
         if tab != TABS[3]:
             return {mark: before}
         found = dashboards.runs(bench, names, before)
-        drawn = {curves: found.curves} if found.curves else {}
-        return {table: found.table, chosen: gr.Dropdown(found.known, value=found.drawn), mark: found.mark, **drawn}
+        if found.curves is None:
+            return {table: found.table}
+        return {table: found.table, chosen: gr.Dropdown(found.known, value=found.drawn), mark: found.mark, curves: found.curves}
 
-    filled: dict[str, Any] = dict(fn=refresh, inputs=[tab, chosen, mark], outputs=[table, chosen, curves, mark], **WORK)
+    filled: dict[str, Any] = dict(fn=refresh, inputs=[tab, picked, mark], outputs=[table, chosen, curves, mark], **WORK)
     timer.tick(**filled)
-    chosen.input(**filled)
-    return filled
+    chosen.input(lambda names: names or [], chosen, picked, **QUICK).then(**filled)
+    return filled, picked
 
 
 def _told(answers: Iterator[str]) -> Iterator[str]:
@@ -337,6 +383,21 @@ def _file(folder: Path, picture: Any) -> str:
     path = folder / f"{secrets.token_hex(16)}.png"
     path.write_bytes(png(picture))
     return str(path)
+
+
+@contextmanager
+def _kept(folder: Path, path: str, before: str) -> Iterator[str]:
+    """An upload's copy, which stays as long as its visitor looks at it: until the next one, or if it cannot be shown."""
+    copy = folder / "uploads" / secrets.token_hex(16) / Path(path).name
+    copy.parent.mkdir(parents=True)
+    shutil.copyfile(path, copy)
+    gone = copy
+    try:
+        yield str(copy)
+        gone = Path(before)
+    finally:
+        if gone.parent.parent == folder / "uploads":
+            shutil.rmtree(gone.parent, ignore_errors=True)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,67 +1,200 @@
-"""Measure ours beside its baseline in one interleaved run; what is measured is in model/timing.py and data/timing.py."""
+"""Measure ours beside its baseline in one interleaved run: training, input pipeline, inference, the map of a pixel, the attention op.
+
+  python scripts/benchmark.py infer --json results/infer_cpu.json --figure results/infer_cpu.png
+
+What is measured is in training/throughput.py, data/timing.py, model/timing.py and explore/timing.py.
+"""
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ccnet_lab.configs import CONFIGS, get_config
 from ccnet_lab.data.timing import CORES, time_samples
-from ccnet_lab.model.timing import SHAPES, time_attention
+from ccnet_lab.errors import LabError
+from ccnet_lab.explore.bars import Bar, speed_figure
+from ccnet_lab.explore.timing import GRIDS, time_maps
+from ccnet_lab.model.costs import machine
+from ccnet_lab.model.fast import has_bf16
+from ccnet_lab.model.timing import CUDA_SHAPES, SHAPES, time_attention, time_inference
+from ccnet_lab.training.distributed import choose_device
+from ccnet_lab.training.throughput import measure
+
+Rows = list[dict[str, Any]]
+Measured = tuple[Rows, list[Bar], str]  # for the file; for the figure; the baseline's name
 
 
 def main() -> None:
-    """Print a table and, with --json, store it with the machine and the versions."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "what",
-        choices=["attention", "data"],
-        help="attention: the fast op against the plain einsum form, float32, CPU; data: training samples per second and core",
-    )
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--small", action="store_true", help="a quick try: small features, few files")
-    parser.add_argument("--json", type=Path, help="where to store the measurements")
+    """Print a table and, with --json and --figure, store it with the machine, the versions and the commit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="what", required=True)
+    for name, (_, words, repeats) in PARTS.items():
+        command = commands.add_parser(name, help=words, description=words)
+        command.add_argument("--repeats", type=int, default=repeats, help=f"counted rounds; {repeats}")
+        command.add_argument("--threads", type=int, default=1 if name == "data" else torch.get_num_threads())
+        command.add_argument("--small", action="store_true", help="a quick try: small sizes, few files")
+        command.add_argument("--json", type=Path, help="where to store the measurements")
+        command.add_argument("--figure", type=Path, metavar="PNG", help="where to draw them")
+        if name != "data":
+            command.add_argument("--device", default="auto")
+        if name in ("train", "infer"):
+            command.add_argument("--compile", action="store_true", help="ours under torch.compile, which takes minutes to start")
+        if name == "train":
+            command.add_argument("--only", nargs="+", metavar="NAME", default=list(CONFIGS), help="configurations; the twelve")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    measured = {"attention": attention, "data": data}[args.what](args)
+    try:
+        args.device = choose_device("cpu" if args.what == "data" else args.device)
+        rows, bars, baseline = PARTS[args.what][0](args)
+    except LabError as error:
+        parser.error(str(error))
     if args.json:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-        machine = {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": args.threads, "system": platform.platform()}
-        content = {"commit": commit, "torch": torch.__version__, "machine": machine, args.what: measured}
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(content, indent=1) + "\n")
+        args.json.write_text(json.dumps({**surroundings(args), args.what: rows}, indent=1) + "\n")
+    if args.figure:
+        args.figure.parent.mkdir(parents=True, exist_ok=True)
+        speed_figure(bars, baseline, f"{PARTS[args.what][1]}\n{machine(args.device)}").savefig(args.figure, dpi=100)
 
 
-def attention(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The attention's forms."""
-    shapes = ((1, 128, 24, 32),) if args.small else SHAPES
-    timings = [time_attention(shape, layout, args.repeats) for shape in shapes for layout in (True, False)]
-    print("| features | layout | forward, plain / fast ms | ratio | forward + backward, plain / fast ms | ratio |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for t in timings:
-        forward = f"{1e3 * t.plain_forward:.1f} / {1e3 * t.fast_forward:.1f} | {t.forward_ratio:.2f}"
-        total = f"{1e3 * t.plain_total:.1f} / {1e3 * t.fast_total:.1f} | {t.total_ratio:.2f}"
-        print(f"| {t.shape} | {t.layout} | {forward} | {total} |")
-    return [{**t._asdict(), "forward_ratio": t.forward_ratio, "total_ratio": t.total_ratio} for t in timings]
+def surroundings(args: argparse.Namespace) -> dict[str, Any]:
+    """Commit, versions and machine."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    packages = {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
+    place = {
+        "name": machine(args.device),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": args.threads,
+        "system": platform.platform(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+    return {
+        "commit": commit, "torch": torch.__version__, "versions": {"python": platform.python_version(), **packages}, "machine": place,
+        "repeats": args.repeats, "spread": "range of the middle half of the rounds, as a share of their median",
+    }  # fmt: skip
 
 
-def data(args: argparse.Namespace) -> list[dict[str, Any]]:
+def train(args: argparse.Namespace) -> Measured:
+    """Training steps."""
+    rows, bars = [], []
+    table("configuration", "batch, crop", "images/s, published mode", "ours", "ratio")
+    for name in args.only:
+        config = get_config(name)
+        config = replace(config, crop_size=(64, 64), batch_size=2) if args.small else config
+        found = measure(config, args.device, repeats=args.repeats, steps=1 if args.small else 5, compiled=args.compile)
+        rows.append({"name": name, **found})
+        if "ratio" not in found:
+            print(f"| {name} | {json.dumps(found)} |", flush=True)
+            continue
+        rates = [f"{found[mode]['images_per_second']:.2f} ± {50 * found[mode]['spread']:.0f} %" for mode in ("published", "ours")]
+        table_row(name, f"{found['batch']}, {found['crop'][0]} x {found['crop'][1]}", *rates, f"{found['ratio']:.2f}")
+        bars.append(Bar(name, found["ratio"], f"{rates[0]} to {rates[1]} images/s", 6.0 if args.device.type == "cuda" else None))
+        if args.small:
+            break
+    return rows, bars, "published mode: float32, contiguous, eager, einsum"
+
+
+def data(args: argparse.Namespace) -> Measured:
     """The input pipeline."""
-    found = []
-    print(f"| data set | file, kB | read, ms | transforms, ms | images/s per core | needed of each of {CORES} cores |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for key in ("voc", "cityscapes"):
+    rows, bars = [], []
+    table("data set", "file, kB", "read + transforms, ms, recipe's order", "ours", "ratio", f"images/s per core; needed of each of {CORES}")
+    for key, target in (("voc", 1.8), ("cityscapes", 1.25)):
         with tempfile.TemporaryDirectory() as folder:
-            t = time_samples(key, Path(folder), *((2, 1) if args.small else (6, args.repeats)))
-        times = f"{1e3 * t.read:.1f} | {1e3 * t.transform:.1f} | {t.images_per_second:.1f} | {t.needed:.1f}"
-        print(f"| {t.dataset} | {t.file_bytes / 1e3:.0f} | {times} |")
-        found.append({**t._asdict(), "images_per_second": t.images_per_second})
-    return found
+            t = time_samples(key, Path(folder), *((1, 1) if args.small else (6, args.repeats)))
+        recipe = f"{1e3 * t.recipe_read:.1f} + {1e3 * t.recipe_transform:.1f} ± {50 * t.recipe_spread:.0f} %"
+        ours = f"{1e3 * t.read:.1f} + {1e3 * t.transform:.1f} ± {50 * t.spread:.0f} %"
+        rate = f"{t.images_per_second:.1f}; {t.needed:.1f}"
+        table_row(key, f"{t.file_bytes / 1e3:.0f}", recipe, ours, f"{t.ratio:.2f}", rate)
+        rows.append({**t._asdict(), "images_per_second": t.images_per_second, "ratio": t.ratio})
+        bars.append(Bar(key, t.ratio, f"{t.images_per_second / t.ratio:.1f} to {t.images_per_second:.1f} images/s", target))
+    return rows, bars, f"the recipe's order, {rows[0]['tool']}"
+
+
+def infer(args: argparse.Namespace) -> Measured:
+    """Inference of R-50-D8 on VOC's classes."""
+    cuda = args.device.type == "cuda"
+    size, batch = ((64, 96), 1) if args.small else ((512, 512), 16 if cuda else 1)
+    found = time_inference(get_config("ccnet_resnet50os8_voc"), size, batch, args.repeats, args.device, args.compile)
+    table("form", "ms per call", "images/s", "ratio", "labels equal", "largest difference of logits, of largest logit")
+    for f in found:
+        time = f"{1e3 * f.median:.0f} ± {50 * f.spread:.0f} %"
+        differences = f"{f.logit_difference:.2g}, {f.largest_logit:.2g}"
+        table_row(f.form, time, f"{batch / f.median:.2f}", f"{f.ratio:.2f}", f"{100 * f.labels_equal:.2f} %", differences)
+    if not has_bf16(args.device):
+        print(f"| bf16 | no bf16 units here ({machine(args.device)}) |")
+    bf16, plain = (5.0, 5.0) if cuda else (5.0, 1.25)
+    bars = [
+        Bar(f.form, f.ratio, f"{1e3 * f.median:.0f} ms, {batch} x {size[0]} x {size[1]}", bf16 if "bf16" in f.form else plain)
+        for f in found[1:]
+    ]
+    return [{**f._asdict(), "size": size, "bf16_units": has_bf16(args.device)} for f in found], bars, found[0].form
+
+
+def explore(args: argparse.Namespace) -> Measured:
+    """The map of a pixel, queries and keys cached."""
+    rows: Rows = []
+    bars = []
+    table("cells", "R", "ours, ms", "dense matrices, ms", "ratio")
+    for grid in ((24, 32),) if args.small else GRIDS:
+        for t in time_maps(grid, args.repeats, args.device):
+            ours, dense, name = f"{1e3 * t.median:.2f} ± {50 * t.spread:.0f} %", "", f"R = {t.recurrence}, {grid[0]} x {grid[1]} cells"
+            if t.ratio is not None and t.dense_median is not None and t.dense_spread is not None:
+                dense = f"{1e3 * t.dense_median:.1f} ± {50 * t.dense_spread:.0f} %"
+                bars.append(Bar(name, t.ratio, f"{1e3 * t.dense_median:.0f} to {1e3 * t.median:.2f} ms"))
+            table_row(f"{grid[0]} x {grid[1]}", str(t.recurrence), ours, dense, "" if t.ratio is None else f"{t.ratio:.0f}")
+            rows.append({**t._asdict(), "ratio": t.ratio})
+    return rows, bars, "the row through dense matrices"
+
+
+def attention(args: argparse.Namespace) -> Measured:
+    """The attention's forms."""
+    cuda = args.device.type == "cuda"
+    shapes = ((1, 128, 24, 32),) if args.small else CUDA_SHAPES if cuda else SHAPES
+    timings = [time_attention(shape, layout, args.repeats, device=args.device) for shape in shapes for layout in (True, False)]
+    table("features", "layout", "forward, einsum / ours ms", "ratio", "forward + backward, einsum / ours ms", "ratio")
+    for t in timings:
+        forward = f"{1e3 * t.plain_forward:.1f} / {1e3 * t.fast_forward:.1f}"
+        spreads = f"± {50 * t.plain_spread:.0f} %", f"± {50 * t.fast_spread:.0f} %"
+        total = f"{1e3 * t.plain_total:.1f} {spreads[0]} / {1e3 * t.fast_total:.1f} {spreads[1]}"
+        table_row(" x ".join(map(str, t.shape)), t.layout, forward, f"{t.forward_ratio:.2f}", total, f"{t.total_ratio:.2f}")
+    rows = [{**t._asdict(), "forward_ratio": t.forward_ratio, "total_ratio": t.total_ratio} for t in timings]
+    bars = [
+        Bar(
+            f"{' x '.join(map(str, t.shape))}, {t.layout}", t.total_ratio, f"{1e3 * t.plain_total:.1f} to {1e3 * t.fast_total:.1f} ms",
+            8.0 if cuda else 2.4,
+        )
+        for t in timings
+    ]  # fmt: skip
+    return rows, bars, "einsum, the same layout"
+
+
+def table(*names: str) -> None:
+    """A table's head."""
+    table_row(*names)
+    table_row(*["---"] * len(names))
+
+
+def table_row(*cells: str) -> None:
+    """A row of it."""
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+PARTS: dict[str, tuple[Callable[[argparse.Namespace], Measured], str, int]] = {  # what runs, what it says of itself, rounds
+    "train": (train, "training images per second", 3),
+    "data": (data, "training samples per second and core, from files to tensors", 15),
+    "infer": (infer, "inference, R-50-D8", 7),
+    "explore": (explore, "the map of a pixel, queries and keys at hand", 25),
+    "attention": (attention, "the attention op, forward and backward", 15),
+}
 
 
 if __name__ == "__main__":

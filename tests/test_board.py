@@ -147,8 +147,113 @@ def test_a_bad_folder_is_named_and_hides_nothing(tmp_path):
     for name, problem in zip(bad, board.problems, strict=True):
         assert str(tmp_path / name) in problem
     assert "it has no config.json" in board.problems[bad.index("empty")]
-    assert board_page.board_html(board, costs=False).count("class='problem'") == len(bad)
+    html = board_page.board_html(board, costs=False)
+    assert f"<summary>{len(bad)} folders not shown</summary>" in html
+    assert html.index("</table>") < html.index("folders not shown")
+    assert "1 folder not shown" in board_page.problems_html(["<a>"])
+    assert "<a>" not in board_page.problems_html(["<a>"])
+    assert board_page.problems_html(()) == ""
     assert board_datasets([tmp_path]) == ["voc", "ade20k", "cityscapes"]
+    assert read_board(str(tmp_path), "voc").problems == read_board(tmp_path, "voc").problems == board.problems
+    assert board_datasets(tmp_path / config.name / "..") == ["voc", "ade20k", "cityscapes"]
+
+
+def test_what_the_system_refuses_is_named_and_hides_nothing(tmp_path):
+    write_run(tmp_path / "street", get_config("street"), miou=0.7)
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")  # the system follows it to no end
+    (tmp_path / "locked").mkdir(mode=0)
+    board = read_board([tmp_path], "camvid")
+    assert [row.label for row in board.rows] == ["street"]
+    assert [str(tmp_path / name) in problem for name, problem in zip(("locked", "itself"), board.problems, strict=True)] == [True, True]
+    assert "camvid" in board_datasets([tmp_path])
+    (top,) = read_board([tmp_path / "itself"], "camvid").problems
+    assert str(tmp_path / "itself") in top
+
+
+def test_links_multiply_no_run(tmp_path):
+    write_run(tmp_path / "street", get_config("street"), miou=0.7)
+    write_run(tmp_path / "published" / "street8", get_config("street8"), miou=0.6)
+    (tmp_path / "published" / "up").symlink_to(tmp_path)
+    for name, target in (("again", tmp_path), ("latest", tmp_path / "street"), ("other", tmp_path / "published")):
+        (tmp_path / name).symlink_to(target)
+    rows = read_board([tmp_path, tmp_path / "again"], "camvid").rows
+    assert sorted(row.run.folder for row in rows) == [tmp_path / "published" / "street8", tmp_path / "street"]
+
+
+# Measured otherwise
+
+
+OTHERWISE = dict(mode="slide", window=(512, 512), stride=(341, 341), flip=True, scales=(0.5, 1.0, 1.5))
+
+
+def unlike_board(tmp_path):
+    ways = {"ccnet_resnet50os8_voc": {}, "ccnet_resnet101os8_voc": OTHERWISE, "ccnet_resnet50os16_voc": dict(images=10)}
+    for (name, changes), miou in zip(ways.items(), (0.772, 0.81, 0.9), strict=True):
+        write_run(tmp_path / name, CONFIGS[name], miou=miou, changes=changes)
+    return read_board([tmp_path], "voc")
+
+
+def test_rows_measured_otherwise_say_how_and_stand_apart(tmp_path):
+    board = unlike_board(tmp_path)
+    html = board_page.board_table(board, costs=False)
+    assert "<small>slide · flip · scales 0.5 1 1.5</small></td>" in html
+    assert "<small>10 images</small></td>" in html
+    for by in ("measured mIoU", "difference", "bicycle"):
+        assert ordered(board, by, descending=True)[0].short == "R-50-D8"
+    shown = ["R-50-D8, measured here", "R-50-D16, 10 images", "R-101-D8, slide, flip, scales 0.5 1 1.5", "R-101-D16, missing"]
+    assert list(board.heat_rows("measured mIoU", descending=True)) == shown
+    figure = board_page.heat_figure(board, "measured mIoU", descending=True)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == shown
+    axis = board_page.scatter_figure(board).axes[0]
+    crosses = [line.get_ydata().tolist() for line in axis.lines if line.get_marker() == "x"]
+    dots = [line.get_ydata().tolist() for line in axis.lines if line.get_marker() == "o" and line.get_markerfacecolor() != "none"]
+    assert (sorted(crosses), dots) == ([[81.0], [90.0]], [[pytest.approx(77.2)]])
+    fronts = [line.get_ydata().tolist() for line in axis.lines if line.get_linestyle() == "-" and line.get_color() == dots_colour(axis)]
+    assert [pytest.approx(77.2)] in fronts
+    assert not any(90.0 in front for front in fronts)
+
+
+def dots_colour(axis):
+    (colour,) = {line.get_color() for line in axis.lines if line.get_marker() == "o" and line.get_markerfacecolor() != "none"}
+    return colour
+
+
+def test_where_nothing_is_published_most_rows_say_what_is_alike(tmp_path):
+    for name, changes in {"a": OTHERWISE, "b": OTHERWISE | {"names_crc32": "1"}, "c": {}, "d": {"recurrence": 1} | OTHERWISE}.items():
+        write_run(tmp_path / name, dataclasses.replace(get_config("street"), alias=name), miou=0.5, changes=changes)
+    board = read_board([tmp_path], "camvid")
+    slid = ("slide", "flip", "scales 0.5 1 1.5")
+    assert {row.label: (row.alike, row.how) for row in board.rows} == {
+        "a": (True, slid), "b": (True, slid), "c": (False, ("whole", "no flip", "scales 1")), "d": (False, (*slid, "R = 1"))
+    }  # fmt: skip
+
+
+def test_the_classes_of_the_heat_map_take_the_order_of_the_first_row(tmp_path):
+    a, b = two_runs(tmp_path)
+    board = read_board([tmp_path], "camvid")
+    assert list(board.heat_rows("measured mIoU")) == ["street8, measured here", "street, measured here"]
+    for by, first in (("measured mIoU", b), ("street, measured here", a)):
+        figure = board_page.heat_figure(board, by)
+        names = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        assert names == sorted(first.iou, key=lambda name: -first.iou[name])
+    names = [label.get_text() for label in board_page.heat_figure(board, "parameters").axes[0].get_xticklabels()]
+    assert names == list(board.class_names)
+
+
+def test_a_run_of_one_image_has_no_interval(tmp_path):
+    for name, gain in (("a", 0), ("b", 300)):
+        matrices = np.diag([1000] * 11)[None]
+        matrices[:, 0, 1] = 500 - gain
+        run = write_run(tmp_path / name, dataclasses.replace(get_config("street"), alias=name), kept(matrices))
+        run.write_scores(run.scores | {"miou_interval": [None, None]})
+    board = read_board([tmp_path], "camvid")
+    assert [row.interval for row in board.rows] == [None, None]
+    found = compare(*board.rows)
+    assert np.isnan(found.interval).all()
+    assert found.ties.all()
+    assert found.verdict == "tie"
+    assert "nan" not in board_page.comparison_html(found) + board_page.board_table(board, costs=False)
+    assert board_page.comparison_figure(found).axes[0].patches
 
 
 def test_an_unfinished_run_says_how_to_go_on(tmp_path):
@@ -252,7 +357,8 @@ def test_a_comparison_by_class(tmp_path):
     assert found.miou == pytest.approx(a.miou - b.miou)
     assert (found.low <= found.difference).all()
     assert (found.difference <= found.high).all()
-    assert found.ties.tolist() == ((found.low <= 0) & (found.high >= 0)).tolist()
+    sure = (found.low > 0) | (found.high < 0)
+    assert found.ties.tolist() == (~sure | (np.abs(found.difference) <= SPREAD)).tolist()
     assert not found.ties[-1]
     assert found.difference[-1] == max(found.difference) > 5
     assert compare(b, a, draws=400).difference == pytest.approx(-found.difference)
@@ -277,6 +383,17 @@ def test_a_small_difference_of_means_is_a_tie_however_sure(tmp_path):
     found = compare(board.row("a"), board.row("b"), draws=60)
     assert found.interval[0] > 0
     assert found.verdict == "tie"
+    assert (found.low[0] > 0, found.difference[0] < SPREAD, found.ties[0]) == (True, True, True)
+    html = board_page.comparison_html(found)
+    assert "a is higher in 0, b in 0" in html
+    assert "within 1.3 points" in html
+
+
+def test_confusions_of_other_classes_are_refused(tmp_path):
+    a, _ = two_runs(tmp_path)
+    kept(np.ones((233, 3, 3), np.int64)).save(a.run.confusions)
+    with pytest.raises(RunError, match="of 3 classes, not of 11"):
+        compare(a, a)
 
 
 def test_what_is_not_alike_is_refused(tmp_path):

@@ -14,7 +14,9 @@ from web import Served, serve
 import app
 from ccnet_lab import get_config, store
 from ccnet_lab.data.beacons import make_scene
+from ccnet_lab.explore import dashboards
 from ccnet_lab.explore import page as words
+from ccnet_lab.explore.deletion import deletion_test
 from ccnet_lab.explore.workbench import SCENE_SEEDS, Workbench
 from ccnet_lab.runs import Run
 
@@ -243,6 +245,22 @@ def test_the_deletion_test_gives_a_number(tab, tmp_path):
     tab.wait_for_function("() => !document.querySelector('#truth img')")
 
 
+def test_an_answer_about_a_pixel_that_was_left_is_not_shown(tab, monkeypatch):
+    def slow(*args, **options):
+        time.sleep(1.5)
+        return deletion_test(*args, **options)
+
+    monkeypatch.setattr(dashboards, "deletion_test", slow)
+    tab.click("#test")
+    tab.wait_for_selector("#truth .progress")
+    click(tab, 0.5, 0.05)
+    wait_for_pixel(tab, 48, 4)
+    tab.wait_for_timeout(3000)
+    assert tab.inner_text("#truth").strip() == ""
+    tab.click("#test")  # and the button still answers
+    tab.wait_for_selector("#truth img", timeout=60_000)
+
+
 def test_the_recurrence_tab(tab, tmp_path):
     open_tab(tab, "Recurrence")
     tab.wait_for_selector("#recurrence img", timeout=60_000)
@@ -266,12 +284,13 @@ def test_the_recurrence_tab(tab, tmp_path):
     tab.wait_for_selector("#recurrence .problem")
     assert "96 x 50" in tab.inner_text("#recurrence")
     assert "96 x 96" in tab.inner_text("#recurrence")
+    assert tab.locator("#recurrence .four img").count() == 8  # the pictures stay
     tab.click("#places")
-    tab.wait_for_selector("#recurrence-measured .finding", timeout=60_000)
-    assert re.search(r"R = 1: 0\.\d\d, R = 2: 0\.\d\d", tab.inner_text("#recurrence-measured"))
+    tab.wait_for_selector("#spread .finding", timeout=60_000)
+    assert re.search(r"R = 1: 0\.\d\d, R = 2: 0\.\d\d", tab.inner_text("#spread"))
     tab.click("#cross")
-    tab.wait_for_selector("#recurrence-measured .progress")
-    tab.wait_for_selector("#recurrence-measured img", timeout=60_000)
+    tab.wait_for_selector("#accuracy .progress")
+    tab.wait_for_selector("#accuracy img", timeout=60_000)
     tab.click("#model input")  # another model while the tab is looked at
     tab.locator("[role=option]", has_text="trained at R = 1").click()
     tab.wait_for_selector("#recurrence .tabtext:has-text('trained at R = 1')", timeout=60_000)
@@ -291,6 +310,11 @@ def test_the_configurations_tab(tab):
     tab.wait_for_selector("#compared img", timeout=60_000)
     assert "59.82" in tab.inner_text("#board")
     assert re.search(r"street less street8 is \+4\.6\d points", tab.inner_text("#compared"))
+    tab.click("#link")  # every view has a link
+    tab.wait_for_url("**/?image=*")
+    tab.goto(tab.url)
+    tab.wait_for_selector("#compared img", timeout=60_000)
+    assert "59.82" in tab.inner_text("#board")
     tab.click("#grow")
     tab.wait_for_selector("#growth .progress")
     tab.wait_for_selector("#growth img[alt*=measured]", timeout=90_000)
@@ -318,6 +342,9 @@ def test_the_runs_tab_follows_a_folder(browser, tmp_path):
         run.log({"step": 30, "epoch": 3, "loss": 0.05, "lr": 0.01, "images_per_second": 5.0, "seconds": 30})
         tab.wait_for_selector("#runs :text('step 30 of 100')", timeout=20_000)
         tab.wait_for_function("old => document.querySelector('#curves img').src !== old", arg=drawn, timeout=20_000)
+        other = Run.create(tmp_path / "runs" / "later", get_config("street"))  # one that begins while the tab is open
+        other.log({"step": 5, "epoch": 1, "loss": 2.0, "lr": 0.01, "images_per_second": 5.0, "seconds": 3})
+        tab.wait_for_selector("#chosen-runs :text('later')", timeout=20_000)
     finally:
         tab.close()
         blocks.close()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,6 +111,34 @@ def test_growth_is_measured_and_ends_where_it_should():
     late = growth.measure_growth((4, 400), 16, 4, repeats=1, budget_seconds=0.5)
     assert np.isnan(late.seconds["non-local"]).tolist() == [False, True]
     assert "non-local from 400 x 400" in late.left_out
+    with pytest.raises(ValueError, match="repeats is 0; expected 1 or more"):
+        growth.measure_growth(repeats=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "rounds", "left_out"),
+    [
+        ([4, 3, 3], [3, 3, 3], ""),
+        ([4, 1, 1], [3, 1, 1], ""),
+        ([2, 1, 1], [1, 1, 1], ""),
+        ([2, 1, 0.9], [1, 1, 2], "non-local from 32 x 32"),
+    ],
+)
+def test_rounds_are_given_up_before_a_side_is(monkeypatch, given, rounds, left_out):
+    """With seconds as the formula has them; `given`: the rounds on each side, that of warming up among them, there is time for."""
+    sides, seconds, now, told = (8, 16, 32), growth.formula_growth((8, 16, 32), 16, 4).gflop, [0.0], []
+
+    def timed(step, form, x):
+        now[0] += (found := seconds[form][sides.index(x.shape[2])])
+        return found
+
+    monkeypatch.setattr(growth, "_time", timed)
+    monkeypatch.setattr(growth, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    budget = 1.0001 * np.dot(given, sum(seconds.values()))
+    found = growth.measure_growth(sides, 16, 4, budget_seconds=budget, progress=lambda done, of: told.append(done // 3))
+    assert [told.count(k) for k in range(3)] == rounds
+    assert found.left_out.startswith(left_out)
+    assert bool(found.left_out) == bool(left_out)
 
 
 def test_growth_is_drawn_with_and_without_measurements():

@@ -142,5 +142,16 @@ def test_what_cannot_be_asked(demo):
         deletion_test(view, 96, 0)
     with pytest.raises(ValueError, match="recurrence is 0; expected 1 or more"):
         deletion_test(view, 5, 5, 0)
+    for options, words in (({"steps": 0}, "steps is 0; expected 1 or more"), ({"draws": 1}, "draws is 1; expected 2 or more")):
+        with pytest.raises(ValueError, match=words):
+            deletion_test(view, 5, 5, **options)
+    for bad in (np.nan, np.inf, -0.1):
+        weights = np.ones(view.grid, np.float32)
+        weights[2, 3] = bad
+        with pytest.raises(ValueError, match="1 of the map's 576 weights are negative or not finite"):
+            deletion_test(view, 5, 5, weights=weights)
+    at_once = deletion_test(view, 5, 5, steps=1)
+    assert at_once.counts.tolist() == [0, 576]
+    assert np.array_equal(at_once.controls[:, 1], at_once.attended[[1, 1, 1, 1]])
     with pytest.raises(ImageError, match=r"\(3, 4\) cells and the view \(24, 24\)"):
         deletion_test(view, 5, 5, weights=np.ones((3, 4), np.float32))

@@ -300,6 +300,24 @@ def test_confusions_come_back_from_disk(tmp_path):
         load_confusions(tmp_path / "none.npz")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(starts=np.arange(4)), dict(starts=np.array([1, 2, 3])), dict(starts=np.array([0, 3, 2])), dict(starts=np.array([0, 1, 3])),
+        dict(starts=np.array([0.0, 1, 2])), dict(cells=np.array([0, 60000], np.uint16)), dict(cells=np.array([0, -1])),
+        dict(counts=np.array([1], np.uint32)), dict(names=(), starts=np.array([0])), dict(num_classes=1),
+    ],
+)  # fmt: skip
+def test_confusions_that_cannot_be_are_refused(wrong, tmp_path):
+    cells = np.array([0, 120], np.uint16)
+    good = Confusions(("a", "b"), 11, np.arange(3), cells, np.array([5, 7], np.uint32))
+    good.save(tmp_path / "c.npz")
+    assert load_confusions(tmp_path / "c.npz").total().sum() == 12
+    dataclasses.replace(good, **wrong).save(tmp_path / "c.npz")
+    with pytest.raises(RunError, match=r"c\.npz holds no confusion matrices: .*; evaluate again"):
+        load_confusions(tmp_path / "c.npz")
+
+
 def test_two_thousand_images_of_150_classes_are_small_on_disk(tmp_path):
     rng = np.random.default_rng(0)
     parts = [(np.sort(rng.choice(150**2, 80, replace=False)), rng.integers(1, 200_000, 80)) for _ in range(2000)]
@@ -321,6 +339,18 @@ def test_identical_images_have_an_interval_of_no_width():
     _, one = some_confusions(1)
     same = Confusions.collect(["same"] * 30, 6, [(one.cells, one.counts)] * 30)
     assert bootstrap_interval(same, draws=60) == pytest.approx([scores(one.total()).miou] * 2, abs=1e-12)
+
+
+def test_fewer_than_two_images_have_no_interval(model, split):
+    _, one = some_confusions(1)
+    assert np.isnan(bootstrap_interval(one)).all()
+    _, two = some_confusions(2)
+    assert not np.isnan(bootstrap_interval(two)).any()
+    with pytest.raises(ValueError, match="draws is 0"):
+        bootstrap_interval(two, draws=0)
+    found = evaluate(model, dataclasses.replace(split, pairs=split.pairs[:1]), TINY).to_dict()
+    assert json.loads(json.dumps(found, allow_nan=False))["miou_interval"] == [None, None]
+    assert "(95" not in score_table(found).split("pixel")[0].replace("(95 % over images)", "")
 
 
 def test_interval_is_that_of_images_drawn_one_by_one():
@@ -428,6 +458,8 @@ def test_published_numbers_stand_beside_their_own_protocol_only():
     assert "no mIoU is published" in published_line(TINY, found)
     with pytest.raises(ProtocolError, match="evaluate again"):
         Protocol.from_dict({"mode": "whole"})
+    with pytest.raises(ProtocolError, match=r"\['whole'\] is no protocol"):
+        Protocol.from_dict(["whole"])
 
 
 # What is refused

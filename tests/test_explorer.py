@@ -13,6 +13,7 @@ from web import Served, serve
 
 from ccnet_lab import CONFIGS, ConfigError, Explorer, ImageError, build_model, load_weights, save_weights
 from ccnet_lab.data.beacons import make_scene
+from ccnet_lab.data.images import MAX_PIXELS
 from ccnet_lab.data.transforms import normalise
 from ccnet_lab.errors import DownloadError, MissingFileError, RunError, UnknownConfigError
 from ccnet_lab.explore.sources import available_models, find_weights
@@ -122,6 +123,17 @@ def test_the_network_s_input_size(demo, picture):
     big = Explorer(build_model("ccnet_resnet50os16_cityscapes"), "ccnet_resnet50os16_cityscapes")
     assert big.input_size(1024, 2048) == (1024, 2048)
     assert big.input_size(512, 683, short_side=512) == (512, 683)
+
+
+def test_an_input_that_cannot_be(demo, picture):
+    for side in (0, -5):
+        with pytest.raises(ImageError, match=f"short side is {side} pixels; expected 1 or more, or None"):
+            demo.look(picture(48, 64), short_side=side)
+    with pytest.raises(ImageError, match=r"would be 266667 x 200000 = 53,333,400,000 pixels, the limit is 50,000,000; try") as caught:
+        demo.look(picture(48, 64), short_side=200_000)
+    less = int(str(caught.value).rpartition("=")[2])
+    height, width = demo.input_size(48, 64, less)
+    assert 0.99 * MAX_PIXELS < height * width <= MAX_PIXELS
 
 
 def test_large_images_are_upsampled_in_strips_with_the_same_labels(demo, monkeypatch, picture):

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "zoo": {"errors", "files", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring"},
     "scoring": {"errors", "files", "configs", "data.catalog", "data", "model", "runs"},
     "training": {"errors", "files", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring", "zoo"},
-    "explore": {"errors", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring", "zoo"},
+    "explore": {"errors", "files", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring", "zoo"},
 }
 
 
@@ -69,7 +69,7 @@ def test_imports_point_one_way(path):
 
 
 def test_figures_never_import_torch():
-    for name in ("figures", "pictures", "charts", "curves"):
+    for name in ("figures", "pictures", "charts", "curves", "bars"):
         path = ROOT / "ccnet_lab" / "explore" / f"{name}.py"
         assert not [m for m in imported(path) if m.split(".")[0] in ("torch", "torchvision") or m.endswith("pyplot")]
 
@@ -89,7 +89,7 @@ def test_a_file_opens_with_one_sentence(path):
 
 def test_files_and_library_stay_small():
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in LIBRARY}
-    assert sum(lines.values()) < 12_300
+    assert sum(lines.values()) < 13_200
     assert [path.name for path, count in lines.items() if count > 360] == []
 
 

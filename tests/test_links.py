@@ -1,6 +1,8 @@
 """explore/links.py and working.py: links reopen to the same bytes or say what is gone; the Python to copy gives the array on screen."""
 
+import os
 import re
+import time
 from dataclasses import replace
 from urllib.parse import parse_qsl
 
@@ -9,7 +11,8 @@ import pytest
 from PIL import Image
 
 from ccnet_lab import ConfigError, Explorer, save_weights
-from ccnet_lab.errors import LabError, MissingFileError
+from ccnet_lab.data.images import read_image
+from ccnet_lab.errors import ImageError, LabError, MissingFileError
 from ccnet_lab.explore import links
 from ccnet_lab.explore.links import Link
 from ccnet_lab.explore.workbench import Scene, Workbench
@@ -44,8 +47,8 @@ def test_a_link_reopens_to_the_same_bytes_in_another_process_s_workbench(bench, 
         before = seen(bench, scene)
         if scene is uploaded:
             (tmp_path / "mine.png").unlink()
-        opened, tab = Workbench(tmp_path / "others").reopen(query(link))
-        assert tab == "Recurrence"
+        opened, found = Workbench(tmp_path / "others").reopen(query(link))
+        assert found.tab == "Recurrence"
         assert seen(Workbench(tmp_path / "others"), opened) == before
 
 
@@ -66,6 +69,46 @@ def test_a_link_whose_picture_is_gone_says_so(bench, uploaded):
     links.kept_picture(link["image"]).unlink()
     with pytest.raises(MissingFileError, match=f"needs a picture \\({link['image']}\\), which is no longer"):
         bench.reopen(link)
+
+
+def test_a_link_whose_picture_was_replaced_says_so(bench, uploaded, picture):
+    link = query(bench.link(uploaded))
+    Image.fromarray(picture(50, 70, seed=1)).save(links.kept_picture(link["image"]))
+    with pytest.raises(MissingFileError, match="another one lies in its place"):
+        bench.reopen(link)
+
+
+def test_a_link_holds_what_the_other_tabs_show(bench):
+    link = query(bench.link(bench.start("demo"), "Configurations", board="camvid", order="road", one="street", drawn="a|b"))
+    found = bench.reopen(link)[1]
+    assert (found.tab, found.board, found.order, found.one) == ("Configurations", "camvid", "road", "street")
+    assert (found.other, found.drawn) == ("", "a|b")
+
+
+def test_a_kept_picture_is_whole_or_written_anew(bench, picture):
+    image = picture(50, 70)
+    path = links.keep_picture(image)
+    untouched = path.stat().st_mtime_ns
+    links.keep_picture(image)
+    assert path.stat().st_mtime_ns == untouched
+    for content in (path.read_bytes()[:900], b"", links.png(picture(50, 70, seed=1))):
+        path.write_bytes(content)
+        assert np.array_equal(read_image(links.keep_picture(image)), image)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    (path.parent / f"{links.picture_hash(image[1:])}.png").mkdir()
+    with pytest.raises(ImageError, match="cannot be written"):
+        links.keep_picture(image[1:])
+
+
+@pytest.mark.parametrize("limit", ["MOST_PICTURES", "MOST_BYTES"])
+def test_the_oldest_kept_pictures_are_removed(bench, picture, monkeypatch, limit):
+    images = [picture(20, 20, seed=seed) for seed in range(5)]
+    paths = [links.keep_picture(image) for image in images[:4]]
+    monkeypatch.setattr(links, limit, 3 if limit == "MOST_PICTURES" else 3 * paths[0].stat().st_size + 500)
+    for path, age in zip(paths, (30, 40, 10, -3600), strict=True):  # one from a clock that is ahead
+        os.utime(path, (time.time() - age,) * 2)
+    newest = links.keep_picture(images[4])
+    assert set(newest.parent.iterdir()) == {newest, paths[3], paths[2]}
 
 
 def test_a_link_whose_weights_are_gone_says_so_and_finds_them_elsewhere_in_the_menu(bench, uploaded, tmp_path):
@@ -95,6 +138,7 @@ def test_values_out_of_range_are_clamped(bench):
     opened, _ = bench.reopen(link)
     assert (opened.labels, opened.photo, opened.clip) == (1.0, 0.0, 0.0)
     assert (opened.x, opened.y, opened.recurrence, opened.short_side) == (95, 0, 3, 0)
+    assert bench.reopen(link | dict(input="12000"))[0].short_side == 1024
     bench.answer(opened)
 
 
@@ -138,8 +182,6 @@ def test_the_python_names_the_configuration_the_input_and_the_device():
 
 
 def test_a_slow_call_tells_how_far_it_is_and_ends_with_its_visitor():
-    import time
-
     steps = []
 
     def slow(told):

@@ -76,5 +76,8 @@ def test_the_demo_looks_by_pixel_and_away_from_the_disc_it_names():
     assert 0.2 < query_dependence(view).value < 0.8
     zero = same_class(view, 72, 65, 0)
     assert zero.share == zero.chance == 1
+    for asked, words in (((0,), "recurrence is 0; expected 1 or more"), ((2, 0), "grid is 0; expected 1 or more")):
+        with pytest.raises(ValueError, match=words):
+            query_dependence(view, *asked)
     with pytest.raises(ImageError, match="outside"):
         same_class(view, 96, 0)

@@ -83,6 +83,20 @@ def test_masks_that_do_not_fit(view):
         compare_recurrences(view, mask=mask)
 
 
+def test_masks_of_other_types(view):
+    labels = make_scene(10_000_018).labels
+    expected = compare_recurrences(view, (2,), labels).at[0].scores.miou
+    assert compare_recurrences(view, (2,), labels.astype(np.int64)).at[0].scores.miou == expected
+    for kind in (np.int8, np.int64):
+        mask = labels.astype(kind)
+        mask[0, :2] = -1, -7
+        with pytest.raises(ImageError, match="no classes here: -7, -1; expected 0 to 4, or 255"):
+            compare_recurrences(view, mask=mask)
+    for kind in (np.float32, bool):
+        with pytest.raises(ImageError, match=f"the mask holds {np.dtype(kind)}; expected class ids as integers"):
+            compare_recurrences(view, mask=labels.astype(kind))
+
+
 def test_masks_from_files(view, tmp_path):
     labels = make_scene(10_000_018).labels
     path = tmp_path / "mask.png"

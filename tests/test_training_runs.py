@@ -75,7 +75,9 @@ def test_a_run_is_read_while_another_process_trains_it(tmp_path):
     age(Run(line.folder), 3600)
     (stopped,), _ = read_runs(tmp_path / "runs")
     assert (stopped.status, stopped.seconds_left) == ("stopped", None)
-    assert "last written 1 h ago" in runs_table(tmp_path, [stopped], [])
+    html = runs_table(tmp_path, [stopped], [])
+    assert "last written 1 h ago" in html
+    assert f"<code>python scripts/train.py street --data ROOT --runs {tmp_path / 'runs'} --resume</code>" in html
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files are locked")
@@ -150,10 +152,64 @@ def test_bad_runs_are_named_and_the_others_shown(tmp_path):
     assert [(line.name, line.step) for line in lines] == [("good", 2), ("torn", 5)]
     assert list(reasons) == ["cut", "foreign<b>", "list", "torn", "unknown", "word"]
     assert "no data set 'kitti'" in reasons["unknown"]
-    assert "4 lines of its log cannot be read, the first is line 3" in reasons["torn"]
+    assert "3 lines of its log cannot be read, the first is line 3" in reasons["torn"]
     html = runs_table(tmp_path, lines, problems)
     assert "foreign&lt;b&gt;" in html
     assert "<b>good" not in html
+
+
+@pytest.mark.parametrize("step", [10**30, -1, 2**53, 1.5, True, "3", None, [3]])
+def test_a_step_that_is_none_is_named(tmp_path, step):
+    run = make_run(tmp_path / "odd", 2)
+    run.log({"step": step, "loss": 1})
+    (line,), (problem,) = read_runs(tmp_path)
+    assert (line.step, problem.name) == (2, "odd")
+    assert "1 lines of its log cannot be read, the first is line 3" in problem.reason
+    with pytest.raises(ValueError, match="expected a whole number, 0 or more"):
+        curves_of([{"step": step, "loss": 1}])
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**30000 // 10**29000), 1.7e308, float("nan"), float("-inf"), True, "0.5", None, [1], {}])
+def test_a_value_that_is_no_number_is_left_out(tmp_path, value):
+    run = make_run(tmp_path / "odd", 2)
+    run.write_training({"total_steps": value})
+    run.write_scores({"miou": value})
+    run.log({"step": 3, "epoch": value, "lr": 0.5} | dict.fromkeys(("loss", "val_miou", "seconds", "images_per_second"), value))
+    (line,), problems = read_runs(tmp_path)
+    assert (line.step, line.newest("loss"), line.newest("lr"), line.miou, line.total_steps) == (3, 1.0, 0.5, None, None)
+    assert problems == []
+    assert {curve.dtype for curve in line.curves.values()} == {np.dtype(np.float64)}
+    training_figure({"odd": line.curves}).canvas.draw()
+    runs_table(tmp_path, [line], problems)
+
+
+def test_a_folder_that_cannot_be_read_hides_nothing_else(tmp_path):
+    make_run(tmp_path / "good", 2)
+    (tmp_path / "away").symlink_to("n" * 300)  # cannot be looked at, whoever asks
+    lines, problems = read_runs(tmp_path)
+    assert [line.name for line in lines] == ["good"]
+    assert [problem.name for problem in problems] == ["away"]
+
+
+def test_logs_of_runs_that_are_gone_are_forgotten(tmp_path):
+    for name in ("one", "two"):
+        make_run(tmp_path / name, 2)
+    read_runs(tmp_path)
+    known = {path.parent.name for path in training_runs._logs if path.is_relative_to(tmp_path)}
+    shutil.rmtree(tmp_path / "one")
+    read_runs(tmp_path)
+    assert known - {path.parent.name for path in training_runs._logs if path.is_relative_to(tmp_path)} == {"one"}
+    shutil.rmtree(tmp_path / "two")
+    tmp_path.rmdir()
+    assert read_runs(tmp_path) == ([], [])
+    assert not [path for path in training_runs._logs if path.is_relative_to(tmp_path)]
+
+
+def test_what_resumes_a_stopped_run_is_quoted(tmp_path):
+    run = make_run(tmp_path / "my runs<" / "a b", 2)
+    age(run, 3600)
+    html = runs_table(tmp_path, read_runs(run.folder.parent)[0], [])
+    assert f"--runs &#x27;{tmp_path}/my runs&lt;&#x27; --name &#x27;a b&#x27; --resume</code>" in html
 
 
 def test_without_runs_it_says_what_to_type(tmp_path):

@@ -1,31 +1,85 @@
-"""How fast training samples are made on one core, from files of the real sizes made for it; the transforms are in transforms.py."""
+"""How fast training samples are made on one core, ours beside the recipe's order; the transforms are in transforms.py.
+
+`side_by_side`, the interleaved measurement of several forms, is used by the other rooms' timings, too.
+"""
 
 import statistics
 import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from ccnet_lab.configs import get_config
-from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.data.datasets import Pair, Split
-from ccnet_lab.data.transforms import augment
+from ccnet_lab.data.catalog import IGNORE, get_dataset
+from ccnet_lab.data.datasets import Pair, Sample, Split, label_table
+from ccnet_lab.data.transforms import (
+    BRIGHTNESS,
+    CONTRAST,
+    CROP_TRIES,
+    HUE,
+    LARGEST_CLASS,
+    MEAN,
+    SATURATION,
+    STD,
+    augment,
+    random_size,
+)
 
+cv2: Any = import_module("cv2") if find_spec("cv2") else None  # only for the recipe's order; without it Pillow stands in
 NEEDED = {"voc": 239, "cityscapes": 119}  # images/s that D8 at 40 % of an H200's peak eats
 CORES = 16  # of such a machine
 _SIZES = {"voc": (375, 500, ".jpg"), "cityscapes": (1024, 2048, ".png")}  # height, width, format
 
 
+class Times(NamedTuple):
+    """Seconds: the median, and the spread: the range of the middle half of the measurements, as a share of the median."""
+
+    median: float
+    spread: float
+
+
+def summary(seconds: Sequence[float]) -> Times:
+    """Median and spread of measurements."""
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
+    return Times(float(median), float((high - low) / median))
+
+
+def side_by_side(forms: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1) -> dict[str, Times]:
+    """Run the forms in turn, `repeats` times after the warm-up; wall-clock seconds of one call each, the device's work included."""
+    found: dict[str, list[float]] = {name: [] for name in forms}
+    for round_ in range(warm_up + repeats):
+        for name, form in forms.items():
+            start = time.perf_counter()
+            form()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if round_ >= warm_up:
+                found[name].append(time.perf_counter() - start)
+    return {name: summary(seconds) for name, seconds in found.items()}
+
+
 class DataTiming(NamedTuple):
-    """Medians in seconds of one core's time per image; images_per_second follows; needed: by one of `CORES` cores."""
+    """Seconds per image on one core, medians over the rounds of a round's mean; needed: images/s of one of `CORES` cores.
+
+    `spread` is of a round's seconds per image, as in `Times`; `recipe_*` the same of the recipe's order, `tool` what it was done with.
+    """
 
     dataset: str
     file_bytes: int
     read: float
     transform: float
+    spread: float
+    recipe_read: float
+    recipe_transform: float
+    recipe_spread: float
+    tool: str
     needed: float
 
     @property
@@ -33,28 +87,122 @@ class DataTiming(NamedTuple):
         """On one core."""
         return 1 / (self.read + self.transform)
 
+    @property
+    def ratio(self) -> float:
+        """How many times faster than the recipe's order."""
+        return (self.recipe_read + self.recipe_transform) * self.images_per_second
+
 
 def time_samples(key: str, folder: Path, images: int = 6, repeats: int = 8) -> DataTiming:
-    """Read and transform `images` made-up files of VOC's or Cityscapes' size and format; process time, one thread."""
+    """Read and transform `images` made-up files of VOC's or Cityscapes' size and format; process time, one thread.
+
+    Ours and the recipe's order take turns, file by file, with the same draws of scale, crop, flip and colours.
+    """
     config, split = get_config(f"ccnet_resnet50os8_{key}"), _make_files(key, folder, images)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    read, transform = [], []
+    if cv2:
+        cv2.setNumThreads(1)
+    forms = ((split.read, augment), (lambda index: recipe_read(split, index), recipe_augment))
+    rounds = np.zeros((repeats + 1, len(forms), 2))
     try:
         for round_ in range(repeats + 1):
             for index in range(images):
-                start = time.process_time()
-                sample = split.read(index)
-                middle = time.process_time()
-                augment(sample.image, sample.labels, np.random.default_rng([round_, index]), config.crop_size, config.resize)
-                if round_:  # the first warms up
-                    read.append(middle - start)
-                    transform.append(time.process_time() - middle)
+                for form, (read, transform) in enumerate(forms):
+                    start = time.process_time()
+                    sample = read(index)
+                    middle = time.process_time()
+                    transform(sample.image, sample.labels, np.random.default_rng([round_, index]), config.crop_size, config.resize)
+                    rounds[round_, form] += np.array([middle - start, time.process_time() - middle]) / images
     finally:
         torch.set_num_threads(threads)
-    # the transforms' cost varies with what is drawn, so their mean counts
+    ours, recipe = rounds[1:, 0], rounds[1:, 1]  # (repeats, 2) each; the first round warms up
+    (read, transform), (slow_read, slow_transform) = np.median(ours, 0).tolist(), np.median(recipe, 0).tolist()
     size = int(statistics.mean(pair.image.stat().st_size for pair in split.pairs))
-    return DataTiming(key, size, statistics.median(read), statistics.mean(transform), NEEDED[key] / CORES)
+    spreads = [summary(part.sum(1).tolist()).spread for part in (ours, recipe)]
+    tool = f"OpenCV {cv2.__version__}" if cv2 else "Pillow"
+    return DataTiming(key, size, read, transform, spreads[0], slow_read, slow_transform, spreads[1], tool, NEEDED[key] / CORES)
+
+
+def recipe_read(split: Split, index: int) -> Sample:
+    """What `Split.read` gives, with OpenCV where it is installed, as the recipe reads."""
+    if not cv2:
+        return split.read(index)
+    pair = split.pairs[index]
+    image = cv2.cvtColor(cv2.imread(str(pair.image)), cv2.COLOR_BGR2RGB)
+    table = label_table(split.dataset).astype(np.uint8)
+    return Sample(pair.name, image, table[cv2.imread(str(pair.mask), cv2.IMREAD_UNCHANGED)])
+
+
+def recipe_augment(
+    image: NDArray[np.uint8], labels: NDArray[np.uint8], rng: np.random.Generator, crop: tuple[int, int], resize: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`augment` written plainly in the recipe's order: resize the whole image, crop, flip, colours in float32, normalise, pad.
+
+    Source: the order of SSSegmentation's CCNet configurations.
+    """
+    size = random_size(labels.shape[0], labels.shape[1], rng, resize)
+    image, labels = _resize(image, size, smooth=True), _resize(labels, size, smooth=False)
+    height, width = min(crop[0], size[0]), min(crop[1], size[1])
+    for _ in range(CROP_TRIES):
+        top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
+        part = labels[top : top + height, left : left + width]
+        present, counts = np.unique(part, return_counts=True)
+        counts = counts[present != IGNORE]
+        if len(counts) > 1 and counts.max() < LARGEST_CLASS * counts.sum():
+            break
+    image, labels = image[top : top + height, left : left + width], part
+    if rng.random() < 0.5:
+        image, labels = image[:, ::-1], labels[:, ::-1]
+    pixels = _recipe_colours(np.ascontiguousarray(image), rng).astype(np.float32)
+    pixels -= np.array(MEAN, np.float32)
+    pixels /= np.array(STD, np.float32)
+    above, before = (crop[0] - height) // 2, (crop[1] - width) // 2
+    margins = ((above, crop[0] - height - above), (before, crop[1] - width - before))
+    padded = np.pad(pixels, (*margins, (0, 0)))
+    target = np.pad(labels, margins, constant_values=IGNORE)
+    return torch.from_numpy(padded.transpose(2, 0, 1).copy()), torch.from_numpy(target)
+
+
+def _recipe_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Each change in float32, clipped and rounded to 8 bits again; the draws come in the order of `distort_colours`."""
+    contrast_first = rng.random() < 0.5
+    brighten, contrast, saturate, turn = rng.random(4) < 0.5
+    shift, factor, saturation = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(*CONTRAST), rng.uniform(*SATURATION)
+    hue = rng.uniform(-HUE, HUE)
+    if brighten:
+        image = _linear(image, 1, shift)
+    if contrast and contrast_first:
+        image = _linear(image, factor, 0)
+    if saturate:
+        image = _hsv(image)
+        image[..., 1] = _linear(image[..., 1], saturation, 0)
+        image = _hsv(image, back=True)
+    if turn:
+        circle = 180 if cv2 else 256  # OpenCV's hues are 0 .. 179
+        image = _hsv(image)
+        image[..., 0] = (image[..., 0].astype(int) + round(hue * circle)) % circle
+        image = _hsv(image, back=True)
+    return _linear(image, factor, 0) if contrast and not contrast_first else image
+
+
+def _linear(values: NDArray[np.uint8], factor: float, shift: float) -> NDArray[np.uint8]:
+    return (values.astype(np.float32) * factor + shift).clip(0, 255).astype(np.uint8)
+
+
+def _hsv(image: NDArray[np.uint8], back: bool = False) -> NDArray[np.uint8]:
+    if cv2:
+        converted: NDArray[np.uint8] = cv2.cvtColor(image, cv2.COLOR_HSV2RGB if back else cv2.COLOR_RGB2HSV)
+        return converted
+    return np.array(Image.fromarray(image, "HSV").convert("RGB") if back else Image.fromarray(image).convert("HSV"))
+
+
+def _resize(picture: NDArray[np.uint8], size: tuple[int, int], smooth: bool) -> NDArray[np.uint8]:
+    if cv2:
+        resized: NDArray[np.uint8] = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
+        return resized
+    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(picture).resize(size[::-1], how))
 
 
 def _make_files(key: str, folder: Path, images: int) -> Split:

@@ -3,6 +3,7 @@
 The runs are runs.py's, others' numbers zoo/peers.py's, pictures charts.py's, HTML board_page.py's.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,9 +20,9 @@ from ccnet_lab.errors import LabError, ProtocolError, RunError, near
 from ccnet_lab.model.costs import Cost, cost, measured_costs
 from ccnet_lab.runs import Run
 from ccnet_lab.scoring.metrics import load_confusions, paired_intervals, scores
-from ccnet_lab.scoring.protocol import Protocol, check_comparable, deviations
+from ccnet_lab.scoring.protocol import Protocol, check_comparable, deviations, differences, published_protocol, unlike
 from ccnet_lab.zoo.logs import read_log
-from ccnet_lab.zoo.peers import Peer, beside_published, peers, tie_or
+from ccnet_lab.zoo.peers import SPREAD, Peer, beside_published, peers, tie_or
 
 Floats = NDArray[np.float64]
 RUNS = ("runs", "results/runs")  # where runs are looked for; folders of runs inside, such as runs/published, are found, too
@@ -43,6 +44,8 @@ class Row:
         log_miou, log_iou: published: the last evaluation in the publisher's training log, if that is on disk; IoU by class.
         run: the run's folder, perhaps unfinished. whose: "trained here" or "published weights, scored here"; "" without a score.
         miou, interval, iou, protocol: measured here, the interval over the images (95 %), and how.
+        alike: whether it was measured by the published protocol, or, where nothing is published, as most rows of its board.
+        how: in what it was measured otherwise, in short words.
         changed: in what the run differs from the published recipe.
         difference: measured less published, in points; None where they may not be compared.
         verdict: "tie", "above", "below", or why nothing is compared.
@@ -59,6 +62,8 @@ class Row:
     interval: tuple[float, float] | None = None
     iou: Mapping[str, float | None] = field(default_factory=dict)
     protocol: Protocol | None = None
+    alike: bool = True
+    how: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     difference: float | None = None
     verdict: str = ""
@@ -114,11 +119,11 @@ class Board:
                 return row
         raise RunError(f"the board of {self.dataset} has no row {label!r}; it has {', '.join(row.label for row in self.rows)}")
 
-    def heat_rows(self) -> dict[str, Floats]:
-        """The IoU per class (K,) by row, in %, NaN where it isn't known: measured, the publisher's log, else a row without numbers."""
+    def heat_rows(self, by: str = "configuration", descending: bool = False) -> dict[str, Floats]:
+        """The IoU per class (K,) in %, NaN where it isn't known, by row of `ordered`: measured, the publisher's log, or neither."""
         found = {}
-        for row in self.rows:
-            kinds = {"measured here": row.iou, "publisher's log": row.log_iou}
+        for row in ordered(self, by, descending):
+            kinds = {", ".join(row.how) or "measured here": row.iou, "publisher's log": row.log_iou}
             kinds = {kind: values for kind, values in kinds.items() if values} or {"missing": {}}
             for kind, values in kinds.items():
                 found[f"{row.short}, {kind}"] = np.array([values.get(name) for name in self.class_names], np.float64)  # None is NaN
@@ -129,12 +134,12 @@ class Board:
 class Comparison:
     """Two measured rows on the same images: the first less the second, in points; low and high are 95 % intervals over the images.
 
-    A class is a tie where its interval holds 0. How far a class's IoU varies from one training to the next is not known, so beyond a tie
-    stands only: on these images, for these two trainings. The mIoU is a tie, too, within the spread between trainings.
+    A tie is a difference whose interval holds 0, or that is within `SPREAD`, by which the mIoU varies between trainings. How far a class's
+    IoU varies from one training to the next is not known, so beyond a tie stands only: on these images, for these two trainings.
 
     Attributes:
         labels: of the rows. class_names: K. images: how many.
-        difference, low, high: (K,), NaN for a class that a row has no IoU for. ties: (K,).
+        difference, low, high: (K,), NaN for a class that a row has no IoU for; low and high also for a single image. ties: (K,).
         miou, interval: of the mean. verdict: "tie", "above" or "below".
     """
 
@@ -162,18 +167,18 @@ ORDERS: Mapping[str, Callable[[Row], float | None]] = {
 }
 
 
-def read_board(folders: Iterable[str | Path] = RUNS, dataset: str = "voc") -> Board:
+def read_board(folders: str | Path | Iterable[str | Path] = RUNS, dataset: str = "voc") -> Board:
     """Everything that is known of a data set's configurations: the four of the twelve, then others that were run on it.
 
     Args:
-        folders: of run folders; one that doesn't exist has none. What can't be read is named in `Board.problems` and hides nothing else.
+        folders: of run folders, or one such; one that doesn't exist has none. What can't be read, `Board.problems` names.
         dataset: a key of `data.catalog.DATASETS`.
 
     Raises:
         ConfigError: there is no such data set.
     """
     found, problems = [], []
-    for path in dict.fromkeys(_run_folders(folders)):
+    for path in _run_folders(folders):
         try:
             run = Run.open(path)
             if run.config.dataset == dataset:
@@ -194,16 +199,16 @@ def read_board(folders: Iterable[str | Path] = RUNS, dataset: str = "voc") -> Bo
     for tell in (_tail, lambda run: str(run.folder)):  # runs of one configuration are told apart by their folders
         names = [row.label for row in rows]
         rows = [replace(r, label=f"{r.config.name} ({tell(r.run)})") if r.run and names.count(r.label) > 1 else r for r in rows]
-    return Board(dataset, tuple(rows), tuple(peers(dataset)), tuple(problems))
+    return Board(dataset, tuple(_side_by_side(rows, dataset)), tuple(peers(dataset)), tuple(problems))
 
 
-def board_datasets(folders: Iterable[str | Path] = RUNS) -> list[str]:
+def board_datasets(folders: str | Path | Iterable[str | Path] = RUNS) -> list[str]:
     """The data sets a board can be made of: those of the twelve, then those of runs on disk."""
     keys = [config.dataset for config in CONFIGS.values()]
     for path in _run_folders(folders):
         try:
             keys.append(Run.open(path).config.dataset)
-        except LabError:  # `read_board` names it
+        except Exception:  # `read_board` names it
             continue
     return list(dict.fromkeys(keys))
 
@@ -212,7 +217,7 @@ def compare(a: Row, b: Row, draws: int = 1000) -> Comparison:
     """Two measured rows by class, from the confusion matrices of the same images; intervals from `draws` bootstrap draws.
 
     Raises:
-        RunError: a row has no confusion matrices; the command that writes them is named.
+        RunError: a row has no confusion matrices, or not of its classes; the command that writes them is named.
         ProtocolError: the rows were not measured alike, or not on the same images.
     """
     first, second = _need(a), _need(b)
@@ -220,18 +225,22 @@ def compare(a: Row, b: Row, draws: int = 1000) -> Comparison:
     ours, theirs = (load_confusions(row.run.confusions) for row in (a, b) if row.run)
     if ours.names != theirs.names or ours.num_classes != theirs.num_classes:
         raise ProtocolError(f"{a.label} and {b.label} were scored on different images; evaluate both on the same split to compare them")
+    if ours.num_classes != len(a.iou):
+        raise RunError(f"the confusion matrices of {a.label} are of {ours.num_classes} classes, not of {len(a.iou)}; evaluate again")
     low, high = 100 * paired_intervals(ours, theirs, draws)
     found, beside = scores(ours.total()), scores(theirs.total())
     difference, miou = 100 * (found.iou - beside.iou), 100 * (found.miou - beside.miou)
-    verdict = "tie" if low[-1] <= 0 <= high[-1] else tie_or(miou)
+    sure, names = (low > 0) | (high < 0), get_dataset(a.config.dataset).class_names
     return Comparison(
-        (a.label, b.label), get_dataset(a.config.dataset).class_names, len(ours.names), difference, low[:-1], high[:-1],
-        ~((low[:-1] > 0) | (high[:-1] < 0)), miou, (float(low[-1]), float(high[-1])), verdict,
+        (a.label, b.label), names, len(ours.names), difference, low[:-1], high[:-1],
+        ~sure[:-1] | (np.abs(difference) <= SPREAD), miou, (float(low[-1]), float(high[-1])), tie_or(miou) if sure[-1] else "tie",
     )  # fmt: skip
 
 
 def ordered(board: Board, by: str = "configuration", descending: bool = False) -> list[Row]:
-    """The rows by one of `ORDERS` or by a class's IoU (measured, else the publisher's); rows without a value come last.
+    """The rows by one of `ORDERS` or by a class's IoU (measured, else the publisher's).
+
+    By what was measured, rows measured otherwise come after the comparable ones; rows without a value come last.
 
     Raises:
         RunError: there is no such order.
@@ -241,6 +250,7 @@ def ordered(board: Board, by: str = "configuration", descending: bool = False) -
     values = {row.label: ORDERS[by](row) if by in ORDERS else (row.iou or row.log_iou).get(by) for row in board.rows}
     known = [row for row in board.rows if values[row.label] is not None]
     known.sort(key=lambda row: values[row.label], reverse=descending)  # type: ignore[arg-type, return-value]
+    known.sort(key=lambda row: not row.alike and by in ("measured mIoU", "difference", *board.class_names))
     return known + [row for row in board.rows if values[row.label] is None]
 
 
@@ -250,12 +260,41 @@ def pareto(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
     return [c == c and v == v and not any(d <= c and w >= v and (d, w) != (c, v) for d, w in points) for c, v in points]
 
 
-def _run_folders(folders: Iterable[str | Path]) -> Iterator[Path]:
-    for path in sorted(path for folder in map(Path, folders) if folder.is_dir() for path in folder.iterdir() if path.is_dir()):
-        if not (path / "config.json").exists() and any(path.glob("*/config.json")):  # runs/published inside runs
-            yield from _run_folders([path])
-        elif not path.name.startswith("."):
-            yield path
+def _run_folders(folders: str | Path | Iterable[str | Path]) -> Iterator[Path]:
+    """The run folders, each once whatever links lead to it; of a folder of runs, such as runs/published, those inside."""
+    seen = set()
+    for path in (path for folder in ([folders] if isinstance(folders, str | Path) else folders) for path in _inside(Path(folder))):
+        inside = [] if os.path.exists(path / "config.json") else _inside(path)
+        for found in inside if any(os.path.exists(each / "config.json") for each in inside) else [path]:
+            if (real := os.path.realpath(found)) not in seen:
+                seen.add(real)
+                yield found
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The folders in a folder, links last; also what can't be read, perhaps the folder itself, so that opening it says why."""
+    try:
+        paths = [path for path in folder.iterdir() if not (os.path.isfile(path) or path.name.startswith("."))]
+    except FileNotFoundError:
+        return []
+    except OSError:
+        return [folder]
+    return sorted(paths, key=lambda path: (os.path.islink(path), path))
+
+
+def _side_by_side(rows: list[Row], dataset: str) -> list[Row]:
+    """The rows with what in their measurement is otherwise: than published, or, where nothing is, than in most of them."""
+
+    def beside(row: Row, reference: Protocol) -> Row:
+        if row.protocol is None:
+            return row
+        other = replace(reference, recurrence=row.config.recurrence)
+        how = differences(row.protocol, published_protocol(row.config), other)
+        return replace(row, alike=not unlike(row.protocol, other), how=how)
+
+    published = [published_protocol(config) for config in CONFIGS.values() if config.dataset == dataset]
+    tried = [[beside(row, reference) for row in rows] for reference in published[:1] or [row.protocol for row in rows if row.protocol]]
+    return max(tried, key=lambda each: sum(row.alike for row in each), default=rows)
 
 
 def _measured(run: Run) -> Row:

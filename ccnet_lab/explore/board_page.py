@@ -1,6 +1,6 @@
 """The board's face: its HTML, and its figures from a board. The numbers are board.py's, the drawing charts.py's, the colours page.css's."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -24,12 +24,14 @@ _COLUMNS = {  # title: the order of `ordered` that sorts it
     "measured − published": "difference", "parameters": "parameters", "GFLOP formula": "FLOP", "GFLOP counted": "",
     "latency here": "latency", "peak memory here": "memory",
 }  # fmt: skip
+TIE = f"the interval holds 0, or the difference is within {SPREAD} points"
 _MISSING = "<td class='missing'>missing</td>"
 MEASURE = Missing("latency and peak memory on this machine", "python -m ccnet_lab.model.costs --measure")
 
 LEGEND = f"""<div class='kinds'>
 <span><b class='published'>77.4</b> published by SSSegmentation, not checked here</span>
-<span><b class='measured'>77.4</b> measured here; the small numbers are its 95 % interval over the images</span>
+<span><b class='measured'>77.4</b> measured here; the small numbers are its 95 % interval over the images, small words how it was measured
+otherwise</span>
 <span><b class='missing'>missing</b> not measured; what to type stands below</span>
 <span><b class='verdict tie'>tie</b> within {SPREAD} points: so far apart lie trainings of one and the same recipe (the authors' three runs
 each, ResNet-101 on Cityscapes, <a href='{AUTHORS}' target='_blank' rel='noopener noreferrer'>{AUTHORS}</a>)</span>
@@ -49,9 +51,9 @@ class Html(str):
 
 
 def board_html(board: Board, sort_by: str = "configuration", descending: bool = False, costs: bool = True) -> str:
-    """The whole board but its pictures: what could not be read, table, legend, what is missing, others' numbers."""
-    problems = "".join(f"<div class='problem' role='alert'>{escape(text)}</div>" for text in board.problems)
-    return problems + board_table(board, sort_by, descending, costs) + LEGEND + missing_list(board, costs) + peers_table(board)
+    """The whole board but its pictures: table, legend, what could not be read, what is missing, others' numbers."""
+    table = board_table(board, sort_by, descending, costs)
+    return table + LEGEND + problems_html(board.problems) + missing_list(board, costs) + peers_table(board)
 
 
 def board_table(board: Board, sort_by: str = "configuration", descending: bool = False, costs: bool = True) -> Html:
@@ -72,6 +74,15 @@ def board_table(board: Board, sort_by: str = "configuration", descending: bool =
     body = "".join(_row(row, sort_by if sort_by in board.class_names else "", costs) for row in ordered(board, sort_by, descending))
     caption = f"<caption>{escape(get_dataset(board.dataset).title)}: mIoU in %, costs of one image</caption>"
     return Html(f"<div class='board'><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+
+
+def problems_html(problems: Sequence[str]) -> str:
+    """What could not be read, folded; "" where nothing is."""
+    if not problems:
+        return ""
+    items, many = "".join(f"<li>{escape(text)}</li>" for text in problems), "s" if len(problems) > 1 else ""
+    summary = f"<summary>{len(problems)} folder{many} not shown</summary>"
+    return f"<details class='lacking'>{summary}<ul>{items}</ul><p>Remove it, or evaluate again.</p></details>"
 
 
 def missing_list(board: Board, costs: bool = True) -> str:
@@ -124,10 +135,14 @@ def comparison_html(comparison: Comparison) -> Html:
     better = int((~c.ties & (c.difference > 0)).sum())
     worse = int((~c.ties & (c.difference < 0)).sum())
     low, high = c.interval
+    reach = (
+        "no interval over one image"
+        if np.isnan(low)
+        else f"{low:+.2f} to {high:+.2f}, 95 % over the {c.images:,} images, the same for both"
+    )
     return Html(
-        f"<div class='compared'><p>mIoU: <b>{one}</b> less <b>{other}</b> is <b>{c.miou:+.2f}</b> points ({low:+.2f} to {high:+.2f}, 95 % "
-        f"over the {c.images:,} images, the same for both) <b class='verdict {c.verdict}'>{c.verdict}</b>. A tie is what lies within "
-        f"{SPREAD} points, the spread between trainings, or whose interval holds 0.</p>"
+        f"<div class='compared'><p>mIoU: <b>{one}</b> less <b>{other}</b> is <b>{c.miou:+.2f}</b> points ({reach}) "
+        f"<b class='verdict {c.verdict}'>{c.verdict}</b>. Tie: {TIE}, the spread between trainings.</p>"
         f"<p>Of {int((~np.isnan(c.difference)).sum())} classes {one} is higher in {better}, {other} in {worse}; the others are ties. "
         "The intervals say how far a difference hangs on the choice of images, class by class, so of many classes about one in twenty "
         "leaves 0 by chance. How far a class varies from one training to the next is not known: two trainings of one recipe could differ "
@@ -135,23 +150,30 @@ def comparison_html(comparison: Comparison) -> Html:
     )
 
 
-def heat_figure(board: Board, by: str = "") -> Figure:
-    """`class_heatmap` of a board; `by` is one of `Board.heat_rows`, whose order the classes take."""
-    rows = board.heat_rows()
-    return class_heatmap(rows, board.class_names, by if by in rows else "", f"IoU by class, {get_dataset(board.dataset).title}")
+def heat_figure(board: Board, by: str = "configuration", descending: bool = False) -> Figure:
+    """`class_heatmap` of a board, its rows as `ordered`. By a class or the measured mIoU, the classes take the order of the first row.
+
+    Args:
+        board: from `read_board`.
+        by, descending: as `ordered`; or one of `Board.heat_rows`, whose order the classes then take.
+    """
+    rows = board.heat_rows() if by in board.heat_rows() else board.heat_rows(by, descending)
+    first = by if by in rows else next(iter(rows)) if by in ("measured mIoU", *board.class_names) else ""
+    return class_heatmap(rows, board.class_names, first, f"IoU by class, {get_dataset(board.dataset).title}")
 
 
 def scatter_figure(board: Board, cost: str = "GFLOP of one image, by formula") -> Figure:
-    """`cost_scatter` of a board; `cost` is one of `COSTS`. Published and measured have a Pareto front each."""
+    """`cost_scatter` of a board; `cost` is one of `COSTS`. Published and measured have a Pareto front each, of comparable rows only."""
     points = []
-    for measured in (False, True):
-        found = [(row, COSTS[cost](row), row.miou if measured else row.published) for row in board.rows]
+    for measured, alike in ((False, True), (True, True), (True, False)):
+        rows = [row for row in board.rows if row.alike is alike or not measured]
+        found = [(row, COSTS[cost](row), row.miou if measured else row.published) for row in rows]
         kind = [(row, price, value) for row, price, value in found if price is not None and value is not None]
         if not measured:  # one published number for however many runs
             kind = list({row.config.name: (row, price, value) for row, price, value in kind}.values())
         front = pareto([price for _, price, _ in kind], [value for _, _, value in kind])
         points += [
-            Point(row.short.partition(" (")[0], price, value, measured, on, row.interval if measured else None)
+            Point(row.short.partition(" (")[0], price, value, measured, on and alike, row.interval if measured else None, alike)
             for (row, price, value), on in zip(kind, front, strict=True)
         ]
     return cost_scatter(points, cost, f"{get_dataset(board.dataset).title}: cost and mIoU")
@@ -161,7 +183,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     """`difference_bars` of a comparison."""
     c = comparison
     title = f"{c.labels[0]} less {c.labels[1]}: mIoU {c.miou:+.2f} points, {c.verdict}"
-    return difference_bars(c.class_names, c.difference, c.low, c.high, c.ties, c.labels, title)
+    return difference_bars(c.class_names, c.difference, c.low, c.high, c.ties, c.labels, title, f"tie: {TIE}")
 
 
 def _head(title: str, order: str, sort_by: str, descending: bool) -> str:
@@ -177,7 +199,7 @@ def _row(row: Row, class_name: str, costs: bool) -> str:
     cells = [
         name,
         f"<td class='published'>{row.published:.2f}</td>" if row.published is not None else "<td>–</td>",
-        _MISSING if row.miou is None else f"<td class='measured'>{row.miou:.2f}{_interval(row)}</td>",
+        _MISSING if row.miou is None else f"<td class='measured'>{row.miou:.2f}{_interval(row)}{_how(row)}</td>",
         _verdict(row),
     ]
     if costs:
@@ -195,6 +217,10 @@ def _row(row: Row, class_name: str, costs: bool) -> str:
 
 def _interval(row: Row) -> str:
     return "" if row.interval is None else f"<small>{row.interval[0]:.1f} to {row.interval[1]:.1f}</small>"
+
+
+def _how(row: Row) -> str:
+    return f"<small>{escape(' · '.join(row.how))}</small>" if row.how else ""
 
 
 def _verdict(row: Row) -> str:

@@ -21,7 +21,10 @@ MOST = 40  # classes of a comparison that are drawn
 
 
 class Point(NamedTuple):
-    """A point of `cost_scatter`: its configuration, cost, mIoU in %, whether measured here, on its kind's Pareto front, 95 % interval."""
+    """A point of `cost_scatter`: its configuration, cost, mIoU in %, whether measured here, on its kind's Pareto front, 95 % interval.
+
+    alike: whether it was measured as the others were; else it is on no front.
+    """
 
     label: str
     cost: float
@@ -29,6 +32,7 @@ class Point(NamedTuple):
     measured: bool
     front: bool
     interval: tuple[float, float] | None = None
+    alike: bool = True
 
 
 def class_heatmap(rows: Mapping[str, Floats], class_names: Sequence[str], by: str = "", title: str = "") -> Figure:
@@ -82,13 +86,20 @@ def class_heatmap(rows: Mapping[str, Floats], class_names: Sequence[str], by: st
 
 
 def cost_scatter(points: Sequence[Point], xlabel: str, title: str = "") -> Figure:
-    """Cost against mIoU: published as hollow rings, measured as filled dots with their intervals; each kind has its own Pareto front."""
+    """Cost against mIoU: published as hollow rings, measured as filled dots with their intervals; each kind has its own Pareto front.
+
+    Grey crosses are measured otherwise.
+    """
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axis = figure.subplots()
-    looks = {True: (ORANGE, ORANGE, 7, "measured here, 95 % over the images"), False: (BLUE, "none", 11, "published by SSSegmentation")}
+    looks = {
+        (True, True): (ORANGE, ORANGE, "o", 7, "measured here, 95 % over the images"),
+        (False, True): (BLUE, "none", "o", 11, "published by SSSegmentation"),
+        (True, False): ("#6e6e6e", "none", "x", 7, "measured otherwise, not comparable"),
+    }
     handles = []
-    for measured, (colour, fill, size, name) in looks.items():
-        kind = sorted((p for p in points if p.measured is measured), key=lambda p: (p.cost, p.miou))
+    for (measured, alike), (colour, fill, marker, size, name) in looks.items():
+        kind = sorted((p for p in points if (p.measured, p.alike) == (measured, alike)), key=lambda p: (p.cost, p.miou))
         front = [p for p in kind if p.front]
         axis.plot(
             [p.cost for p in front], [p.miou for p in front], color=colour, linewidth=1.2, alpha=0.6, linestyle="-" if measured else "--"
@@ -96,10 +107,11 @@ def cost_scatter(points: Sequence[Point], xlabel: str, title: str = "") -> Figur
         for p in kind:
             if p.interval:
                 axis.plot([p.cost] * 2, p.interval, color=colour, linewidth=1.6)
-            axis.plot(p.cost, p.miou, "o", color=colour, markerfacecolor=fill, markersize=size, markeredgewidth=1.8)
+            axis.plot(p.cost, p.miou, marker, color=colour, markerfacecolor=fill, markersize=size, markeredgewidth=1.8)
         if kind:
-            handles.append(Line2D([], [], color=colour, marker="o", markerfacecolor=fill, markersize=size, linestyle="", label=name))
-            handles.append(Line2D([], [], color=colour, linestyle="-" if measured else "--", label="its Pareto front"))
+            handles.append(Line2D([], [], color=colour, marker=marker, markerfacecolor=fill, markersize=size, linestyle="", label=name))
+        if front:
+            handles.append(Line2D([], [], color=colour, linestyle="-" if measured else "--", label=f"Pareto front, {name.split()[0]}"))
     if not points:
         axis.text(0.5, 0.5, "no numbers yet", ha="center", transform=axis.transAxes)
     axis.set(xlabel=xlabel, ylabel="mIoU, %")
@@ -121,18 +133,20 @@ def difference_bars(
     ties: NDArray[np.bool_],
     labels: tuple[str, str],
     title: str = "",
+    tie: str = "tie",
 ) -> Figure:
     """IoU of the first less the second by class, sorted, with 95 % intervals; ties grey, the rest in the colour of the better one.
 
     Args:
         class_names, difference, low, high, ties: K of each, in points; NaN for classes that are left out. Of more than `MOST` classes
             those with the largest differences are drawn, and the number of the others is said.
+        labels: of the two. tie: what a tie is.
     """
     known = np.flatnonzero(~np.isnan(difference))
     shown = known[np.argsort(-np.abs(difference[known]), kind="stable")[:MOST]]
     shown = shown[np.argsort(difference[shown], kind="stable")]
     colours = np.where(ties, GREY, np.where(difference > 0, BLUE, ORANGE))
-    figure = Figure(figsize=(7.2, 0.24 * max(4, len(shown)) + 1.5), layout="constrained")
+    figure = Figure(figsize=(7.2, 0.24 * max(4, len(shown)) + 1.9), layout="constrained")
     axis = figure.subplots()
     axis.barh(np.arange(len(shown)), difference[shown], color=list(colours[shown]), height=0.72)
     reach = np.abs(np.stack([difference - low, high - difference]))[:, shown]
@@ -147,14 +161,14 @@ def difference_bars(
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", alpha=0.25)
     axis.set_axisbelow(True)
-    words = (f"{labels[0]} higher", f"{labels[1]} higher", "tie: the interval holds 0")
+    words = (f"{labels[0]} higher", f"{labels[1]} higher", tie)
     patches = [Patch(color=colour, label=name) for colour, name in zip((BLUE, ORANGE, GREY), words, strict=True)]
-    figure.legend(handles=patches, fontsize=8.5, frameon=False, loc="outside lower center", ncols=3)
+    figure.legend(handles=patches, fontsize=8.5, frameon=False, loc="outside lower center")
     return figure
 
 
 def _label(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
-    """Write every configuration's name once, at its best point, where it covers no marker, no interval and no other name."""
+    """Write every configuration's name once, at its best comparable point, where it covers no marker, no interval and no other name."""
     place = axis.transData.transform
     point = figure.dpi / 72  # pixels
     height, taken = 11 * point, []  # boxes (left, bottom, right, top), pixels
@@ -162,7 +176,7 @@ def _label(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
         x, y = place((p.cost, p.miou))
         low, high = (place((p.cost, value))[1] for value in (p.interval or (p.miou, p.miou)))
         taken.append((x - 6 * point, min(low, y - 6 * point), x + 6 * point, max(high, y + 6 * point)))
-    best = {p.label: p for p in sorted(points, key=lambda p: p.miou)}
+    best = {p.label: p for p in sorted(points, key=lambda p: (p.alike, p.miou))}
     for label, p in best.items():
         (x, y), width = place((p.cost, p.miou)), 5.2 * len(label) * point
         beside = [(side, dy * height - height / 2) for dy in (0, 1, -1, 2, -2, 3, -3) for side in (8 * point, -8 * point - width)]

@@ -61,7 +61,7 @@ def truth(bench: Workbench, scene: Scene) -> Iterator[str]:
     view = bench.view(scene)
     found = yield from _working(
         lambda told: deletion_test(view, scene.x, scene.y, scene.recurrence, progress=told),
-        "removing cells, forward pass after forward pass",
+        f"removing cells for pixel ({scene.x}, {scene.y}), forward pass after forward pass",
     )
     name, plain = view.explorer.class_names[found.label], found.area > 2 * found.noise
     words = "The map points at what decides the label."
@@ -72,7 +72,7 @@ def truth(bench: Workbench, scene: Scene) -> Iterator[str]:
     number = f"Area between the curves: <b>{found.area:+.2f}</b> (random orders: ±{found.noise:.2f}). {words}"
     told = "Removed are the cells' own values wherever they enter by attention; the pixel's own features stay."
     picture = sheet(figure, f"deletion_test_R{found.recurrence}", f"score of {name} as cells are removed")
-    yield f"<p class='finding'>{number} {told}</p>{picture}"
+    yield f"<p class='finding' role='status'>{number} {told}</p>{picture}"
 
 
 # Recurrence
@@ -85,8 +85,11 @@ def knows_beacons(bench: Workbench, scene: Scene) -> bool:
 
 def recurrence(bench: Workbench, scene: Scene, mask: str | None = None) -> Iterator[str]:
     """The same weights at R = 0 to 3, on the scene's picture: labels, what changed, which classes flipped, and scores where a mask is."""
-    view = bench.view(scene)
-    truth = None if mask is None else read_mask(mask, view)
+    view, truth, refused = bench.view(scene), None, ""
+    try:
+        truth = None if mask is None else read_mask(mask, view)
+    except LabError as error:
+        refused = page.problem(error)
 
     def at_each(told: Told) -> Comparison:
         for done, steps in enumerate(STEPS):
@@ -122,7 +125,14 @@ def recurrence(bench: Workbench, scene: Scene, mask: str | None = None) -> Itera
     chart = ""
     if scored:
         chart = sheet(figures.iou_figure(view.explorer.class_names, scored, "IoU on this picture"), "iou_by_R", "IoU by class at each R")
-    yield warning + head + "".join(f"<div class='four'>{row}</div>" for row in rows) + _flips(found, view.explorer.class_names) + chart
+    yield (
+        refused
+        + warning
+        + head
+        + "".join(f"<div class='four'>{row}</div>" for row in rows)
+        + _flips(found, view.explorer.class_names)
+        + chart
+    )
 
 
 def _at(found: Comparison, at: AtRecurrence, picture: pictures.Rgb, name: str, words: str) -> str:
@@ -179,22 +189,27 @@ def places(bench: Workbench, scene: Scene) -> Iterator[str]:
         "0: all pixels look at the same place; 1: each looks somewhere else. The maps of 64 pixels are compared pair by pair, on the cells "
         "both can reach, after what geometry alone would give is divided out."
     )
-    yield f"<p class='finding'>Query dependence: {numbers}.</p><p class='tabtext'>{told}</p>"
+    yield f"<p class='finding' role='status'>Query dependence: {numbers}.</p><p class='tabtext'>{told}</p>"
 
 
 # Configurations
 
+PRICES = list(board_page.COSTS)  # what can stand against mIoU
 COSTS = ("configuration", "parameters", "FLOP", "latency", "memory")  # of the board's orders
 
 
-def datasets() -> list[tuple[str, str]]:
+def datasets(bench: Workbench) -> list[tuple[str, str]]:
     """(title, key) of the data sets there is a board of."""
-    return [(get_dataset(key).title, key) for key in boards.board_datasets()]
+    return [(get_dataset(key).title, key) for key in boards.board_datasets(_folders(bench))]
+
+
+def _folders(bench: Workbench) -> list[Path]:
+    folders = [*map(Path, boards.RUNS), *([bench.runs] if bench.runs else [])]
+    return [*{folder.resolve(): folder for folder in reversed(folders)}.values()]
 
 
 def _board(bench: Workbench, dataset: str) -> boards.Board:
-    folders = [*map(Path, boards.RUNS), *([bench.runs] if bench.runs else [])]
-    return boards.read_board({folder.resolve(): folder for folder in reversed(folders)}.values(), dataset)
+    return boards.read_board(_folders(bench), dataset)
 
 
 def warm() -> None:
@@ -212,18 +227,25 @@ class ShownBoard:
     rows: list[str]
 
 
-def board(bench: Workbench, dataset: str, order: str) -> Iterator[ShownBoard]:
-    """A data set's board, first without its pictures; the largest first where large is good, the smallest where it is a cost."""
+def board(bench: Workbench, dataset: str, order: str, price: str = PRICES[0]) -> Iterator[ShownBoard]:
+    """A data set's board, first without its pictures; the largest first where large is good, the smallest where it is a cost.
+
+    Args:
+        bench: knows the folder of runs.
+        dataset: a key of the catalog. order: of `ShownBoard.orders`; another becomes the first.
+        price: of `PRICES`, the x axis of the scatter.
+    """
     found = _board(bench, dataset)
     orders = [*boards.ORDERS, *found.class_names]
     order = order if order in orders else orders[0]
-    above = [*map(page.problem, found.problems), board_page.board_table(found, order, descending=order not in COSTS), board_page.LEGEND]
-    below = [board_page.missing_list(found), board_page.peers_table(found)]
+    descending = order not in COSTS
+    above = [board_page.board_table(found, order, descending), board_page.LEGEND]
+    below = [board_page.problems_html(found.problems), board_page.missing_list(found), board_page.peers_table(found)]
     labels = [row.label for row in found.rows if row.run is not None and row.run.confusions.is_file()]
     yield ShownBoard("".join([*above, page.working(what="drawing"), *below]), orders, labels)
     drawn = [
-        sheet(board_page.scatter_figure(found), f"{dataset}_cost_and_miou", "cost against mIoU"),
-        sheet(board_page.heat_figure(found), f"{dataset}_iou_by_class", "IoU by class"),
+        sheet(board_page.scatter_figure(found, price if price in PRICES else PRICES[0]), f"{dataset}_cost_and_miou", "cost against mIoU"),
+        sheet(board_page.heat_figure(found, order, descending), f"{dataset}_iou_by_class", "IoU by class"),
     ]
     yield ShownBoard("".join([*above, *drawn, *below]), orders, labels)
 
@@ -255,36 +277,44 @@ def measured_growth() -> Iterator[str]:
 
 # Runs
 
+DRAWN = 12  # runs whose curves are told apart
+
 
 @dataclass(frozen=True)
 class Shown:
-    """The tab Runs: the table, the curves ("" where they are as before), the runs there are, those drawn, and a mark of what is drawn."""
+    """The tab Runs: the table, the curves (None where they are as before), the runs there are, those drawn, a mark of what is drawn."""
 
     table: str
-    curves: str
+    curves: str | None
     known: list[str]
     drawn: list[str]
     mark: str
 
 
-def runs(bench: Workbench, names: list[str] | None, before: str = "") -> Shown:
-    """The runs folder as it is now, curves of the runs named (all of them by default) beside the published logs on this machine.
+def runs(bench: Workbench, names: list[str] | None = None, before: str = "") -> Shown:
+    """The runs folder as it is now, curves of the runs named beside the published logs on this machine.
 
     Args:
         bench: knows the folder.
-        names: of runs; those that are gone are passed over.
+        names: of runs; those that are gone are passed over. None for all of them. The first twelve are drawn.
         before: the mark of what is drawn already.
     """
     folder = bench.runs or Path("runs")
     lines, problems = training_runs.read_runs(folder)
     known = [line.name for line in lines]
-    drawn = [line for line in lines if line.name in (names or known)][:12]
-    mark = json.dumps([(line.name, line.step, line.miou) for line in drawn])
-    table, picture = runs_page.runs_table(folder, lines, problems), ""
-    if mark != before and any(line.curves for line in drawn):
+    chosen = [line for line in lines if names is None or line.name in names]
+    drawn = chosen[:DRAWN]
+    mark = json.dumps([(line.name, line.step, line.miou) for line in chosen])
+    table = runs_page.runs_table(folder, lines, problems)
+    if mark == before:
+        return Shown(table, None, known, [line.name for line in drawn], mark)
+    picture = ""
+    if any(line.curves for line in drawn):
         published = {line.name: log for line in drawn if (log := _published_curves(line.config.name))}
         figure = curves.training_figure({line.name: line.curves for line in drawn}, published)
         picture = sheet(figure, "training_curves", "loss, learning rate, images per second and mIoU of the runs")
+    if len(chosen) > len(drawn):
+        picture = f"<p class='tabtext'>The first {DRAWN} of {len(chosen)} runs are drawn; choose others above.</p>{picture}"
     return Shown(table, picture, known, [line.name for line in drawn], mark)
 
 

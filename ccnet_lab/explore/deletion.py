@@ -99,29 +99,34 @@ def deletion_test(
         view: an image as a model sees it.
         x, y: the pixel, image coordinates.
         recurrence: R, 1 or more; None for the one the model was trained with.
-        steps: how many counts there are, 0 aside; fewer where there are not so many cells.
+        steps: how many counts there are, 0 aside, 1 or more; fewer where there are not so many cells.
         draws: random orders, 2 or more.
         seed: of the random orders.
-        weights: a map (h, w) to be tested in place of the view's own.
+        weights: a map (h, w) to be tested in place of the view's own, finite and nowhere negative.
         progress: called with (what-ifs done, what-ifs in all).
 
     Raises:
         ImageError: the pixel lies outside the image, or the map is not of the view's grid.
-        ValueError: no step of attention to remove cells from.
+        ValueError: no step of attention to remove cells from, `steps`, `draws` or `weights` that are not as above.
     """
     recurrence = view.recurrence if recurrence is None else recurrence
     if recurrence < 1:
         raise ValueError(f"recurrence is {recurrence}; expected 1 or more, as without attention no cell can be removed")
+    for name, value, least in (("steps", steps, 1), ("draws", draws, 2)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; expected {least} or more")
     weights = view.attention(x, y, recurrence) if weights is None else weights
     if weights.shape != view.grid:
         raise ImageError(f"the map has {weights.shape} cells and the view {view.grid}; expected a map as View.attention gives")
+    if wrong := np.count_nonzero(~(np.isfinite(weights) & (weights >= 0))):
+        raise ValueError(f"{wrong} of the map's {weights.size} weights are negative or not finite; expected 0 or more in every cell")
     rng = np.random.default_rng(seed)
     cells = np.flatnonzero(support(view, x, y, recurrence))
     orders = np.stack([rng.permutation(cells) for _ in range(draws + 1)])  # (1 + D, N)
     orders[0] = orders[0][np.argsort(-weights.ravel()[orders[0]], kind="stable")]
     ranks = np.full((draws + 1, weights.size), cells.size)
     np.put_along_axis(ranks, orders, np.arange(cells.size)[None], axis=1)  # (1 + D, h * w): when each cell goes; N where never
-    counts = np.unique(np.geomspace(1, cells.size, steps).round().astype(np.int64))
+    counts = np.unique(np.geomspace(cells.size, 1, steps).round().astype(np.int64))
 
     ends = ranks[:1] < np.array([[0], [cells.size]])  # (2, h * w): nothing and everything removed, the same in any order
     between = (ranks[:, None] < counts[:-1, None]).reshape(-1, weights.size)

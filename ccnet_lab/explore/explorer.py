@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.data.images import read_image
+from ccnet_lab.data.images import MAX_PIXELS, read_image
 from ccnet_lab.data.transforms import fit, fitted_size, normalise
 from ccnet_lab.errors import DeviceError, ImageError
 from ccnet_lab.explore import figures, maps
@@ -106,9 +106,15 @@ class Explorer:
             short_side: pixels of the network's input; None fits the image as the evaluation does (`config.resize`).
 
         Raises:
-            ImageError, MissingFileError: as `read_image`.
+            ImageError, MissingFileError: as `read_image`; a short side below 1, or an input of more than `MAX_PIXELS` pixels.
         """
+        if short_side is not None and short_side < 1:
+            raise ImageError(f"short side is {short_side} pixels; expected 1 or more, or None for the evaluation's")
         picture = read_image(image)
+        h, w = self.input_size(picture.shape[0], picture.shape[1], short_side)
+        if h * w > MAX_PIXELS:
+            less = int(self.resize(short_side)[1] * (MAX_PIXELS / (h * w)) ** 0.5) - 1
+            raise ImageError(f"the input would be {w} x {h} = {w * h:,} pixels, the limit is {MAX_PIXELS:,}; try short_side={less}")
         inputs = normalise(fit(picture, *self.resize(short_side)))[None].to(self.device)  # (1, 3, H', W')
         features = self.model.backbone(inputs)
         return View(self, picture, tuple(inputs.shape[2:]), features.stage4, self.model.reduce(features.stage4))

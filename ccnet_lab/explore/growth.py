@@ -74,7 +74,7 @@ def measure_growth(
     query_channels: int = 64,
     *,
     repeats: int = 3,
-    budget_seconds: float = 10.0,
+    budget_seconds: float = 20.0,
     most_bytes: int = MOST_BYTES,
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
@@ -84,43 +84,56 @@ def measure_growth(
     Args:
         sides: of the square feature maps, cells.
         channels, query_channels: C and d.
-        repeats: rounds per side; the median counts.
-        budget_seconds: for everything. Where the times on the side before, scaled by the formula, say that a side would not be done in
-            time, full attention is left out from there on, and if that is not enough, everything.
+        repeats: rounds per side, 1 or more; the median counts.
+        budget_seconds: for everything, as far as the last times and the formula can tell. A side gets fewer rounds where there would
+            be no time left for one on each side after it. Where not even one round of a side would be done in time, full attention is
+            left out from there on, and if that is not enough, everything.
         most_bytes: full attention is left out where one of its maps would be larger.
         device: "cpu", "cuda", ...
         progress: called with (rounds done, rounds in all) before each; what it raises ends the measurement.
+
+    Raises:
+        ValueError: fewer than 1 round.
     """
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats}; expected 1 or more")
     sides, going = tuple(sorted(sides)), list(FORMS)
     torch.manual_seed(0)
     step = CrissCrossAttention(channels, query_channels, gamma=1.0).to(device)
     gflop = formula_growth(sides, channels, query_channels).gflop
     seconds = {name: np.full(len(sides), np.nan) for name in FORMS}
+    fits = [non_local_bytes(side, side) <= most_bytes for side in sides]
     until, left_out = time.perf_counter() + budget_seconds, []
 
-    def too_late(k: int) -> bool:
-        """Whether the forms that are left would take too long on a side, by their times on the side before and the formula."""
-        expected = sum(repeats * seconds[name][k - 1] * gflop[name][k] / gflop[name][k - 1] for name in going) if k else 0.0
-        return time.perf_counter() + expected > until
+    def in_time(which: Sequence[int], known: int) -> bool:
+        """Whether one round on each of these sides ends in time, by the times on the side `known` and the formula."""
+        expected = sum(
+            seconds[name][known] * gflop[name][j] / gflop[name][known] for j in which for name in going if name != FULL or fits[j]
+        )
+        return bool(time.perf_counter() + expected < until)
 
     for k, side in enumerate(sides):
-        size = non_local_bytes(side, side)
-        if FULL in going and (size > most_bytes or too_late(k)):
+        if FULL in going and not (fits[k] and (not k or in_time([k], k - 1))):
             going.remove(FULL)
-            why = f"its map would take {size / 2**30:.2g} GiB" if size > most_bytes else f"it would take more than {budget_seconds:g} s"
+            size = non_local_bytes(side, side) / 2**30
+            why = f"it would take more than {budget_seconds:g} s" if fits[k] else f"its map would take {size:.2g} GiB"
             left_out.append(f"{FULL} from {side} x {side} cells on: {why}")
-        if too_late(k):
+        if k and not in_time([k], k - 1):
             left_out.append(f"everything from {side} x {side} cells on: it would take more than {budget_seconds:g} s")
             break
         x = torch.randn(1, channels, side, side, device=device).contiguous(memory_format=torch.channels_last)
-        times: list[list[float]] = [[] for _ in going]
+        if not k:  # the first calls start threads and choose kernels
+            for name in going:
+                _time(step, name, x)
+        times: dict[str, list[float]] = {name: [] for name in going}
         for turn in range(repeats):
+            if turn and not in_time(range(k, len(sides)), k):
+                break
             if progress is not None:
                 progress(k * repeats + turn, len(sides) * repeats)
-            for name, found in zip(going, times, strict=True):
+            for name, found in times.items():
                 found.append(_time(step, name, x))
-        for name, found in zip(going, times, strict=True):
-            seconds[name][k] = statistics.median(found)
+                seconds[name][k] = statistics.median(found)
     return Growth(sides, seconds, machine(device), "; ".join(left_out))
 
 

@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccnet_lab import store
-from ccnet_lab.errors import ConfigError, MissingFileError
+from ccnet_lab.data.images import read_image
+from ccnet_lab.errors import ConfigError, ImageError, MissingFileError
 from ccnet_lab.explore.pictures import png
+from ccnet_lab.files import write_whole
 
 DIGITS = 32  # of a sha256 that stand in a link
+MOST_PICTURES = 200  # kept for links
+MOST_BYTES = 500_000_000  # that they take together
+_keeping = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,7 @@ class Link:
         r: the recurrence of the facts. x, y: the pixel, image coordinates.
         labels, photo, clip: the sliders, 0..1.
         tab: which part of the page.
+        board, order, one, other, drawn: what the tabs Configurations and Runs show; "" for what they begin with; `drawn` separated by "|".
     """
 
     image: str
@@ -43,10 +51,15 @@ class Link:
     photo: float = 0.25
     clip: float = 0.35
     tab: str = "Explore"
+    board: str = ""
+    order: str = ""
+    one: str = ""
+    other: str = ""
+    drawn: str = ""
 
     def query(self) -> str:
         """The address's end: "?image=...&weights=...", numbers in full."""
-        return f"?{urlencode(asdict(self))}"
+        return f"?{urlencode({name: value for name, value in asdict(self).items() if value != ''})}"
 
     @classmethod
     def read(cls, query: Mapping[str, str]) -> "Link":
@@ -99,12 +112,36 @@ def _file_hash(path: Path, _size: int, _changed: int) -> str:
 
 
 def keep_picture(image: NDArray[np.uint8]) -> Path:
-    """A picture's file in the folder `pictures` of the store, named by its hash, so that a link finds it tomorrow."""
-    path = kept_picture(picture_hash(image))
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(image))
+    """A picture's file in the folder `pictures` of the store, named by its hash, so that a link finds it tomorrow.
+
+    Beyond `MOST_PICTURES` or `MOST_BYTES` the oldest are removed. Raises `ImageError` where it cannot be written.
+    """
+    digest = picture_hash(image)
+    path = kept_picture(digest)
+    with _keeping:
+        if not _holds(path, digest):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lambda file: file.write_bytes(png(image)), ImageError)
+            _make_room(path)
     return path
+
+
+def _holds(path: Path, digest: str) -> bool:
+    try:
+        return picture_hash(read_image(path)) == digest
+    except (ImageError, MissingFileError):
+        return False
+
+
+def _make_room(newest: Path) -> None:
+    """Remove the oldest pictures that are too many or too large together, and what killed processes left of theirs; never the newest."""
+    size = 0
+    with suppress(OSError):  # another process makes room at the same time
+        aged = sorted(newest.parent.glob("*.png*"), key=lambda path: (path == newest, path.stat().st_mtime_ns), reverse=True)
+        for rank, path in enumerate(aged, 1):
+            size += path.stat().st_size
+            if path != newest and (rank > MOST_PICTURES or size > MOST_BYTES):
+                path.unlink()
 
 
 def kept_picture(digest: str) -> Path:

@@ -74,9 +74,15 @@ def query_dependence(view: View, recurrence: int | None = None, grid: int = 8) -
     Args:
         view: an image as a model sees it.
         recurrence: R, 1 or more; None for the one the model was trained with.
-        grid: rows and columns of the lattice; fewer on smaller maps.
+        grid: rows and columns of the lattice, 1 or more; fewer on smaller maps.
+
+    Raises:
+        ValueError: a recurrence or a lattice below 1.
     """
     recurrence = view.recurrence if recurrence is None else recurrence
+    for name, value in (("recurrence", recurrence), ("grid", grid)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; expected 1 or more")
     steps = view.steps(recurrence)
     lines = [((np.arange(n := min(grid, side)) + 0.5) * side / n).astype(int) for side in view.grid]
     cells = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, 2)

@@ -108,8 +108,8 @@ def working(done: int = 0, total: int = 0, what: str = "computing") -> str:
 
 def sheet(picture: bytes, name: str, alt: str, width: int) -> str:
     """A figure, a PNG file, that can be saved; shown at most `width` CSS pixels wide."""
-    image = f"<img alt='{escape(alt)}' src='{inline(picture)}'>"
-    return f"<figure class='sheet' style='max-width:{width}px'>{image}<figcaption>{save_button(name)}</figcaption></figure>"
+    image = f"<div class='scroll'><img alt='{escape(alt)}' src='{inline(picture)}'></div>"
+    return f"<figure class='sheet' style='--natural:{width}px'>{image}<figcaption>{save_button(name)}</figcaption></figure>"
 
 
 def _megabytes(size: int) -> str:
@@ -169,9 +169,9 @@ def marker(view: View, pixel: Pixel) -> str:
 def panels(view: View, pixel: Pixel, heats: Sequence[bytes], captions: Sequence[str], opacity: float) -> str:
     """The maps side by side: PNG files of one pixel per cell, which the browser enlarges sharply over the image; the cell as a box."""
     figures = (
-        f"<figure><div class='map' style='{_aspect(view)}'><img alt='attention map' style='opacity:{opacity:.2f}' src='{inline(heat)}'>"
+        f"<figure><div class='map' style='{_aspect(view)}'><img alt='{alt}' style='opacity:{opacity:.2f}' src='{inline(heat)}'>"
         f"{_cell(view, pixel)}</div>{caption}</figure>"
-        for heat, caption in zip(heats, captions, strict=True)
+        for heat, caption, alt in zip(heats, captions, (f"attention map, R = {r}" for r in pixel.recurrences), strict=True)
     )
     return f"<div class='panels'>{''.join(figures)}</div>"
 

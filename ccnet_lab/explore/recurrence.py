@@ -69,7 +69,7 @@ class Comparison:
         return abs(self.gamma) < GAMMA_NEAR_ZERO
 
 
-def compare_recurrences(view: View, recurrences: Sequence[int] = (0, 1, 2, 3), mask: NDArray[np.uint8] | None = None) -> Comparison:
+def compare_recurrences(view: View, recurrences: Sequence[int] = (0, 1, 2, 3), mask: NDArray[np.integer] | None = None) -> Comparison:
     """Labels at each R, what changes against the R the model was trained with, and, with a mask, the scores on this image.
 
     Args:
@@ -78,14 +78,14 @@ def compare_recurrences(view: View, recurrences: Sequence[int] = (0, 1, 2, 3), m
         mask: (H, W) class ids of the image's size; pixels of `IGNORE` count for nothing in the scores.
 
     Raises:
-        ImageError: a mask of another size, or with ids that are no classes.
+        ImageError: a mask of another size, not of integers, or with ids that are no classes.
     """
     if mask is not None:
         check_mask(mask, view)
     return Comparison(view.recurrence, view.explorer.model.attention.gamma.item(), tuple(_at(view, r, mask) for r in recurrences))
 
 
-def _at(view: View, recurrence: int, mask: NDArray[np.uint8] | None) -> AtRecurrence:
+def _at(view: View, recurrence: int, mask: NDArray[np.integer] | None) -> AtRecurrence:
     classes, labels = len(view.explorer.class_names), view.labels_at(recurrence)
     changed = labels != view.labels
     pairs = confusion_matrix(view.labels, labels, classes)
@@ -111,15 +111,17 @@ def read_mask(path: str | Path, view: View) -> NDArray[np.uint8]:
     return mask
 
 
-def check_mask(mask: NDArray[np.uint8], view: View) -> None:
+def check_mask(mask: NDArray[np.integer], view: View) -> None:
     """Raise `ImageError` unless the mask has the image's size and holds nothing but class ids and `IGNORE`."""
     if mask.shape != view.size:
         came = " x ".join(map(str, mask.shape[::-1]))
         raise ImageError(
             f"the mask is {came} pixels and the image {view.size[1]} x {view.size[0]}; give the mask that was made for this very image"
         )
+    if not np.issubdtype(mask.dtype, np.integer):
+        raise ImageError(f"the mask holds {mask.dtype}; expected class ids as integers, uint8 say")
     ids, classes = np.unique(mask), len(view.explorer.class_names)
-    if strange := [str(i) for i in ids if i >= classes and i != IGNORE]:
+    if strange := [str(i) for i in ids if not 0 <= i < classes and i != IGNORE]:
         raise ImageError(
             f"the mask holds ids that are no classes here: {', '.join(strange[:10])}; expected 0 to {classes - 1}, or {IGNORE} for ignored"
         )

@@ -1,5 +1,6 @@
 """The words of the Runs tab: a table of runs with how far each is, as HTML. The numbers are training_runs.py's, the curves curves.py's."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from html import escape
@@ -61,7 +62,10 @@ def _far(line: RunLine) -> str:
             "the first numbers are to come" if not line.step else f"{duration(left)} left" if left else "evaluating or nearly done"
         )
     elif line.written is not None and line.status not in (FINISHED, EMPTY):
-        words.append(f"last written {duration(time.time() - line.written)} ago; <code>--resume</code> goes on")
+        name = "" if line.name == line.config.name else f" --name {shlex.quote(line.name)}"
+        into = shlex.quote(str(line.folder.parent))
+        command = escape(f"python scripts/train.py {shlex.quote(line.config.name)} --data ROOT --runs {into}{name} --resume")
+        words.append(f"last written {duration(time.time() - line.written)} ago; it goes on with <code>{command}</code>")
     return f"{bar}<small>{' · '.join(words)}</small>"
 
 

@@ -6,6 +6,7 @@ would release it for a training in this process, and taking it would turn away o
 
 import json
 import re
+import stat
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,8 @@ FIELDS = ("loss", "lr", "images_per_second", "train_miou", "val_miou")
 RUNNING, FINISHED, STOPPED, EMPTY = "running", "finished", "stopped", "no steps yet"
 LATELY = 20  # lines of the log from which the time left is estimated
 PATIENCE = 3  # intervals between lines after which a log that no process here has locked is taken for one that doesn't grow
+LARGEST = 2.0**128  # where float32 ends: a number beyond it is none that was logged
+LAST_STEP = 2**53  # up to which a float holds every step
 OTHERS = ("slurm",)  # folders that scripts/train_all.py makes among the runs
 Curve = NDArray[np.float64]  # (3, N): step, epoch, value
 _HELD = re.compile(r"POSIX +\w+ +WRITE +-?\d+ +\w+:\w+:(\d+) ")  # a line of /proc/locks, and the file's inode in it
@@ -77,23 +80,29 @@ def read_runs(folder: str | Path) -> tuple[list[RunLine], list[Problem]]:
     """
     folder, found, problems = Path(folder), [], []
     try:
-        below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "." and path.name not in OTHERS)
+        below = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.name not in OTHERS)
+    except FileNotFoundError:
+        below = []
     except OSError as error:
-        return [], [] if isinstance(error, FileNotFoundError) else [Problem(folder.name, str(error))]
+        return [], [Problem(folder.name, str(error))]
     held = _held()
     with _reading:
         for path in below:
             try:
-                line, unread = _read_run(path, held)
-                found.append(line)
-                problems += [Problem(path.name, unread)] if unread else []
+                if stat.S_ISDIR(path.stat().st_mode):
+                    line, unread = _read_run(path, held)
+                    found.append(line)
+                    problems += [Problem(path.name, unread)] if unread else []
             except (LabError, OSError, ValueError) as error:
                 problems.append(Problem(path.name, str(error)))
+        here, shown = folder.absolute(), {line.folder.absolute() for line in found}
+        for gone in [log for log in _logs if log.parents[1] == here and log.parent not in shown]:
+            del _logs[gone]
     return found, problems
 
 
 def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
-    """The curves of a log's records, such as those of a `PublishedLog`."""
+    """The curves of a log's records, such as those of a `PublishedLog`; raises `ValueError` for a step that is none."""
     log = _Log()
     for record in records:
         log.take(record)
@@ -123,14 +132,16 @@ class _Log:
             self.lines += 1
             try:
                 self.take(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+            except (ValueError, AttributeError, RecursionError):
                 self.bad.append(self.lines)
         self.__dict__.pop("curves", None)
 
     def take(self, record: Mapping[str, Any]) -> None:
-        """Take one line."""
-        step, epoch = int(record["step"]), float(record.get("epoch", 0))
-        values = {name: float(record[name]) for name in (*FIELDS, "seconds") if record.get(name) is not None}
+        """Take one line; values that are no finite numbers are left out. Raises `ValueError` for a step that is none."""
+        step, epoch = record.get("step"), _number(record.get("epoch")) or 0.0
+        if type(step) is not int or not 0 <= step < LAST_STEP:
+            raise ValueError(f"step is {step!r:.40}; expected a whole number, 0 or more and below {LAST_STEP}")
+        values = {name: value for name in (*FIELDS, "seconds") if (value := _number(record.get(name))) is not None}
         if "seconds" in values:
             self.times = (*self.times[1 - LATELY :], (step, values.pop("seconds")))
         for name, value in values.items():
@@ -139,7 +150,7 @@ class _Log:
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """The rows as arrays."""
-        return {name: np.asarray(rows).T for name, rows in self.rows.items()}
+        return {name: np.asarray(rows, np.float64).T for name, rows in self.rows.items()}
 
     def interval(self) -> float:
         """Seconds of training between the last lines, median; 0 where that isn't known."""
@@ -214,7 +225,8 @@ def _read_run(path: Path, held: set[int]) -> tuple[RunLine, str]:
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) else None
+    """A finite number of JSON; None for everything else."""
+    return float(value) if type(value) in (int, float) and abs(value) < LARGEST else None
 
 
 def _inode(path: Path) -> int:

@@ -1,6 +1,7 @@
 """Workbench: models and images kept ready between clicks, and what the app shows of them. HTML is made in page.py; no gradio in here."""
 
 import functools
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from ccnet_lab.runs import Run
 
 RECURRENCES = (1, 2, 3)
 SCENE_SEEDS = (10_000_018, 10_000_002, 10_000_005)  # held-out scenes
+SHORT_SIDES = (0, 256, 512, 1024)  # of the network's input that can be chosen; 0 as evaluated
 QUICK = 512  # short side of the network's input that a first look on a CPU uses where the evaluation's is larger
 
 
@@ -116,8 +118,7 @@ class Workbench:
         labels |= {"street": "street: photographs from a car (CamVid)"}
         here = available_models()
         choices = [(labels.get(name, name), name) for name in here if name in EXTRAS]
-        folders = sorted(self.runs.iterdir()) if self.runs is not None and self.runs.is_dir() else []
-        choices += [(f"run: {f.name}", str(f)) for f in folders if (f / "config.json").is_file() and Run(f).weights.is_file()]
+        choices += [(f"run: {folder.name}", str(folder)) for folder in _trained(self.runs)]
         choices += [(page.menu_line(config, weights_size(config), name in here), name) for name, config in CONFIGS.items()]
         return choices if self.model in dict(choices).values() else [*choices, (self.model, self.model)]
 
@@ -216,9 +217,9 @@ class Workbench:
         """The pictures of a scene as one figure with captions, to keep."""
         return self.view(scene).figure(scene.x, scene.y, RECURRENCES, scene.clip, scene.labels)
 
-    def link(self, scene: Scene, tab: str = "Explore") -> str:
+    def link(self, scene: Scene, tab: str = "Explore", **shown: Any) -> str:
         """The end of an address that opens this scene again; an uploaded picture is kept for it in the store's folder."""
-        return self._link(scene, tab).query()
+        return replace(self._link(scene, tab), **shown).query()
 
     def _link(self, scene: Scene, tab: str) -> Link:
         view, weights = self.view(scene), links.weights_hash(self.weights(scene.model))
@@ -230,8 +231,8 @@ class Workbench:
             labels=scene.labels, photo=scene.photo, clip=scene.clip, tab=tab,
         )  # fmt: skip
 
-    def reopen(self, query: Mapping[str, str]) -> tuple[Scene, str]:
-        """The scene and the tab of a link's parameters; sliders, R and pixel beyond their ends are clamped.
+    def reopen(self, query: Mapping[str, str]) -> tuple[Scene, Link]:
+        """The scene of a link's parameters, and the link; what lies beyond its ends is clamped, the network's input to `SHORT_SIDES`.
 
         Raises:
             ConfigError: a link that is damaged.
@@ -243,9 +244,13 @@ class Workbench:
         if not Path(image).is_file():
             raise links.gone("a picture", link.image, "open the picture again and copy a new link")
         steps = min(max(link.r, RECURRENCES[0]), RECURRENCES[-1])
-        scene = Scene(model, image, max(link.input, 0), link.x, link.y, steps, link.labels, link.photo, link.clip)
-        height, width = self.view(scene).size
-        return replace(scene, x=min(max(link.x, 0), width - 1), y=min(max(link.y, 0), height - 1)), link.tab
+        short_side = min(SHORT_SIDES, key=lambda side: abs(side - link.input))
+        scene = Scene(model, image, short_side, link.x, link.y, steps, link.labels, link.photo, link.clip)
+        view = self.view(scene)
+        if links.picture_hash(view.image) != link.image:
+            raise links.gone("a picture", link.image, "another one lies in its place; open the picture again and copy a new link")
+        height, width = view.size
+        return replace(scene, x=min(max(link.x, 0), width - 1), y=min(max(link.y, 0), height - 1)), link
 
     def _with_weights(self, link: Link) -> str:
         """The model of a link: what it names, if that has the link's weights still, or another of the menu that has them."""
@@ -299,6 +304,14 @@ def _bytes(depth: int, classes: int) -> int:
 def weights_size(config: Config) -> int:
     """Bytes of the weights of one of the twelve; its file is hardly larger."""
     return _bytes(config.depth, config.num_classes)
+
+
+def _trained(runs: Path | None) -> list[Path]:
+    """The folders of runs that have weights; what cannot be read is passed over, the tabs name it."""
+    if runs is None or not os.access(runs, os.R_OK | os.X_OK):
+        return []
+    readable = (folder for folder in sorted(runs.iterdir()) if os.access(folder, os.R_OK | os.X_OK))
+    return [folder for folder in readable if (folder / "config.json").is_file() and Run(folder).weights.is_file()]
 
 
 def first_pixel(view: View) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Criss-cross attention: the op in a plain and in a fast form, and its module. The network around it is in ccnet.py.
+"""Criss-cross attention: the op in a plain and in a fast form, and its module. CUDA kernels are in attention_cuda.py, CCNet in ccnet.py.
 
 Shapes: B batch, d query channels, C value channels, H rows, W columns of the feature map. A pixel's attention has H + W entries:
 first its column from top to bottom, then its row from left to right. The pixel itself lies on both; its column entry is masked out,
@@ -7,7 +7,10 @@ so it counts once and H + W - 1 entries share the softmax. Scores are not scaled
 Source: Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", TPAMI 2020, section 3.2.
 """
 
+import os
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,6 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _SMALL = 2**16  # values per image below which the fast form's loop over a batch costs more than it saves (measured)
+FORM = os.environ.get("CCNET_LAB_ATTENTION", "plain")  # on CUDA: "plain", or "triton" for the kernels of attention_cuda.py where they can
+_TRITON = find_spec("triton") is not None
+PATHS: Counter[str] = Counter()  # calls by the form that ran: "plain", "cpu" or "triton"; a compiled call counts once, when it is traced
 
 
 def criss_cross_weights(query: Tensor, key: Tensor) -> Tensor:
@@ -53,7 +59,8 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Every pixel's weighted mean of the values on its column and its row.
 
     On a CPU the fast form runs: batched matrix products over rows and columns of channels-last tensors, and a backward pass that recomputes
-    the weights, so that only query, key and value are kept. Elsewhere the plain form runs.
+    the weights, so that only query, key and value are kept. Elsewhere, and in a compiled program, the plain form runs, unless `FORM` asks
+    for the Triton kernels and they take these tensors. `PATHS` counts what ran.
 
     Args:
         query, key: (B, d, H, W), any float dtype, any memory format, CPU or CUDA.
@@ -66,9 +73,12 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         ValueError: shapes that do not belong together.
     """
     _check(query, key, value)
-    if torch.compiler.is_exporting() or value.device.type != "cpu" or value.numel() == 0:  # exporting: sizes are not known below
-        return criss_cross_attention_plain(query, key, value)
-    if len(value) > 1 and value[0].numel() < _SMALL:
+    path: str = _counted(_path(query, key, value))
+    if path == "triton":
+        from ccnet_lab.model.attention_cuda import criss_cross_triton
+
+        return _formatted(criss_cross_triton(query, key, value), like=value)
+    if path == "plain":
         return criss_cross_attention_plain(query, key, value)
     with _full_precision("cpu"):
         out: Tensor = _CrissCross.apply(query, key, value)
@@ -161,6 +171,25 @@ class _CrissCross(torch.autograd.Function):
         return tuple(d.permute(0, 3, 1, 2).to(ctx.dtype) for d in (d_query, d_key, d_value))
 
 
+def _path(query: Tensor, key: Tensor, value: Tensor) -> str:
+    """The form for these tensors: "plain", "cpu" or "triton"."""
+    if _exporting() or value.numel() == 0:  # exporting: sizes are not known below
+        return "plain"
+    if FORM == "triton" and _TRITON:
+        from ccnet_lab.model.attention_cuda import takes
+
+        if takes(query, key, value):
+            return "triton"
+    small = len(value) > 1 and value[0].numel() < _SMALL
+    return "plain" if small or value.device.type != "cpu" or torch.compiler.is_compiling() else "cpu"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _counted(path: str) -> str:
+    PATHS[path] += 1
+    return path
+
+
 def _weights_of_image(query: Tensor, key: Tensor, out: Tensor) -> None:
     """`criss_cross_weights` of one image, (H, W, d) twice, into `out` (H, W, H + W)."""
     height = len(query)
@@ -189,15 +218,20 @@ def _chunks(lines: Tensor, elements: int = 2**19) -> list[slice]:
 
 def _formatted(image: Tensor, like: Tensor) -> Tensor:
     """`image` (B, c, H, W) channels-last where the channels of `like` lie side by side, else contiguous; an exported program leaves it."""
-    if torch.compiler.is_exporting():
+    if _exporting():
         return image
     channels_last = like.stride(1) == 1 and not like.is_contiguous()
     return image.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
+def _exporting() -> bool:
+    """Whether torch.export runs; torch.compiler.is_exporting alone is true under torch.compile as well."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
 def _full_precision(device_type: str) -> AbstractContextManager[Any]:
-    """Autocast off; it would make the scores half precision again. A device without autocast (meta) needs nothing, nor does an export."""
-    if torch.compiler.is_exporting() or not torch.amp.autocast_mode.is_autocast_available(device_type):
+    """Autocast off; it would make the scores half precision again. The device meta has none, and an export needs nothing."""
+    if _exporting() or device_type == "meta":
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 

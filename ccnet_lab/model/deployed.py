@@ -1,6 +1,5 @@
 """What a file for use elsewhere holds: the network made ready, and what it says of itself. Writing and checking it is in export.py."""
 
-import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.beacons import make_scene
@@ -21,6 +19,7 @@ from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.transforms import MEAN, STD, normalise, resize
 from ccnet_lab.files import sha256
 from ccnet_lab.model.ccnet import CCNet
+from ccnet_lab.model.fast import folded
 
 
 class Deployed(nn.Module):
@@ -28,10 +27,8 @@ class Deployed(nn.Module):
 
     def __init__(self, model: CCNet, recurrence: int, labels: bool) -> None:
         super().__init__()
-        self.network, self.recurrence, self.labels = copy.deepcopy(model).requires_grad_(False), recurrence, labels
+        self.network, self.recurrence, self.labels = folded(model), recurrence, labels
         self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        self.network.aux_classifier = self.network.embedding = None
-        _fold(self.network)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, K, h, w); with labels (B, H, W, 3) uint8 -> (B, H, W) uint8."""
@@ -130,13 +127,3 @@ class _Int8(nn.Module):
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         scale = weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12) / 127  # (outputs, 1, 1, 1)
         return (weight / scale).round().to(torch.int8), scale
-
-
-def _fold(module: nn.Module) -> None:
-    before: tuple[str, nn.Module] | None = None
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and before is not None and isinstance(before[1], nn.Conv2d):
-            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
-            setattr(module, name, nn.Identity())
-        before = (name, child)
-        _fold(child)

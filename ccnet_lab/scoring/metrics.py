@@ -154,13 +154,22 @@ def load_confusions(path: str | Path) -> Confusions:
     try:
         with np.load(path) as file:
             names = tuple(map(str, file["names"]))
-            return Confusions(names, int(file["num_classes"]), file["starts"], file["cells"], file["counts"])
+            found = Confusions(names, int(file["num_classes"]), file["starts"], file["cells"], file["counts"])
+        starts, cells, counts = found.starts, found.cells, found.counts
+        kinds = starts.dtype.kind + cells.dtype.kind + counts.dtype.kind
+        if kinds != "iuu" or not 0 < len(names) == len(starts) - 1 or starts[0] != 0 or (np.diff(starts) < 0).any():
+            raise ValueError("its images have no cells of their own")
+        if not starts[-1] == len(cells) == len(counts) or (cells >= found.num_classes**2).any():
+            raise ValueError(f"its cells are not those of {found.num_classes} classes")
     except Exception as error:  # damaged archives raise many kinds
         raise RunError(f"{path} holds no confusion matrices: {error}; evaluate again") from None
+    return found
 
 
 def bootstrap_interval(confusions: Confusions, draws: int = 1000, seed: int = 0, level: float = LEVEL) -> tuple[float, float]:
     """(low, high) of the mIoU, 0..1, when as many images are drawn anew with replacement: how far the score hangs on the choice of images.
+
+    NaN for fewer than two images, which say nothing of that.
 
     The symmetric bootstrap-t interval: a draw's distance from the score counts in the draw's own standard errors. Plain percentiles of the
     draws miss the truth too often where classes occur in few images, since every draw's mIoU is biased once more
@@ -168,6 +177,10 @@ def bootstrap_interval(confusions: Confusions, draws: int = 1000, seed: int = 0,
 
     Source: Hall, The Bootstrap and Edgeworth Expansion, 1992, section 3.6.
     """
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; expected 1 or more")
+    if len(confusions.names) < 2:
+        return float("nan"), float("nan")
     miou, error = confusions.resampled_miou(np.ones(len(confusions.names)))
     if not error > 1e-12:  # identical images, or none that is labelled
         return float(miou), float(miou)
@@ -180,8 +193,11 @@ def bootstrap_interval(confusions: Confusions, draws: int = 1000, seed: int = 0,
 def paired_intervals(a: Confusions, b: Confusions, draws: int = 1000, seed: int = 0, level: float = LEVEL) -> NDArray[np.float64]:
     """(2, K + 1) low and high of the IoU of `a` less that of `b`, per class and for the mIoU last, the same images drawn for both.
 
-    Percentiles of the draws; NaN for a class that neither has. `a` and `b` hold the same images in the same order.
+    Percentiles of the draws; NaN for a class that neither has, and for fewer than two images. `a` and `b` hold the same images in the same
+    order.
     """
+    if len(a.names) < 2:
+        return np.full((2, a.num_classes + 1), np.nan)
     found = []
     for weights in _drawn(len(a.names), draws, seed):
         ours, theirs = a.resampled_iou(weights), b.resampled_iou(weights)

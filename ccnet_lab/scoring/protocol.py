@@ -11,6 +11,7 @@ from ccnet_lab.errors import ProtocolError
 from ccnet_lab.runs import Run
 
 MODES, PRECISIONS = ("whole", "slide"), ("fp32", "bf16")
+_GOES_WITH = {"images": "split", "names_crc32": "images", "window": "mode", "stride": "window"}  # fields that differ along with another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class Protocol:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Protocol":
         """A protocol from `to_dict`'s mapping; raises `ProtocolError` where it is none."""
+        if not isinstance(values, Mapping):
+            raise ProtocolError(f"{values!r} is no protocol; expected its fields by name; evaluate again")
         try:
             return cls(**values)
         except TypeError as error:
@@ -108,12 +111,29 @@ def check_comparable(a: Protocol, b: Protocol, varied: Sequence[str] = ()) -> No
     Raises:
         ProtocolError: fields differ; each is named with both values.
     """
-    ours, theirs = a.to_dict(), b.to_dict()
-    if not (a.names_crc32 and b.names_crc32):
-        varied = (*varied, "names_crc32")
-    unlike = [f"{name} {ours[name]!r} and {theirs[name]!r}" for name in ours if ours[name] != theirs[name] and name not in varied]
-    if unlike:
-        raise ProtocolError(f"these scores were measured in different ways: {'; '.join(unlike)}. Evaluate both alike to compare them")
+    found = [f"{name} {getattr(a, name)!r} and {getattr(b, name)!r}" for name in unlike(a, b) if name not in varied]
+    if found:
+        raise ProtocolError(f"these scores were measured in different ways: {'; '.join(found)}. Evaluate both alike to compare them")
+
+
+def unlike(a: Protocol, b: Protocol) -> list[str]:
+    """The fields in which two protocols differ; a checksum of "" is like any."""
+    free = () if a.names_crc32 and b.names_crc32 else ("names_crc32",)
+    return [name for name, value in a.to_dict().items() if value != getattr(b, name) and name not in free]
+
+
+def differences(protocol: Protocol, *others: Protocol) -> tuple[str, ...]:
+    """What of a protocol is otherwise than in any of the others, in short words: ("slide", "flip", "scales 0.5 1 2")."""
+    p = protocol
+    words = {
+        "split": f"split {p.split}", "images": f"{p.images:,} images", "names_crc32": "other images", "mode": p.mode,
+        "window": f"windows of {p.window}", "stride": f"windows {p.stride} apart", "flip": "flip" if p.flip else "no flip",
+        "scales": f"scales {' '.join(f'{s:g}' for s in p.scales)}" if len(p.scales) < 4 else f"{len(p.scales)} scales",
+        "resize": f"fitted into {p.resize[0]} x {p.resize[1]}", "precision": p.precision, "recurrence": f"R = {p.recurrence}",
+    }  # fmt: skip
+    found = [unlike(p, other) for other in others]
+    shown = {name for names in found for name in names if _GOES_WITH.get(name) not in names}
+    return tuple(word for name, word in words.items() if name in shown)
 
 
 def deviations(run: Run) -> list[str]:

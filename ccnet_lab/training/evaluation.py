@@ -72,7 +72,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """For scores.json. Fractions 0..1; null for a class that neither occurs nor is predicted, and for what was left out.
 
-        miou_interval is the 95 % bootstrap interval over the images.
+        miou_interval is the 95 % bootstrap interval over the images, [null, null] for fewer than two.
         """
         edges = self.boundary_iou
         return {

@@ -1,0 +1,38 @@
+"""A network made ready for inference alone; how much that gains is measured in timing.py, writing it to a file is in export.py."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ccnet_lab.model.ccnet import CCNet
+
+
+def folded(model: CCNet) -> CCNet:
+    """A copy for inference: eval mode, no gradients, batch norms folded into the convolutions before them, channels-last in memory.
+
+    The auxiliary classifier and the embedding, which only training needs, are left out. Logits differ by rounding. The copy's state dict
+    has other names than the model's and is not for saving.
+    """
+    network = copy.deepcopy(model).eval().requires_grad_(False)
+    network.aux_classifier = network.embedding = None
+    _fold(network)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in units of its own; elsewhere bfloat16 is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _fold(module: nn.Module) -> None:
+    before: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and before is not None and isinstance(before[1], nn.Conv2d):
+            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
+            setattr(module, name, nn.Identity())
+        before = (name, child)
+        _fold(child)
