@@ -422,13 +422,15 @@ def main() -> None:
             blocks = build(bench, Path(folder))
         except LabError as error:
             parser.exit(2, f"{error}\n")
-        threading.Thread(target=dashboards.warm, daemon=True).start()
         try:
             blocks.queue(default_concurrency_limit=2).launch(
-                server_name=args.host, server_port=args.port, theme=THEME, css=page.CSS, max_file_size="100mb", footer_links=[]
-            )
+                server_name=args.host, server_port=args.port, theme=THEME, css=page.CSS, max_file_size="100mb", footer_links=[],
+                prevent_thread_lock=True,
+            )  # fmt: skip
         except OSError as error:
             parser.exit(2, f"cannot listen on {args.host}:{args.port} ({error}); choose another port with --port\n")
+        threading.Thread(target=dashboards.warm, daemon=True).start()
+        blocks.block_thread()
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ def door(monkeypatch, capsys):
 
 def pytest_collection_modifyitems(items):
     """The files that take longest first, so that no worker is left alone with one at the end."""
-    longest = ["test_train_all.py", "test_export.py", "test_loop.py", "test_scripts.py"]
+    longest = ["train_all", "export", "notebooks", "loop", "browser", "scripts", "attention_cuda", "benchmark"]
+    longest = [f"test_{name}.py" for name in longest]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 

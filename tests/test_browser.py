@@ -84,7 +84,12 @@ def wait_for_pixel(tab, x, y, near=1):
 def upload(tab, path):
     before = tab.get_attribute("#stage img", "src")
     tab.set_input_files("#upload input[type=file]", path)
-    tab.wait_for_function("old => document.querySelector('#stage img').src !== old", arg=before, timeout=30_000)
+    tab.wait_for_function(
+        "old => { const image = document.querySelector('#stage img'); return image.src !== old && image.complete }",
+        arg=before,
+        timeout=30_000,
+    )
+    tab.wait_for_timeout(100)  # the layout follows
 
 
 def test_a_click_lands_where_the_eye_is(tab):

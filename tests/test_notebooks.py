@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook  # noqa: E402
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 # A cell tagged "parameters" holds how long a notebook trains; here it is replaced, and everything else runs as it stands.
-SHORTER = {"03_recurrence": "STEPS = 20", "05_your_own_data": "EPOCHS = 2"}
+SHORTER = {"03_recurrence": "STEPS = 8", "05_your_own_data": "EPOCHS = 1"}
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 

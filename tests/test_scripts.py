@@ -36,24 +36,6 @@ def test_make_demo_writes_weights_and_a_table(tmp_path):
     assert Explorer.open(tmp_path / "demo_r1.safetensors").config.recurrence == 1
 
 
-def test_benchmark_measures_and_stores(tmp_path):
-    result = run("scripts/benchmark.py", "attention", "--repeats", 1, "--small", "--json", tmp_path / "a.json")
-    assert result.returncode == 0, result.stderr
-    stored = json.loads((tmp_path / "a.json").read_text())
-    assert {"commit", "torch", "machine", "attention"} <= set(stored)
-    for row in stored["attention"]:
-        assert row["total_ratio"] == pytest.approx(row["plain_total"] / row["fast_total"])
-
-
-def test_benchmark_of_the_input_pipeline(tmp_path):
-    result = run("scripts/benchmark.py", "data", "--small", "--json", tmp_path / "d.json")
-    assert result.returncode == 0, result.stderr
-    rows = json.loads((tmp_path / "d.json").read_text())["data"]
-    assert [row["dataset"] for row in rows] == ["voc", "cityscapes"]
-    assert all(row["images_per_second"] == pytest.approx(1 / (row["read"] + row["transform"])) for row in rows)
-    assert 0.5e6 < rows[1]["file_bytes"] < 6e6
-
-
 def test_gpu_check_runs_through_without_a_gpu(tmp_path):
     """The script itself, on a CPU with tiny work; one CamVid training begins before the time is up."""
     from layouts import make_camvid
