@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from matplotlib.transforms import blended_transform_factory
 
-OURS, BASELINE, INK = "#0072b2", "#667085", "#1d2430"
+OURS, INK = "#0072b2", "#1d2430"
 
 
 class Bar(NamedTuple):

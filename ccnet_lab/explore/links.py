@@ -17,7 +17,7 @@ from ccnet_lab import store
 from ccnet_lab.data.images import read_image
 from ccnet_lab.errors import ConfigError, ImageError, MissingFileError
 from ccnet_lab.explore.pictures import png
-from ccnet_lab.files import write_whole
+from ccnet_lab.files import sha256, write_whole
 
 DIGITS = 32  # of a sha256 that stand in a link
 MOST_PICTURES = 200  # kept for links
@@ -107,8 +107,7 @@ def weights_hash(path: Path) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _file_hash(path: Path, _size: int, _changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
+    return sha256(path)[:DIGITS]
 
 
 def keep_picture(image: NDArray[np.uint8]) -> Path:

@@ -1,6 +1,5 @@
 """The published checkpoints, scored here: those that are on this machine, on the data that are. One evaluation is evaluation.py's."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import Split, open_split
 from ccnet_lab.errors import LabError, RunBusyError
+from ccnet_lab.files import sha256
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.weights import load_weights
 from ccnet_lab.runs import Run
@@ -80,8 +80,7 @@ def evaluate_published(
 
 def _score(config: Config, checkpoint: Path, split: Split, folder: Path, device: str, workers: int, progress: Progress | None) -> str:
     run = Run.open(folder) if (folder / "config.json").exists() else Run.create(folder, config)
-    with checkpoint.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(checkpoint)
     weights = {"file": checkpoint.name, "sha256": digest}
     before: dict[str, Any] = run.scores or {}
     if before.get("weights") == weights and Protocol.from_dict(before["protocol"]) == plan(split, config):
