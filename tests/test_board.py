@@ -18,6 +18,12 @@ from ccnet_lab.scoring.protocol import published_protocol
 from ccnet_lab.zoo.peers import PEERS, REPEATS, SPREAD, peers, tie_or
 
 
+def whole(board, by="configuration", descending=False, costs=True):
+    """All of a board's HTML, as dashboards.py puts it together."""
+    parts = [board_page.board_table(board, by, descending, costs), board_page.LEGEND, board_page.problems_html(board.problems)]
+    return "".join([*parts, board_page.missing_list(board, costs), board_page.peers_table(board)])
+
+
 @pytest.fixture(autouse=True)
 def nothing_kept(tmp_path, monkeypatch):
     """No published files and no measured costs but those of the test."""
@@ -89,7 +95,7 @@ def test_without_runs_the_board_is_the_published_side_and_what_to_type(dataset, 
     board = read_board([tmp_path / "none"], dataset)
     assert [row.config for row in board.rows] == [config for config in CONFIGS.values() if config.dataset == dataset]
     assert all(row.miou is None and not row.iou and row.verdict == "" for row in board.rows)
-    html = board_page.board_html(board, costs=False)
+    html = whole(board, costs=False)
     for row in board.rows:
         assert f"<td class='published'>{row.published:.2f}</td>" in html
         assert f"python scripts/train.py {row.label} --data ROOT --runs runs" in html
@@ -147,7 +153,7 @@ def test_a_bad_folder_is_named_and_hides_nothing(tmp_path):
     for name, problem in zip(bad, board.problems, strict=True):
         assert str(tmp_path / name) in problem
     assert "it has no config.json" in board.problems[bad.index("empty")]
-    html = board_page.board_html(board, costs=False)
+    html = whole(board, costs=False)
     assert f"<summary>{len(bad)} folders not shown</summary>" in html
     assert html.index("</table>") < html.index("folders not shown")
     assert "1 folder not shown" in board_page.problems_html(["<a>"])
@@ -304,7 +310,7 @@ def test_sorting_puts_the_missing_last(tmp_path):
 def test_names_from_disk_are_escaped(tmp_path):
     write_run(tmp_path / "<b>x", dataclasses.replace(get_config("demo"), dataset="camvid", alias="<i>evil"), miou=0.5)
     board = read_board([tmp_path], "camvid")
-    html = board_page.board_html(board, costs=False) + board_page.comparison_html(
+    html = whole(board, costs=False) + board_page.comparison_html(
         dataclasses.replace(compared_with_itself(tmp_path), labels=("<i>evil", "b"))
     )
     assert "<i>evil" not in html
@@ -491,7 +497,7 @@ def test_twelve_finished_runs_of_ade20k_size_open_in_two_seconds(tmp_path):
         write_run(tmp_path / f"seed{number // 4}" / config.name, config, confusions, training={"weights": "imagenet", "seed": number})
     start = time.process_time()
     board = read_board([tmp_path], "ade20k")
-    html = board_page.board_html(board, "measured mIoU", True, costs=False)
+    html = whole(board, "measured mIoU", True, costs=False)
     board_page.heat_figure(board, next(iter(board.heat_rows()))).savefig(tmp_path / "heat.png")
     spent = time.process_time() - start
     assert len(board.rows) == 12

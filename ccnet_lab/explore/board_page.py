@@ -50,12 +50,6 @@ class Html(str):
         return self._STYLE + self
 
 
-def board_html(board: Board, sort_by: str = "configuration", descending: bool = False, costs: bool = True) -> str:
-    """The whole board but its pictures: table, legend, what could not be read, what is missing, others' numbers."""
-    table = board_table(board, sort_by, descending, costs)
-    return table + LEGEND + problems_html(board.problems) + missing_list(board, costs) + peers_table(board)
-
-
 def board_table(board: Board, sort_by: str = "configuration", descending: bool = False, costs: bool = True) -> Html:
     """The rows as a table in a box that scrolls by itself.
 
