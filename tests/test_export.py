@@ -62,7 +62,7 @@ def noise(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("recurrence", [0, 1, 2, 3])
+@pytest.mark.parametrize("recurrence", [0, 2])
 def test_a_program_takes_any_batch_and_size(tmp_path, demo, recurrence):
     done = export_model(demo, "demo", tmp_path / "demo.pt2", recurrence=recurrence)
     assert set(done.differences) == set(export.SIZES)
@@ -294,15 +294,14 @@ def test_the_script_writes_and_tells(tmp_path):
     assert "Warning" not in result.stderr
 
 
-def test_the_script_refuses_with_a_sentence(tmp_path):
+def test_the_script_refuses_with_a_sentence(tmp_path, door):
     for words, expected in (
         (["demmo"], "did you mean"),
         (["demo", "--format", "pt2", "--check", "3x50"], "too small"),
         (["demo", "--format", "tflite"], "invalid choice"),
         (["demo", "--images", tmp_path], "no picture in"),
     ):
-        result = script(*words, "--out", tmp_path / "x")
-        assert result.returncode == 2
-        assert expected in result.stderr
-        assert "Traceback" not in result.stderr
+        code, _, err = door("scripts/export.py", *words, "--out", tmp_path / "x")
+        assert code == 2
+        assert expected in err
     assert not list(tmp_path.iterdir())

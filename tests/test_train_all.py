@@ -32,8 +32,7 @@ def test_all_twelve(tmp_path):
     make_voc(tmp_path)
     make_cityscapes(tmp_path)
     runs = tmp_path / "runs"
-    options = ["--steps", 2, *SMALL]
-    options = ["--data", tmp_path, "--runs", runs, *options, "--log-every", 1]
+    options = ["--data", tmp_path, "--runs", runs, "--steps", 1, *SMALL]
     first = train_all(*options)
     assert first.returncode == 1, first.stderr
     for name in CONFIGS:
@@ -47,13 +46,13 @@ def test_all_twelve(tmp_path):
     for name, config in CONFIGS.items():
         run = Run.open(runs / name)
         assert run.finished
-        assert [record["step"] for record in run.metrics()] == [1, 2]
+        assert [record["step"] for record in run.metrics()] == [1]
         assert len(run.scores["per_class_iou"]) == config.num_classes
         assert run.scores["protocol"]["images"] == 2
         assert run.config == replace(config, crop_size=(64, 64), resize=(96, 64), batch_size=2)
         row = next(line for line in second.stdout.splitlines() if line.startswith(f"| {name} "))
         assert f"| {config.published_miou:.2f} | {100 * run.scores['miou']:.2f} | - | not comparable: crop_size" in row
-        assert "2 steps, weights none" in row
+        assert "1 step, weights none" in row
     shutil.rmtree(runs)  # gigabytes of weights
 
 

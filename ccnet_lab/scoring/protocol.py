@@ -144,6 +144,7 @@ def deviations(run: Run) -> list[str]:
         return ["no published configuration"]
     ours, theirs = config.to_dict(), recipe.to_dict()
     found = [f"{name} {ours[name]}" for name in ours if ours[name] != theirs[name]]
-    found += [f"{training['steps']} steps"] if training.get("steps") else []
+    steps = training.get("steps")
+    found += [f"{steps} step{'s' * (steps > 1)}"] if steps else []
     found += [f"{training['accumulate']} micro-batches"] if training.get("accumulate", 1) > 1 else []
     return found + ([f"weights {training['weights']}"] if training.get("weights", "imagenet") != "imagenet" else [])
