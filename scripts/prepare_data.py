@@ -1,12 +1,13 @@
-"""Get a data set and check it; fetching is in ccnet_lab/data/prepare.py, the check in ccnet_lab/data/doctor.py."""
+"""Get a data set, check it and decode it once; what is called is in ccnet_lab/data: prepare.py, doctor.py, cache.py."""
 
 import argparse
 import io
 import sys
 from pathlib import Path
 
+from ccnet_lab.data.cache import build_cache
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.data.datasets import open_own
+from ccnet_lab.data.datasets import open_own, open_split
 from ccnet_lab.data.doctor import examine, histogram_figure, report_text
 from ccnet_lab.data.prepare import KEYS, prepare
 from ccnet_lab.downloads import progress_bar
@@ -19,6 +20,10 @@ def main() -> int:
     parser.add_argument("what", help=f"{', '.join(KEYS)}, or the folder of a data set of your own (images/, masks/, classes.json)")
     parser.add_argument("--data", type=Path, help="the data root: the folder above VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/")
     parser.add_argument("--check", action="store_true", help="only examine what is there; fetch nothing")
+    parser.add_argument(
+        "--cache", action="store_true",
+        help="also store the training images decoded (25 GB for Cityscapes) in the data set's folder cache/; training then reads them",
+    )  # fmt: skip
     parser.add_argument("--figure", type=Path, metavar="FILE", help="where to save the pixels per class as a picture (.png, .pdf, .svg)")
     parser.add_argument("--base-url", default="", metavar="URL", help="a mirror that has the archives under their own names")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read files in the check")
@@ -42,6 +47,8 @@ def main() -> int:
             except (OSError, ValueError) as error:
                 raise DataError(f"the figure cannot be saved as {args.figure}: {error}") from None
             print(f"the pixels per class are drawn in {args.figure}")
+        if args.cache:
+            build_cache(open_split(dataset, args.data or ""), progress=progress_bar("decoding", "pair"))
     except LabError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ from conftest import SHARED
 from PIL import Image
 from web import jpg, png
 
-from ccnet_lab.data.catalog import DATASETS, IGNORE, Dataset, get_dataset
-from ccnet_lab.data.datasets import Pair, Split, describe, label_table, open_own, open_split, read_labels
+from ccnet_lab.data.catalog import DATASETS, IGNORE, Dataset, get_dataset, register
+from ccnet_lab.data.datasets import Pair, Split, _read_ids, describe, label_table, open_own, open_split, read_labels
 from ccnet_lab.errors import ConfigError, DataError
 
 IDS = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -52,6 +54,42 @@ def test_a_palette_mask_gives_its_indices_and_a_grey_one_its_values(tmp_path):
         assert labels.dtype == np.uint8
         assert np.array_equal(labels, ids)
         assert labels[1, 0] == IGNORE
+
+
+def png_of(bits, colour_type, rows, *chunks):
+    """A PNG put together by hand: every depth, and chunks that decoders act upon."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", rows.shape[1] * 8 // bits, len(rows), bits, colour_type, 0, 0, 0)
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    parts = ((b"IHDR", header), *chunks, (b"IDAT", packed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_ids_are_pillow_s_at_every_depth(tmp_path, bits, transparent):
+    """Those of 8 bits are decoded by torchvision, which would give others at lower depths."""
+    rows = np.random.default_rng(bits).integers(0, 256, (6, 16), np.uint8)
+    palette = (b"PLTE", bytes((255 - i // 3) % 256 for i in range(3 * 2**bits)))
+    clear = {True: [(b"tRNS", bytes(2))], False: []}[transparent]
+    for colour_type, chunks in ((0, clear), (3, [palette, *clear])):
+        path = write(tmp_path / f"{colour_type}.png", png_of(bits, colour_type, rows, *chunks))
+        with Image.open(path) as picture:
+            expected = np.asarray(picture).astype(np.uint8)
+        assert np.array_equal(_read_ids(path), expected)
+        assert colour_type == 0 or expected.max() < 2**bits
+
+
+def test_a_class_with_the_number_that_marks_strange_ids(tmp_path):
+    """With 255 classes there is a class 254; without, an id that is mapped there is still found out."""
+    many = register(Dataset("many", "Many", str(tmp_path), 0, 0, classes=tuple((f"#0000{i:02x}", f"c{i}") for i in range(255))))
+    path = write(tmp_path / "m.png", png(np.array([[254, 255, 0]], np.uint8)))
+    assert read_labels(path, many).tolist() == [[254, IGNORE, 0]]
+    with pytest.raises(DataError, match="does not have: 254; expected"):
+        read_labels(path, get_dataset("voc"))
 
 
 def test_masks_of_one_and_of_sixteen_bits(tmp_path):

@@ -10,17 +10,31 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ccnet_lab.configs import Config
+from ccnet_lab.data.cache import read_pair
 from ccnet_lab.data.datasets import Split
-from ccnet_lab.data.transforms import augment
+from ccnet_lab.data.transforms import augment, normalise_crops
 from ccnet_lab.errors import DataError, LabError
 
 
 class Batch(NamedTuple):
-    """names of the files; images (B, 3, H, W) float32, normalised; labels (B, H, W) uint8."""
+    """Samples as they leave the workers, in bytes; they are normalised where they are trained on.
+
+    Attributes:
+        names: of the files.
+        images: (B, H, W, 3) uint8 RGB.
+        labels: (B, H, W) uint8.
+        inside: (B, 4) int64: top, bottom, left, right of what is no padding.
+    """
 
     names: list[str]
     images: Tensor
     labels: Tensor
+    inside: Tensor
+
+    def normalised(self, part: slice, device: torch.device) -> Tensor:
+        """(b, 3, H, W) float32 on the device: the images of a part of the batch as the network takes them."""
+        images, inside = (tensor[part].to(device, non_blocking=True) for tensor in (self.images, self.inside))
+        return normalise_crops(images, inside)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -87,14 +101,14 @@ class _Order(Sampler[list[tuple[int, int]]]):
 
 
 class _Samples(Dataset[Any]):
-    """(epoch, index) -> name, image, labels; or the error, which would lose its words on its way out of a worker."""
+    """(epoch, index) -> name, pixels, labels, inside; or the error, which would lose its words on its way out of a worker."""
 
     def __init__(self, split: Split, config: Config, seed: int) -> None:
         self.split, self.config, self.seed = split, config, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         try:
-            sample = self.split.read(key[1])
+            sample = read_pair(self.split, key[1])
         except LabError as error:
             return error
         rng = np.random.default_rng([self.seed, *key])
@@ -105,8 +119,8 @@ def _collate(samples: list[Any]) -> Batch | LabError:
     for sample in samples:
         if isinstance(sample, LabError):
             return sample
-    names, images, labels = zip(*samples, strict=True)
-    return Batch(list(names), torch.stack(images), torch.stack(labels))
+    names, images, labels, inside = zip(*samples, strict=True)
+    return Batch(list(names), torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), torch.tensor(inside))
 
 
 def leave_signals_to_the_parent(_: int) -> None:

@@ -1,4 +1,4 @@
-"""How fast training samples are made on one core, ours beside the recipe's order; the transforms are in transforms.py.
+"""How fast training samples are made on one core, ours beside the recipe's order in OpenCV; our transforms are in transforms.py.
 
 `side_by_side`, the interleaved measurement of several forms, is used by the other rooms' timings, too.
 """
@@ -6,17 +6,18 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
 from ccnet_lab.configs import get_config
+from ccnet_lab.data.cache import build_cache, read_pair
 from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.datasets import Pair, Sample, Split, label_table
 from ccnet_lab.data.transforms import (
@@ -32,10 +33,10 @@ from ccnet_lab.data.transforms import (
     random_size,
 )
 
-cv2: Any = import_module("cv2") if find_spec("cv2") else None  # only for the recipe's order; without it Pillow stands in
-NEEDED = {"voc": 239, "cityscapes": 119}  # images/s that D8 at 40 % of an H200's peak eats
+NEEDED = {"voc": 830, "cityscapes": 415}  # images/s that the fastest configuration, R-50-D16, eats at 40 % of an H200's peak
 CORES = 16  # of such a machine
-_SIZES = {"voc": (375, 500, ".jpg"), "cityscapes": (1024, 2048, ".png")}  # height, width, format
+# Height, width, format, noise and the largest class' share of the made-up files: about the bytes of real ones, and their tries per crop.
+_KINDS = {"voc": (375, 500, ".jpg", 12.0, 0.77), "cityscapes": (1024, 2048, ".png", 0.6, 0.72)}
 
 
 class Times(NamedTuple):
@@ -68,10 +69,12 @@ def side_by_side(forms: Mapping[str, Callable[[], object]], repeats: int, device
 class DataTiming(NamedTuple):
     """Seconds per image on one core, medians over the rounds of a round's mean; needed: images/s of one of `CORES` cores.
 
-    `spread` is of a round's seconds per image, as in `Times`; `recipe_*` the same of the recipe's order, `tool` what it was done with.
+    `source` says whether ours read the files or their cache; `spread` is of a round's seconds per image, as in `Times`; `recipe_*` the same
+    of the recipe's order from the files, `tool` what it was done with.
     """
 
     dataset: str
+    source: str
     file_bytes: int
     read: float
     transform: float
@@ -93,56 +96,59 @@ class DataTiming(NamedTuple):
         return (self.recipe_read + self.recipe_transform) * self.images_per_second
 
 
-def time_samples(key: str, folder: Path, images: int = 6, repeats: int = 8) -> DataTiming:
-    """Read and transform `images` made-up files of VOC's or Cityscapes' size and format; process time, one thread.
+def time_samples(key: str, folder: Path, images: int = 6, repeats: int = 8) -> list[DataTiming]:
+    """Read and transform `images` made-up files of VOC's or Cityscapes' size and format, and from their cache; process time, one thread.
 
-    Ours and the recipe's order take turns, file by file, with the same draws of scale, crop, flip and colours.
+    Ours, ours from the cache and the recipe's order take turns, file by file, with the same draws of scale, crop, flip and colours. The
+    files lie in the memory that the system keeps of them.
     """
-    config, split = get_config(f"ccnet_resnet50os8_{key}"), _make_files(key, folder, images)
+    config, split = get_config(f"ccnet_resnet50os8_{key}"), make_files(key, folder, images)
+    build_cache(split, say=lambda _: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    if cv2:
-        cv2.setNumThreads(1)
-    forms = ((split.read, augment), (lambda index: recipe_read(split, index), recipe_augment))
-    rounds = np.zeros((repeats + 1, len(forms), 2))
+    forms: dict[str, tuple[Callable[[int], Sample], Callable[..., object]]] = {
+        "recipe": (lambda index: recipe_read(split, index), recipe_augment),
+        "files": (split.read, augment),
+        "cache": (lambda index: read_pair(split, index), augment),
+    }
+    rounds = {form: np.zeros((repeats + 1, 2)) for form in forms}
     try:
         for round_ in range(repeats + 1):
             for index in range(images):
-                for form, (read, transform) in enumerate(forms):
+                for form, (read, transform) in forms.items():
                     start = time.process_time()
                     sample = read(index)
                     middle = time.process_time()
                     transform(sample.image, sample.labels, np.random.default_rng([round_, index]), config.crop_size, config.resize)
-                    rounds[round_, form] += np.array([middle - start, time.process_time() - middle]) / images
+                    rounds[form][round_] += np.array([middle - start, time.process_time() - middle]) / images
     finally:
         torch.set_num_threads(threads)
-    ours, recipe = rounds[1:, 0], rounds[1:, 1]  # (repeats, 2) each; the first round warms up
-    (read, transform), (slow_read, slow_transform) = np.median(ours, 0).tolist(), np.median(recipe, 0).tolist()
+    medians = {form: np.median(seconds[1:], 0).tolist() for form, seconds in rounds.items()}  # the first round warms up
+    spreads = {form: summary(seconds[1:].sum(1).tolist()).spread for form, seconds in rounds.items()}
+    slow_read, slow_transform = medians.pop("recipe")
+    recipe = slow_read, slow_transform, spreads["recipe"], f"OpenCV {cv2.__version__}", NEEDED[key] / CORES
     size = int(statistics.mean(pair.image.stat().st_size for pair in split.pairs))
-    spreads = [summary(part.sum(1).tolist()).spread for part in (ours, recipe)]
-    tool = f"OpenCV {cv2.__version__}" if cv2 else "Pillow"
-    return DataTiming(key, size, read, transform, spreads[0], slow_read, slow_transform, spreads[1], tool, NEEDED[key] / CORES)
+    return [DataTiming(key, form, size, read, transform, spreads[form], *recipe) for form, (read, transform) in medians.items()]
 
 
 def recipe_read(split: Split, index: int) -> Sample:
-    """What `Split.read` gives, with OpenCV where it is installed, as the recipe reads."""
-    if not cv2:
-        return split.read(index)
+    """What `Split.read` gives, as the recipe reads; of masks the grey ones only."""
     pair = split.pairs[index]
-    image = cv2.cvtColor(cv2.imread(str(pair.image)), cv2.COLOR_BGR2RGB)
+    image: NDArray[np.uint8] = cv2.cvtColor(cv2.imread(str(pair.image)), cv2.COLOR_BGR2RGB)
     table = label_table(split.dataset).astype(np.uint8)
-    return Sample(pair.name, image, table[cv2.imread(str(pair.mask), cv2.IMREAD_UNCHANGED)])
+    return Sample(pair.name, image, table[cv2.imread(str(pair.mask), cv2.IMREAD_GRAYSCALE)])
 
 
 def recipe_augment(
     image: NDArray[np.uint8], labels: NDArray[np.uint8], rng: np.random.Generator, crop: tuple[int, int], resize: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`augment` written plainly in the recipe's order: resize the whole image, crop, flip, colours in float32, normalise, pad.
+    """`augment` and `normalise_crops` written plainly in the recipe's order: resize the whole, crop, flip, colours, normalise, pad.
 
     Source: the order of SSSegmentation's CCNet configurations.
     """
     size = random_size(labels.shape[0], labels.shape[1], rng, resize)
-    image, labels = _resize(image, size, smooth=True), _resize(labels, size, smooth=False)
+    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST)
     height, width = min(crop[0], size[0]), min(crop[1], size[1])
     for _ in range(CROP_TRIES):
         top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
@@ -155,34 +161,30 @@ def recipe_augment(
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, ::-1]
     pixels = _recipe_colours(np.ascontiguousarray(image), rng).astype(np.float32)
-    pixels -= np.array(MEAN, np.float32)
-    pixels /= np.array(STD, np.float32)
+    pixels = cv2.multiply(cv2.subtract(pixels, (*MEAN, 0)), (*(1 / std for std in STD), 0))
     above, before = (crop[0] - height) // 2, (crop[1] - width) // 2
-    margins = ((above, crop[0] - height - above), (before, crop[1] - width - before))
-    padded = np.pad(pixels, (*margins, (0, 0)))
-    target = np.pad(labels, margins, constant_values=IGNORE)
-    return torch.from_numpy(padded.transpose(2, 0, 1).copy()), torch.from_numpy(target)
+    margins = (before, crop[1] - width - before, above, crop[0] - height - above)
+    return F.pad(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), margins), F.pad(torch.from_numpy(labels.copy()), margins, value=IGNORE)
 
 
 def _recipe_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Each change in float32, clipped and rounded to 8 bits again; the draws come in the order of `distort_colours`."""
+    """Each change in float32, clipped and cut to 8 bits again; the draws come in the order of `distort_colours`."""
     contrast_first = rng.random() < 0.5
     brighten, contrast, saturate, turn = rng.random(4) < 0.5
     shift, factor, saturation = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(*CONTRAST), rng.uniform(*SATURATION)
-    hue = rng.uniform(-HUE, HUE)
+    hue = rng.integers(-HUE, HUE)
     if brighten:
         image = _linear(image, 1, shift)
     if contrast and contrast_first:
         image = _linear(image, factor, 0)
     if saturate:
-        image = _hsv(image)
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
         image[..., 1] = _linear(image[..., 1], saturation, 0)
-        image = _hsv(image, back=True)
+        image = cv2.cvtColor(image, cv2.COLOR_HSV2RGB)
     if turn:
-        circle = 180 if cv2 else 256  # OpenCV's hues are 0 .. 179
-        image = _hsv(image)
-        image[..., 0] = (image[..., 0].astype(int) + round(hue * circle)) % circle
-        image = _hsv(image, back=True)
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        image[..., 0] = (image[..., 0].astype(int) + hue) % 180
+        image = cv2.cvtColor(image, cv2.COLOR_HSV2RGB)
     return _linear(image, factor, 0) if contrast and not contrast_first else image
 
 
@@ -190,36 +192,21 @@ def _linear(values: NDArray[np.uint8], factor: float, shift: float) -> NDArray[n
     return (values.astype(np.float32) * factor + shift).clip(0, 255).astype(np.uint8)
 
 
-def _hsv(image: NDArray[np.uint8], back: bool = False) -> NDArray[np.uint8]:
-    if cv2:
-        converted: NDArray[np.uint8] = cv2.cvtColor(image, cv2.COLOR_HSV2RGB if back else cv2.COLOR_RGB2HSV)
-        return converted
-    return np.array(Image.fromarray(image, "HSV").convert("RGB") if back else Image.fromarray(image).convert("HSV"))
-
-
-def _resize(picture: NDArray[np.uint8], size: tuple[int, int], smooth: bool) -> NDArray[np.uint8]:
-    if cv2:
-        resized: NDArray[np.uint8] = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
-        return resized
-    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(picture).resize(size[::-1], how))
-
-
-def _make_files(key: str, folder: Path, images: int) -> Split:
-    """Pictures with about the detail, and so the file size, of photographs, and masks of large regions."""
-    height, width, ending = _SIZES[key]
+def make_files(key: str, folder: Path, images: int) -> Split:
+    """Pictures with about the detail, and so the file size, of photographs, and masks of large regions, many of one class."""
+    height, width, ending, noise, share = _KINDS[key]
     dataset, rng = get_dataset(key), np.random.default_rng(0)
     ids = np.array(dataset.label_ids or range(dataset.num_classes), np.uint8)
     pairs = []
     for index in range(images):
         coarse = [Image.fromarray(rng.integers(0, 256, (height // k, width // k, 3), np.uint8)) for k in (125, 25, 8)]
         layers = [np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC), np.float32) for layer in coarse]
-        image = 0.6 * layers[0] + 0.25 * layers[1] + 0.15 * layers[2] + rng.normal(0, 0.6 if ending == ".png" else 4, (height, width, 1))
-        regions = Image.fromarray(ids[rng.integers(0, len(ids), (height // 60, width // 60))]).resize(
-            (width, height), Image.Resampling.NEAREST
-        )
+        image = 0.6 * layers[0] + 0.25 * layers[1] + 0.15 * layers[2] + rng.normal(0, noise, (height, width, 1))
+        regions = ids[rng.integers(0, len(ids), (height // 60, width // 60))]
+        regions[rng.random(regions.shape) < share] = ids[0]
+        mask = Image.fromarray(regions).resize((width, height), Image.Resampling.NEAREST)
         pair = Pair(f"{key}{index}", folder / f"{key}{index}{ending}", folder / f"{key}{index}_mask.png")
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(pair.image, quality=92)
-        regions.save(pair.mask)
+        mask.save(pair.mask)
         pairs.append(pair)
-    return Split(dataset, "made up", tuple(pairs))
+    return Split(dataset, "made up", tuple(pairs), folder / "cache")

@@ -1,0 +1,123 @@
+"""A split's images and labels decoded once, a file per pair, so that a training sample costs its crop's bytes; decoding is datasets.py's.
+
+A file is safetensors: `image` (H, W, 3) and `labels` (H, W), uint8, and as metadata what it was made from.
+"""
+
+import json
+import shutil
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import save_file
+
+from ccnet_lab.data.archives import Say
+from ccnet_lab.data.datasets import Pair, Sample, Split, label_table
+from ccnet_lab.downloads import Progress
+from ccnet_lab.errors import DataError
+from ccnet_lab.files import write_whole
+
+
+def read_pair(split: Split, index: int) -> Sample:
+    """Pair `index` of the split, mapped from its cache file where there is one, decoded where there is none: the same bytes.
+
+    Raises:
+        DataError: the cache file is damaged, or the pair's files are no longer those it was made from; or as `Split.read`.
+    """
+    pair = split.pairs[index]
+    path = split.cache and _file(split.cache, pair)
+    if path is None or not path.is_file():
+        return split.read(index)
+    return Sample(pair.name, *_mapped(path, _origin(split, pair)))
+
+
+def build_cache(split: Split, say: Say = print, progress: Progress | None = None) -> None:
+    """Decode every pair of a split that has no sound, up-to-date file yet; killed and called again, it goes on.
+
+    Args:
+        split: of `open_split`, which knows the folder.
+        say: is told how much room the files take and how much there is, before anything is written.
+        progress: called with (pairs written, pairs to write).
+
+    Raises:
+        DataError: the disk has too little room or cannot be written to, or as `Split.read`.
+    """
+    folder, remedy = split.cache, "free some room, or make it a link to a folder on another disk"
+    assert folder is not None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise DataError(f"the cache {folder} cannot be made: {error}; change its rights, {remedy}") from None
+    lacking = [index for index, pair in enumerate(split.pairs) if not _sound(split, _file(folder, pair), pair)]
+    needed = sum(_bytes(split.pairs[index]) for index in lacking)
+    say(
+        f"the cache {folder}: {len(lacking):,} of the {len(split):,} pairs of {split.name} are still to be decoded, which takes "
+        f"{needed / 1e9:,.2f} GB; {free / 1e9:,.2f} GB are free"
+    )
+    if needed > free:
+        raise DataError(f"the cache {folder} needs {(needed - free) / 1e9:,.2f} GB more than are free; {remedy}")
+
+    def make(index: int) -> None:
+        origin, sample = _origin(split, split.pairs[index]), split.read(index)
+        arrays = {"image": sample.image, "labels": sample.labels}
+        write_whole(_file(folder, split.pairs[index]), lambda file: save_file(arrays, file, origin), DataError)
+
+    with ThreadPoolExecutor() as pool:
+        for done, _ in enumerate(pool.map(make, lacking), 1):
+            if progress:
+                progress(done, len(lacking))
+
+
+def _file(folder: Path, pair: Pair) -> Path:
+    return folder / f"{pair.name}.safetensors"
+
+
+def _origin(split: Split, pair: Pair) -> dict[str, str]:
+    """What a cache file depends on: size and time of the pair's files, and which ids become which labels."""
+    try:
+        stats = {"image": pair.image.stat(), "mask": pair.mask.stat()}
+    except OSError as error:
+        raise DataError(
+            f"a file of the pair {pair.name} cannot be found: {error}; get the data set again, or delete its folder cache/"
+        ) from None
+    sources = {kind: f"{stat.st_size} bytes, changed {stat.st_mtime_ns}" for kind, stat in stats.items()}
+    table = label_table(split.dataset, pair.mask.stem.endswith("TrainIds"))
+    return {"name": pair.name, "label_table": f"{zlib.crc32(table.tobytes()):08x}", **sources}
+
+
+def _mapped(path: Path, origin: dict[str, str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Image (H, W, 3) and labels (H, W) of a file; of their bytes those are read that are looked at."""
+    remedy = "call `python scripts/prepare_data.py` with --cache again, or delete it"
+    try:
+        content = np.asarray(np.memmap(path, np.uint8, "r"))
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")  # safetensors: the header's length, the header, the arrays by name
+        header = json.loads(content[8:start].tobytes())
+        height, width = header["labels"]["shape"]
+        image, labels = np.split(content[start:], [3 * height * width])
+        arrays = image.reshape(height, width, 3), labels.reshape(height, width)
+        made_from = header["__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(f"the cache file {path} is damaged, or none of ours: {error!r}; {remedy}") from None
+    if made_from != origin:
+        raise DataError(f"the cache file {path} was made from another image, mask or table of labels than there is now; {remedy}")
+    return arrays
+
+
+def _sound(split: Split, path: Path, pair: Pair) -> bool:
+    try:
+        return path.is_file() and bool(_mapped(path, _origin(split, pair)))
+    except DataError:
+        return False
+
+
+def _bytes(pair: Pair) -> int:
+    """That its file takes, but for the header; 0 where the image cannot be opened, which `Split.read` has the words for."""
+    try:
+        with Image.open(pair.image) as picture:
+            return 4 * picture.width * picture.height
+    except OSError:
+        return 0
