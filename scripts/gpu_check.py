@@ -1,8 +1,9 @@
-"""Everything that needs a GPU, in one call that ends in time: correctness, throughput of the twelve, CamVid trainings; results as JSON.
+"""Everything that needs a GPU, in one call of under 20 minutes, or part by part; results as JSON, written as they come.
 
-Each part writes its file as soon as it has something, so that a call cut short loses little:
-  python scripts/gpu_check.py --out results/gpu --parts check throughput
-  python scripts/gpu_check.py --out results/gpu --parts camvid --data ROOT --minutes 9
+Each part runs in a process of its own, so that one that fails or hangs costs its own minutes only:
+  python scripts/gpu_check.py --out results/gpu --data ROOT
+  python scripts/gpu_check.py --out results/gpu --parts check attention sync --minutes 9
+  python scripts/gpu_check.py --out results/gpu --parts train --only '*_cityscapes' --minutes 9
 """
 
 import argparse
@@ -11,9 +12,12 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,13 +25,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ccnet_lab.configs import CONFIGS, Config, get_config
+from ccnet_lab.configs import Config, get_config
+from ccnet_lab.data.timing import make_files as make_files
 from ccnet_lab.errors import LabError
-from ccnet_lab.model.attention import criss_cross_attention, criss_cross_attention_plain
+from ccnet_lab.model.attention import FORM, criss_cross_attention, criss_cross_attention_plain
+from ccnet_lab.model.fast import has_bf16
+from ccnet_lab.model.timing import time_inference
+from ccnet_lab.training.agreement import agreement
+from ccnet_lab.training.campaign import select
 from ccnet_lab.training.distributed import choose_device
 from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import Settings
-from ccnet_lab.training.throughput import measure
+from ccnet_lab.training.throughput import feeding, measure, our_step
 
 SHAPES = ((2, 64, 33, 47), (1, 512, 64, 64), (4, 512, 64, 128), (1, 512, 97, 97), (2, 8, 1, 9), (2, 8, 9, 1))  # (B, C, H, W)
 TIMED = ((16, 512, 64, 64), (8, 512, 64, 128))  # (B, C, H, W), d = 64: stride 8 at the recipe's batch, VOC's and Cityscapes' crop
@@ -43,34 +52,51 @@ BACKWARD_TILES = {
 
 
 def main() -> int:
-    """Run the parts in turn."""
+    """One part here, or several, each in a process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files and run folders")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--data", type=Path, help="a data root with CamVid, for the part camvid")
-    parser.add_argument("--minutes", type=float, default=9.0, help="no new measurement or training begins after so long")
-    parser.add_argument("--epochs", type=int, default=200, help="of each CamVid training")
-    parser.add_argument("--small", action="store_true", help="a try of the script itself: tiny crops and batches")
+    parser.add_argument("--data", type=Path, help="a data root with CamVid, for the parts agreement and camvid")
+    parser.add_argument("--minutes", type=float, help="of all parts together; nothing new begins after its part's share")
+    parser.add_argument("--only", nargs="+", metavar="GLOB", help="configurations of the part train, such as '*os8_voc'")
+    parser.add_argument("--epochs", type=int, default=60, help="of each training of the part camvid")
+    parser.add_argument("--small", action="store_true", help="a rehearsal of the script itself: tiny crops and batches, nothing compiled")
     args = parser.parse_args()
+    minutes = args.minutes or sum(PARTS[part][1] for part in args.parts)
     args.out.mkdir(parents=True, exist_ok=True)
-    args.until = time.monotonic() + 60 * args.minutes
+    if len(args.parts) > 1:
+        return one_by_one(args.parts, minutes)
+    args.until = time.monotonic() + 60 * minutes
     try:
         args.device = choose_device(args.device)
+        PARTS[args.parts[0]][0](args)
     except LabError as error:
         parser.error(str(error))
-    failed = False
-    for part in args.parts:
+    return 0
+
+
+def one_by_one(parts: list[str], minutes: float) -> int:
+    """Run this script once per part, with the part's share of the minutes; one that takes a minute more is ended."""
+    unit, failed = minutes / sum(PARTS[part][1] for part in parts), []
+    for part in parts:
+        share = PARTS[part][1] * unit
+        print(f"{part}: at most {share:.1f} minutes", flush=True)  # the last --parts and --minutes of a command line count
+        process = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--parts", part, "--minutes", str(share)])
         try:
-            PARTS[part](args)
-        except Exception as error:  # the other parts are worth their time on a lent machine
-            failed = True
-            print(f"{part}: {type(error).__name__}: {error}", file=sys.stderr)
-    return int(failed)
+            code = process.wait(60 * share + 60)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            code = process.wait()
+        if code:
+            failed.append(part)
+    if failed:
+        print(f"failed, or out of time: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
 
 
 def check(args: argparse.Namespace) -> None:
-    """The attention's forms on the device against the plain form in float64 on the CPU, forward and backward, then their times."""
+    """The attention's forms on the device against the plain form in float64 on the CPU, forward and backward."""
     forms: dict[str, Any] = {"default": criss_cross_attention}
     missing = _no_triton(args)
     if not missing:
@@ -94,40 +120,38 @@ def check(args: argparse.Namespace) -> None:
                 rows.append({"form": name, "shape": [batch, channels, height, width], "dtype": str(dtype), **named})
                 print(rows[-1], flush=True)
                 store(args, "check", rows)
-    store(args, "attention", {"skipped": missing} if missing else attention_times(args))
 
 
-def attention_times(args: argparse.Namespace) -> list[dict[str, Any]]:
+def attention(args: argparse.Namespace) -> None:
     """Milliseconds of plain, compiled plain and the kernels with each tile, bfloat16, channels-last, in turn; (H + W)-wide tensors kept."""
-    from ccnet_lab.model import attention_cuda
-
     rows: list[dict[str, Any]] = []
-    tiles = attention_cuda.FORWARD, attention_cuda.BACKWARD
-    for shape in TIMED:
+    kernels = None if _no_triton(args) else import_module("ccnet_lab.model.attention_cuda")
+    forward, backward = (kernels.FORWARD, kernels.BACKWARD) if kernels else ({}, {})
+    for shape in ((1, 64, 16, 24),) if args.small else TIMED:
         given = [t.to(args.device, torch.bfloat16, memory_format=torch.channels_last).requires_grad_() for t in _inputs(*shape, 64)]
         seed = torch.randn_like(given[2])
-        forms = {"plain": criss_cross_attention_plain, "compiled": torch.compile(criss_cross_attention_plain)}
-        forms |= _tiled(attention_cuda, *tiles, longest=max(shape[2:]))
+        forms: dict[str, Callable[..., Tensor]] = {"plain": criss_cross_attention_plain}
+        if not args.small:
+            forms["compiled"] = torch.compile(criss_cross_attention_plain, dynamic=False)
+        if kernels:
+            forms |= _tiled(kernels, forward, backward, longest=max(shape[2:]))
         kept = {name: _wide_kept(form, given) for name, form in forms.items()}
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
-        for _ in range(33):
+        for _ in range(5 if args.small else 33):
             for name, form in forms.items():
-                marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
-                torch.cuda.synchronize()
-                marks[0].record()
+                begin = _mark(args)
                 out = form(*given)
-                marks[1].record()
+                middle = _mark(args)
                 torch.autograd.grad(out, given, seed)
-                marks[2].record()
-                torch.cuda.synchronize()
-                times[name].append((marks[0].elapsed_time(marks[1]), marks[0].elapsed_time(marks[2])))
+                end = _mark(args)
+                if args.device.type == "cuda":
+                    torch.cuda.synchronize(args.device)
+                times[name].append((_milliseconds(begin, middle), _milliseconds(begin, end)))
         for name, found in times.items():
-            forward, total = (statistics.median(column) for column in zip(*found[3:], strict=True))
-            rows.append({"shape": shape, "form": name, "forward_ms": forward, "total_ms": total, "wide_tensors_kept": kept[name]})
+            ahead, total = (statistics.median(column) for column in zip(*found[3:], strict=True))
+            rows.append({"shape": shape, "form": name, "forward_ms": ahead, "total_ms": total, "wide_tensors_kept": kept[name]})
             print(rows[-1], flush=True)
         store(args, "attention", rows)
-    attention_cuda.FORWARD, attention_cuda.BACKWARD = tiles
-    return rows
 
 
 def _tiled(kernels: Any, forward: dict[int, Any], backward: dict[int, Any], longest: int) -> dict[str, Callable[..., Tensor]]:
@@ -174,16 +198,93 @@ def _inputs(batch: int, channels: int, height: int, width: int, d: int) -> list[
     return [torch.randn(batch, c, height, width, generator=generator) for c in (d, d, channels)]
 
 
+def sync(args: argparse.Namespace) -> None:
+    """Whether a training step, eager and compiled, makes the host wait for the GPU; torch raises where it does."""
+    found = {}
+    losses = replace(get_config("street"), ohem=True, category_loss=0.1)
+    networks = {"street with every loss": losses} | ({} if args.small else {"R-50-D16": get_config("ccnet_resnet50os16_voc")})
+    for name, config in networks.items():
+        config = replace(config, crop_size=(64, 64), batch_size=2)
+        for compiled in (False,) if args.small else (False, True):
+            step = our_step(config, args.device, has_bf16(args.device), compiled)
+            step()  # what is tried out, compiled and allocated at first may wait
+            step()
+            label = name + ", compiled" * compiled
+            try:
+                with _waiting_refused(args):
+                    for _ in range(3):
+                        step()
+                found[label] = "no wait in 3 steps" if args.device.type == "cuda" else "ran; only a GPU can be waited for"
+            except RuntimeError as error:
+                found[label] = f"waits: {str(error).splitlines()[0]}"
+            print(label, found[label], flush=True)
+            store(args, "sync", found)
+
+
+@contextmanager
+def _waiting_refused(args: argparse.Namespace) -> Iterator[None]:
+    """Let torch raise where the host waits for the GPU."""
+    if args.device.type != "cuda":
+        yield
+        return
+    torch.cuda.synchronize(args.device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def throughput(args: argparse.Namespace) -> None:
-    """Images per second and memory of the twelve at recipe crop and batch, in our mode and the published one, in one run."""
+    """Images per second and memory of the twelve at recipe crop and batch, ours beside the published mode; then ours compiled, too."""
     found: dict[str, Any] = {}
-    for name, config in CONFIGS.items():
+    for compiled in (False,) if args.small else (False, True):
+        for config in select(args.only):
+            if time.monotonic() > args.until:
+                return
+            name = config.name
+            config = replace(config, crop_size=(64, 64), batch_size=2) if args.small else config
+            found[name] = measure(config, args.device, repeats=1 if args.small else 2, steps=1 if args.small else 3, compiled=compiled)
+            print(name, json.dumps(found[name]), flush=True)
+            store(args, "train", found)
+
+
+def infer(args: argparse.Namespace) -> None:
+    """Inference of R-50-D8 in every form, batch 16 at 512x512."""
+    size, batch, repeats = ((64, 96), 1, 1) if args.small else ((512, 512), 16, 7)
+    found = time_inference(get_config("ccnet_resnet50os8_voc"), size, batch, repeats, args.device, not args.small)
+    for row in found:
+        print(row, flush=True)
+    store(args, "infer", [row._asdict() for row in found])
+
+
+def feed(args: argparse.Namespace) -> None:
+    """The share of a step that the GPU waits for its images with 16 workers: the fastest configurations on made-up files."""
+    found = {}
+    for key in ("voc",) if args.small else ("voc", "cityscapes"):
         if time.monotonic() > args.until:
-            break
+            return
+        config = get_config(f"ccnet_resnet50os16_{key}")
         config = replace(config, crop_size=(64, 64), batch_size=2) if args.small else config
-        found[name] = measure(config, args.device, repeats=1 if args.small else 3)
-        print(name, json.dumps(found[name]), flush=True)
-        store(args, "throughput", found)
+        with tempfile.TemporaryDirectory() as folder:
+            split = make_files(key, Path(folder), config.batch_size)
+            workers, steps = (0, 3) if args.small else (16, 60)
+            found[config.name] = feeding(config, split, args.device, workers, steps)
+        print(config.name, found[config.name], flush=True)
+        store(args, "feed", found)
+
+
+def agree(args: argparse.Namespace) -> None:
+    """A small network on CamVid in float32, bf16 and bf16 compiled, three seeds each."""
+    if args.data is None:
+        raise LabError("the part agreement needs --data ROOT")
+    forms, seeds, steps = (("float32", "bf16"), 1, 2) if args.small else (("float32", "bf16", "bf16, compiled"), 3, 300)
+    settings = Settings(
+        data=args.data, device=str(args.device), steps=steps, workers=0 if args.small else 12, save_every=100 * steps
+    )  # fmt: skip
+    found = agreement(args.out / "runs" / "agreement", settings, forms, seeds)
+    print(json.dumps(found), flush=True)
+    store(args, "agreement", found)
 
 
 def camvid(args: argparse.Namespace) -> None:
@@ -217,12 +318,26 @@ def camvid_config(depth: int, stride: int, recurrence: int, args: argparse.Names
     return replace(recipe, crop_size=(352, 480), resize=(480, 360))
 
 
+def _mark(args: argparse.Namespace) -> Any:
+    """A moment, on the GPU's own clock where there is one."""
+    if args.device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _milliseconds(begin: Any, end: Any) -> float:
+    """Between two moments."""
+    return float(1e3 * (end - begin) if isinstance(begin, float) else begin.elapsed_time(end))
+
+
 def store(args: argparse.Namespace, part: str, content: Any) -> None:
     """Write a part's results with machine, versions and commit."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     cuda = args.device.type == "cuda"
     machine = torch.cuda.get_device_name(args.device) if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    record = {"machine": machine, "torch": torch.__version__, "commit": commit, part: content}
+    record = {"machine": machine, "torch": torch.__version__, "commit": commit, "attention on CUDA": FORM, part: content}
     (args.out / f"gpu_{part}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -231,7 +346,16 @@ def _error(expected: torch.Tensor, found: torch.Tensor) -> float:
     return float((found.double().cpu() - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
-PARTS = {"check": check, "throughput": throughput, "camvid": camvid}
+PARTS: dict[str, tuple[Callable[[argparse.Namespace], None], float]] = {  # what runs, and its share of the minutes
+    "check": (check, 1.0),
+    "attention": (attention, 1.5),
+    "sync": (sync, 1.5),
+    "train": (throughput, 6.0),
+    "infer": (infer, 1.5),
+    "feed": (feed, 1.0),
+    "agreement": (agree, 3.0),
+    "camvid": (camvid, 2.5),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

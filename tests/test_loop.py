@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from ccnet_lab import get_config
 from ccnet_lab.errors import ConfigError, DataError, DeviceError, MemoryShortError, RunError, TrainingError
 from ccnet_lab.runs import Run
-from ccnet_lab.training import loop
+from ccnet_lab.training import loop, step
 from ccnet_lab.training.guards import Stopped, memory_advice
 from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import Settings
@@ -347,7 +347,7 @@ def test_out_of_memory_says_what_to_lower(settings, tmp_path, monkeypatch):
     def short(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
-    monkeypatch.setattr(loop, "segmentation_loss", short)
+    monkeypatch.setattr(step, "segmentation_loss", short)
     with pytest.raises(MemoryShortError, match=r"batch of 4 in 1 micro-batches and crops of 32 x 32: raise --accumulate"):
         train(tmp_path / "run", CONFIG, settings)
 
@@ -397,7 +397,7 @@ def frozen_losses(folder, settings, config=None):
             Run.create(folder, config)
         group.wait()
         trainer = Trainer(Run.open(folder), settings, group, print)
-        for module in trainer.wrapped.modules():
+        for module in trainer.stepper.wrapped.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eval()
         trainer.run_steps()

@@ -56,7 +56,7 @@ def estimate(config: Config, flops: float, steps: int | None = None, micro_batch
 
 @cache
 def _cost(config: Config) -> tuple[float, float, int]:
-    """Of one image at the recipe's crop: operations of a training step, bytes kept for the backward pass; and the number of parameters."""
+    """Of one image at the recipe's crop: the network's operations in a training step, bytes kept for the backward pass; its parameters."""
     with torch.device("meta"):
         model = build_model(config).train()
         images = torch.empty(2, 3, *config.crop_size)  # two, since batch norm wants more than one value per channel
@@ -71,11 +71,17 @@ def _cost(config: Config) -> tuple[float, float, int]:
         return tensor
 
     alive: list[torch.UntypedStorage] = []  # so that no two storages share an id
-    with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = segmentation_loss(model(images), target, config.aux_weight).total
-        loss.backward()
-    return counter.get_total_flops() / 2, sum(kept.values()) / 2, sum(p.numel() for p in model.parameters())
+    forward, backward = (FlopCounterMode(display=False) for _ in range(2))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with forward:
+            out = model(images)
+        loss = segmentation_loss(out, target, config.aux_weight).total
+    outputs = [logits for logits in (out.logits, out.aux_logits) if logits is not None]
+    gradients = torch.autograd.grad(loss, outputs)
+    with backward:
+        torch.autograd.backward(outputs, gradients)
+    flops = sum(counter.get_total_flops() for counter in (forward, backward))
+    return flops / 2, sum(kept.values()) / 2, sum(p.numel() for p in model.parameters())
 
 
 def estimates_table(found: list[Estimate], source: str) -> str:

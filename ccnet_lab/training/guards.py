@@ -1,4 +1,4 @@
-"""What surrounds a training: signals and lack of memory turned into an orderly end, memory kept. The training itself is in loop.py."""
+"""What surrounds a training: signals and failures of memory or compiler turned into an orderly end. The training itself is in loop.py."""
 
 import ctypes
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ccnet_lab.configs import Config
-from ccnet_lab.errors import LabError, MemoryShortError
+from ccnet_lab.errors import LabError, MemoryShortError, TrainingError
 
 BUSY = 75  # exit code of a run that another process holds: EX_TEMPFAIL of sysexits.h
 # What tells a run to stop: a scheduler's SIGTERM, Ctrl-C, and the two that Slurm sends before the time is up.
@@ -95,6 +95,20 @@ def memory_advice(config: Config, accumulate: int) -> Iterator[None]:
             f"out of memory with a batch of {config.batch_size} in {accumulate} micro-batches and crops of "
             f"{config.crop_size[0]} x {config.crop_size[1]}: raise --accumulate (the batch stays the same), or lower "
             f"--batch-size or --crop ({str(error).splitlines()[0] if str(error) else 'no more is known'})"
+        ) from None
+
+
+@contextmanager
+def compile_advice() -> Iterator[None]:
+    """Turn a failure of torch.compile into an error that says how to go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise TrainingError(
+            f"torch.compile does not work here ({' '.join(str(error).split())[:300]}). It wants a C++ compiler such as g++, and on CUDA "
+            "Triton; leave --compile out to train without, with --resume where the run has begun"
         ) from None
 
 

@@ -1,16 +1,15 @@
-"""Training: one run from start weights to scores. Loss, schedule and evaluation are beside it; the folder it fills is runs.py's."""
+"""Training: one run from start weights to scores. A step is step.py's, the evaluation is beside it; the folder it fills is runs.py's."""
 
 import signal
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ccnet_lab.configs import Config
@@ -23,10 +22,11 @@ from ccnet_lab.model.weights import load_start, load_weights
 from ccnet_lab.runs import Run
 from ccnet_lab.training.distributed import Processes, processes
 from ccnet_lab.training.evaluation import evaluate, scores
-from ccnet_lab.training.guards import Stopped, interruptible, keep_freed_memory, memory_advice, orderly, set_arithmetic
-from ccnet_lab.training.loss import balanced_weights, segmentation_loss
-from ccnet_lab.training.schedule import build_optimizer, poly_lr
+from ccnet_lab.training.guards import Stopped, compile_advice, interruptible, keep_freed_memory, memory_advice, orderly, set_arithmetic
+from ccnet_lab.training.loss import balanced_weights
+from ccnet_lab.training.schedule import poly_lr
 from ccnet_lab.training.settings import Settings, uses_bf16
+from ccnet_lab.training.step import Stepper
 
 AGREE_EVERY = 10  # steps after which several processes ask each other whether one was told to stop
 
@@ -69,7 +69,7 @@ def train(folder: Path, config: Config, settings: Settings, say: Callable[[str],
             _same(run, settings.deciding(config))
             say(f"{folder} is finished already")
             return run.scores if group.main else None
-        with memory_advice(config, settings.accumulate):
+        with memory_advice(config, settings.accumulate), compile_advice():
             trainer = Trainer(run, settings, group, say if group.main else lambda _: None)
             if run.weights.is_file():  # trained, but not scored
                 load_weights(trainer.model, run.weights)
@@ -130,12 +130,12 @@ class Trainer:
         if not group.main:
             load_start(self.model, start, say)
         self.model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.wrapped = group.wrap(self.model).train()
-        self.optimizer = build_optimizer(self.model, config)
-        self.class_weights = self._class_weights() if config.balance else None
+        self.stepper = Stepper(
+            self.model, config, group, bf16=self.bf16, compiled=settings.compile, accumulate=settings.accumulate,
+            class_weights=self._class_weights() if config.balance else None,
+        )  # fmt: skip
         self.step = 0
         self.seconds = 0.0  # spent in steps, over all resumptions
-        self.confusion = torch.zeros(config.num_classes**2 + 1, dtype=torch.long, device=group.device)  # this epoch's; the last is ignored
         self.pending: list[Step] = []  # not yet looked at, so that a GPU need not wait
         self.sums: dict[str, float] = {}  # over the steps since the last line of the log
         self.told: list[int] = []  # signals that came during the steps
@@ -152,9 +152,13 @@ class Trainer:
         with interruptible() as self.told, bar:
             if self.unscored:
                 self.evaluate_on_the_way()
+            if settings.compile and steps:
+                self.say("compiling the network: the first step takes minutes, which the log's first rate includes")
             started = time.perf_counter()
             for batch in bar:
                 self.pending.append(self.train_step(batch))
+                if settings.compile and self.step == steps.start:
+                    self.say(f"compiled, and the first step made, in {time.perf_counter() - started:.0f} s")
                 self.step += 1
                 last = self.step == self.total_steps
                 agree = not cuda or self.step % AGREE_EVERY == 0  # asking makes a GPU wait
@@ -177,7 +181,7 @@ class Trainer:
                     self.evaluate_on_the_way()
                     started = time.perf_counter()
 
-        self.wrapped = self.model  # frees what exchanges gradients before its process group goes; the other way round gloo can hang
+        self.stepper.wrapped = self.model  # frees what exchanges gradients before its process group goes; the other way round gloo can hang
 
     def stop(self) -> NoReturn:
         """End between two steps, the last of which is saved."""
@@ -185,31 +189,14 @@ class Trainer:
         raise Stopped(number, f"stopped at step {self.step} and saved; go on with --resume")
 
     def train_step(self, batch: Batch) -> Step:
-        """Forward, backward and one step of the optimiser on this process's share of a batch."""
-        settings, config, group = self.settings, self.config, self.group
-        _seed(settings.seed, self.step, group.rank)
-        for parameters in self.optimizer.param_groups:
+        """One step with the random numbers and the learning rate of its number."""
+        config, stepper = self.config, self.stepper
+        _seed(self.settings.seed, self.step, self.group.rank)
+        for parameters in stepper.optimizer.param_groups:
             parameters["lr"] = poly_lr(self.step, self.total_steps, config.lr, config.power)
         if self.step % self.per_epoch == 0:
-            self.confusion.zero_()
-        labels = batch.labels.to(group.device, non_blocking=True).long()  # (B, H, W)
-        labelled = (labels != IGNORE).sum(dim=(1, 2)).float()  # (B,)
-        everywhere = group.total(labelled.sum()).clamp(min=1)
-        losses = torch.zeros(3, device=group.device)
-        self.optimizer.zero_grad(set_to_none=True)
-        for part in range(settings.accumulate):
-            mine = slice(part * self.micro_batch, (part + 1) * self.micro_batch)
-            images = batch.images[mine].to(group.device, non_blocking=True, memory_format=torch.channels_last)
-            # A pixel weighs the same wherever it is computed; DistributedDataParallel averages over the processes, hence the factor.
-            share = labelled[mine].sum() / everywhere
-            with self._synchronised(part == settings.accumulate - 1), _autocast(group.device, self.bf16):
-                out = self.wrapped(images)
-            loss = segmentation_loss(out, labels[mine], config.aux_weight, IGNORE, self.class_weights, config.ohem, config.category_loss)
-            (loss.total * (share * group.world)).backward()
-            losses += torch.stack(loss[:3]).detach() * share
-            self.confusion += _cell_confusion(out.logits.detach(), labels[mine])
-        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        self.optimizer.step()
+            stepper.confusion.zero_()
+        losses, norm = stepper(batch)
         return Step(self.step + 1, batch.names, losses, norm)
 
     def read_pending(self) -> None:
@@ -237,7 +224,7 @@ class Trainer:
             "step": self.step,
             "epoch": round(self.step / self.per_epoch, 4),
             **means,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.stepper.optimizer.param_groups[0]["lr"],
             "train_miou": self.train_miou(),
             "images_per_second": round(steps * self.config.batch_size / max(spent, 1e-9), 3),
             "seconds": round(self.seconds, 1),
@@ -249,7 +236,7 @@ class Trainer:
 
     def train_miou(self) -> float:
         """The mIoU over this epoch's crops so far, 0..1, counted on the feature grid; batch norm and dropout in train mode."""
-        counts = self.group.total(self.confusion[:-1].clone()).view(self.config.num_classes, -1)
+        counts = self.group.total(self.stepper.confusion[:-1].clone()).view(self.config.num_classes, -1)
         return scores(counts.cpu().numpy()).miou if int(counts.sum()) else 0.0
 
     def evaluate(self) -> dict[str, Any]:
@@ -276,12 +263,12 @@ class Trainer:
 
     def save(self) -> None:
         """Store everything the next step depends on."""
-        confusion = self.group.total(self.confusion.clone())
+        confusion = self.group.total(self.stepper.confusion.clone())
         if self.group.main:
             self.run.sync_log()
             state = {
-                "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
-                "confusion": confusion, "sums": self.sums,
+                "model": self.model.state_dict(), "optimizer": self.stepper.optimizer.state_dict(), "step": self.step,
+                "seconds": self.seconds, "confusion": confusion, "sums": self.sums,
             }  # fmt: skip
             self.run.save_checkpoint(state, self.step)
         self.group.wait()
@@ -310,10 +297,10 @@ class Trainer:
             state, self.unscored = found
         if state is not None:
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.stepper.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
             if self.group.main:  # the sum over all processes
-                self.confusion.copy_(state["confusion"])
+                self.stepper.confusion.copy_(state["confusion"])
             self.say(f"going on with {run.folder} at step {self.step} of {self.total_steps}")
         if self.group.main:
             run.rewind_log(self.step)
@@ -330,10 +317,6 @@ class Trainer:
     def _due(self, steps: int) -> bool:
         return steps > 0 and self.step % steps == 0
 
-    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are exchanged with the last micro-batch only."""
-        return nullcontext() if last or self.group.world == 1 else self.wrapped.no_sync()  # type: ignore[operator]
-
 
 def _same(run: Run, deciding: dict[str, Any]) -> None:
     """Refuse to go on with a run otherwise than it was begun."""
@@ -341,18 +324,6 @@ def _same(run: Run, deciding: dict[str, Any]) -> None:
     differing = [f"{name} was {before[name]!r} and is {value!r}" for name, value in deciding.items() if before.get(name, value) != value]
     if differing:
         raise RunError(f"{run.folder} was begun otherwise: {'; '.join(differing)}. Give the same options, or another folder")
-
-
-def _cell_confusion(logits: Tensor, labels: Tensor) -> Tensor:
-    """(K * K + 1,) counts on the feature grid, the last for ignored cells; nothing waits for the device."""
-    classes = logits.shape[1]
-    truth = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest").long()[:, 0]  # (B, h, w)
-    pairs = torch.where(truth == IGNORE, classes**2, truth * classes + logits.argmax(1)).flatten()
-    return torch.zeros(classes**2 + 1, dtype=torch.long, device=logits.device).index_add_(0, pairs, torch.ones_like(pairs))
-
-
-def _autocast(device: torch.device, bf16: bool) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
 def _seed(*numbers: int) -> None:

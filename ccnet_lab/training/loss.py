@@ -1,6 +1,7 @@
 """The training losses: cross-entropy of both classifiers, OHEM, the category-consistent loss. When to step is in schedule.py."""
 
 import math
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from ccnet_lab.model.ccnet import Segmentation
 HARD, KEEP = 0.7, 100_000  # OHEM: a pixel is hard below this probability of its class; at least so many per batch are kept
 NEAR, FAR = 0.5, 1.5  # category-consistent loss: margins within a class and between classes
 SHRINK = 0.001  # and the weight of its regulariser
+_IDS = IGNORE + 1  # class ids are bytes
 
 
 class Loss(NamedTuple):
@@ -81,19 +83,18 @@ def category_consistent_loss(embedding: Tensor, target: Tensor, ignore_index: in
     """
     cells = F.interpolate(target[:, None].float(), size=embedding.shape[2:], mode="nearest").long().flatten()  # (B h w)
     points = embedding.float().movedim(1, -1).flatten(0, 2)  # (B h w, D)
-    points, cells = points[cells != ignore_index], cells[cells != ignore_index]
-    if not len(cells):
-        return embedding.sum() * 0
-    _, members, counts = torch.unique(cells, return_inverse=True, return_counts=True)
-    means = torch.zeros(len(counts), points.shape[1], device=points.device).index_add(0, members, points) / counts[:, None]  # (C, D)
-    away = (points - means[members]).norm(dim=1)
+    classes = torch.arange(_IDS, device=points.device)
+    counts = torch.zeros(_IDS, device=points.device).index_add(0, cells, torch.ones_like(points[:, 0]))
+    present = ((counts > 0) & (classes != ignore_index)).float()  # (_IDS,)
+    counts, classes_present = counts.clamp(min=1), present.sum().clamp(min=1)
+    means = torch.zeros(_IDS, points.shape[1], device=points.device).index_add(0, cells, points) / counts[:, None]  # (_IDS, D)
+    away = (points - means[cells]).norm(dim=1)
     within = torch.where(away > FAR, away - FAR + (FAR - NEAR) ** 2, (away - NEAR).clamp(min=0) ** 2)
-    variance = (torch.zeros_like(means[:, 0]).index_add(0, members, within) / counts).mean()
-    between = means.new_zeros(())
-    if len(means) > 1:
-        distance = torch.pdist(means)
-        between = ((2 * FAR - distance).clamp(min=0) ** 2).mean()
-    loss: Tensor = variance + between + SHRINK * means.norm(dim=1).mean()
+    variance = (torch.zeros_like(counts).index_add(0, cells, within) / counts * present).sum() / classes_present
+    pairs = present * present[:, None] * (classes < classes[:, None])
+    distance = (means - means[:, None]).norm(dim=2)
+    between = ((2 * FAR - distance).clamp(min=0) ** 2 * pairs).sum() / pairs.sum().clamp(min=1)
+    loss: Tensor = variance + between + SHRINK * (means.norm(dim=1) * present).sum() / classes_present
     return loss
 
 
@@ -104,15 +105,27 @@ def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weig
             f"target {tuple(target.shape)} does not belong to logits {tuple(logits.shape)}; expected (B, H, W) with the same B"
         )
     logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-    logits = F.interpolate(logits, size=target.shape[1:], mode="bilinear", align_corners=False)  # (B, K, H, W)
+    logits = _enlarged(logits, target.shape[1], target.shape[2])  # (B, K, H, W)
     weights = None if class_weights is None else class_weights.to(logits.dtype)
     return F.cross_entropy(logits, target, weight=weights, ignore_index=ignore_index, reduction="none")
 
 
+def _enlarged(logits: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear resizing, align_corners False, as two matrix products, whose backward pass is two more instead of a scattered addition."""
+
+    def along(cells: int, pixels: int) -> Tensor:  # (cells, pixels): how much a cell counts at a pixel
+        return F.interpolate(torch.eye(cells, dtype=logits.dtype, device=logits.device)[None], size=pixels, mode="linear")[0]
+
+    kind = logits.device.type
+    with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):  # which would halve the products' precision
+        return along(logits.shape[2], height).mT @ (logits @ along(logits.shape[3], width))  # (B, K, height, width)
+
+
 def _mean_of_hard(losses: Tensor, labelled: Tensor) -> Tensor:
     """Mean over the labelled pixels whose class has a probability below `HARD`, or over the `KEEP` hardest where those are fewer."""
-    found = losses[labelled]
-    if not len(found):
-        return losses.sum() * 0
-    least = found.detach().topk(min(KEEP, len(found))).values[-1].clamp(max=-math.log(HARD))
-    return found[found >= least].mean()
+    hardest = losses.detach().masked_fill(~labelled, -1.0).flatten()
+    hardest = hardest.topk(min(KEEP, len(hardest))).values
+    last = (labelled.sum() - 1).clamp(min=0, max=len(hardest) - 1)
+    least = hardest.gather(0, last[None]).clamp(max=-math.log(HARD))
+    kept = labelled & (losses >= least)
+    return (losses * kept).sum() / kept.sum().clamp(min=1)

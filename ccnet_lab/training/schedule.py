@@ -6,10 +6,14 @@ from ccnet_lab.configs import Config
 
 
 def build_optimizer(model: nn.Module, config: Config) -> optim.Optimizer:
-    """SGD with the configuration's momentum, its weight decay on every parameter, and its initial learning rate; or AdamW, likewise."""
+    """SGD with the configuration's momentum, its weight decay on every parameter, and its initial learning rate; or AdamW, likewise.
+
+    On CPU and CUDA one fused kernel makes the step. The state of an optimiser that was not fused can be loaded, and goes on as it was.
+    """
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
     if config.optimizer == "adamw":
-        return optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    return optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+    return optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused)
 
 
 def poly_lr(step: int, total_steps: int, base_lr: float, power: float = 0.9) -> float:

@@ -29,6 +29,8 @@ class Settings:
         device: "auto", "cpu", "cuda", "cuda:1".
         precision: "fp32" (TF32 off, as published), "bf16" (autocast), or "auto": bf16 on CUDA where it has it, else fp32.
         weights: "imagenet" (the published start), "none" (random), or a file; None for "imagenet", for the small networks "none".
+        compile: whether network and losses run under torch.compile: minutes at the start, then another order of additions, so that the
+            last bits differ. A run may be gone on with either way.
         accumulate: micro-batches per step; the batch is the same, but a batch norm sees only a micro-batch.
         workers: processes that read images.
         deterministic: whether only deterministic algorithms are used; slower on a GPU.
@@ -42,6 +44,7 @@ class Settings:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    compile: bool = False
     weights: str | None = None
     accumulate: int = 1
     workers: int = field(default_factory=usual_workers)
@@ -102,6 +105,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default=Settings.device)
     machine.add_argument("--precision", choices=("auto", "fp32", "bf16"), default=Settings.precision)
+    machine.add_argument("--compile", action="store_true", help="torch.compile: minutes at each start, then faster steps on a GPU")
     machine.add_argument(
         "--accumulate",
         type=int,

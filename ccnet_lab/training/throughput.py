@@ -1,75 +1,75 @@
-"""Throughput: images per second and memory of training steps on made-up batches, in our mode and in the published one, side by side."""
+"""Throughput: images per second and memory of whole training steps on made-up batches, ours and the published mode, side by side."""
 
 import gc
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from ccnet_lab.configs import Config, get_config
+from ccnet_lab.data.batches import Batch, training_batches
+from ccnet_lab.data.catalog import IGNORE
+from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.timing import summary
 from ccnet_lab.errors import MemoryShortError
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.fast import has_bf16
 from ccnet_lab.model.timing import as_published
+from ccnet_lab.training.distributed import Processes
 from ccnet_lab.training.estimates import estimate
 from ccnet_lab.training.guards import memory_advice, set_arithmetic
-from ccnet_lab.training.loss import segmentation_loss
-from ccnet_lab.training.schedule import build_optimizer
+from ccnet_lab.training.step import Stepper
 
 PROBE = ("ccnet_resnet50os16_voc", (256, 256))  # configuration and crop of `probe`: seconds on a CPU, enough work to fill a GPU
-# Ours: bf16 where the device has units for it, channels-last. Published, as SSSegmentation's recipe runs: float32, TF32 off, contiguous,
-# eager, attention by einsum.
-MODES = ("ours", "published")
+# Published: see `_published`. Ours: the step that loop.py makes, in bf16 where the device has units for it; then the same compiled.
+MODES = ("published", "ours", "compiled")
+WARM_UP = 2  # steps
 
 
-def measure(
-    config: Config, device: torch.device, batch: int | None = None, repeats: int = 3, steps: int = 5, compiled: bool = False
-) -> dict[str, Any]:
+def measure(config: Config, device: torch.device, repeats: int = 3, steps: int = 5, compiled: bool = False) -> dict[str, Any]:
     """One configuration's training steps in every mode of `MODES`, in turn, `repeats` times.
 
     Args:
         config: crop and batch are its own.
         device: where.
-        batch: another batch than the configuration's.
         repeats: rounds; each mode gets one turn per round.
         steps: per turn, timed together.
-        compiled: whether our mode runs under torch.compile.
+        compiled: whether to measure the compiled mode, too.
 
     Returns:
-        Per mode images_per_second (median), spread (as in `data.timing.Times`), warm_up (seconds before the first turn's counted steps),
-        peak_memory (bytes, CUDA only), tflops, schedule_hours; and ratio, ours to the published mode. A mode that runs out of memory says
-        so instead.
+        batch, crop, precision of our modes; per mode images_per_second (median), spread (as in `data.timing.Times`), warm_up (seconds of
+        the steps before the counted ones), peak_memory (bytes, CUDA only), tflops, schedule_hours; ratio and, of the compiled mode,
+        compiled_ratio to the published mode. A mode that runs out of memory says so instead.
     """
-    batch = batch or config.batch_size
-    precision = "bf16" if has_bf16(device) else "fp32"
-    found: dict[str, Any] = {"batch": batch, "crop": list(config.crop_size), "precision": precision, "compiled": compiled}
-    rates: dict[str, list[float]] = {mode: [] for mode in MODES}
+    bf16 = has_bf16(device)
+    found: dict[str, Any] = {"batch": config.batch_size, "crop": list(config.crop_size), "precision": "bf16" if bf16 else "fp32"}
+    forms: dict[str, Callable[[], object]] = {}
+    for mode in MODES if compiled else MODES[:2]:
+        try:
+            with memory_advice(config, 1):
+                forms[mode], found[mode] = _begun(config, device, mode, bf16)
+        except MemoryShortError as error:
+            found[mode] = {"error": str(error)}
+    rates: dict[str, list[float]] = {mode: [] for mode in forms}
     for _ in range(repeats):
-        for mode in MODES:
-            ours = mode == "ours"
-            try:
-                with memory_advice(config, 1):
-                    rate, warm_up, memory = _turn(config, device, batch, steps, precision if ours else "fp32", not ours, compiled and ours)
-            except MemoryShortError as error:
-                found[mode] = {"error": str(error)}
-                continue
-            rates[mode].append(rate)
-            found[mode] = {"peak_memory": memory, "warm_up": found.get(mode, {}).get("warm_up", warm_up)}
+        for mode, form in forms.items():
+            rates[mode].append(config.batch_size / _seconds(form, steps, device))
+    whole = estimate(config, 1.0)
     for mode, values in rates.items():
-        if values:
-            rate, spread = summary(values)
-            whole = estimate(config, 1.0)
-            found[mode] |= {
-                "images_per_second": rate,
-                "spread": spread,
-                "tflops": rate * whole.flop / whole.images / 1e12,
-                "schedule_hours": whole.images / rate / 3600,
-            }
-    if all(rates.values()):
-        found["ratio"] = found["ours"]["images_per_second"] / found["published"]["images_per_second"]
+        rate, spread = summary(values)
+        found[mode] |= {
+            "images_per_second": rate,
+            "spread": spread,
+            "tflops": rate * whole.flop / whole.images / 1e12,
+            "schedule_hours": whole.images / rate / 3600,
+        }
+    for mode, name in (("ours", "ratio"), ("compiled", "compiled_ratio")):
+        if mode in rates and "published" in rates:
+            found[name] = found[mode]["images_per_second"] / found["published"]["images_per_second"]
     return found
 
 
@@ -77,40 +77,92 @@ def probe(device: torch.device, bf16: bool = False) -> float:
     """Operations per second of real training steps on this device, from a few seconds of a small configuration."""
     name, crop = PROBE
     config = replace(get_config(name), crop_size=crop, batch_size=16 if device.type == "cuda" else 2)
-    rate, _, _ = _turn(config, device, config.batch_size, 5, "bf16" if bf16 else "fp32")
+    form, _ = _begun(config, device, "ours", bf16)
     whole = estimate(config, 1.0)
-    return rate * whole.flop / whole.images
+    return config.batch_size / _seconds(form, 5, device) * whole.flop / whole.images
 
 
-def _turn(
-    config: Config, device: torch.device, batch: int, steps: int, precision: str, published: bool = False, compiled: bool = False
-) -> tuple[float, float, int]:
-    """Images per second of `steps` training steps after two to warm up; the seconds of these two; the peak of CUDA's memory in bytes."""
+def our_step(config: Config, device: torch.device, bf16: bool, compiled: bool = False) -> Callable[[], tuple[Tensor, Tensor]]:
+    """The step of loop.py on one made-up batch as it comes from the workers: bytes, pinned, on the host."""
+    stepper = _stepper(config, device, bf16, compiled)
+    size, count, cuda = config.crop_size, config.batch_size, device.type == "cuda"
+    images = torch.randint(0, 256, (count, *size, 3), dtype=torch.uint8, pin_memory=cuda)
+    labels = torch.randint(0, config.num_classes, (count, *size), dtype=torch.uint8, pin_memory=cuda)
+    inside = torch.tensor([[0, size[0], 0, size[1]]] * count, pin_memory=cuda)
+    batch = Batch([], images, labels, inside)
+    return lambda: stepper(batch)
+
+
+def feeding(config: Config, split: Split, device: torch.device, workers: int, steps: int = 30) -> dict[str, float]:
+    """How long a device waits for its images: steps on batches from files, then steps on the last of them again.
+
+    Args:
+        config: of the split's data set.
+        split: at least one batch of files; they are read over and over, so the disk is left out.
+        device: where. workers: processes that read.
+        steps: timed, after a third as many to warm up.
+
+    Returns:
+        fed and again: images per second; waiting: the share of a fed step that the same step does not take without reading.
+    """
+    bf16, cuda = has_bf16(device), device.type == "cuda"
+    stepper, warm_up = _stepper(config, device, bf16, False), max(1, steps // 3)
+    batches = training_batches(split, config, range(warm_up + steps), workers=workers, pinned=cuda)
+    for _ in range(warm_up):
+        stepper(next(batches))
+    fed = _seconds(lambda: stepper(next(batches)), steps - 1, device)
+    last = next(batches)
+    again = _seconds(lambda: stepper(last), steps, device)
+    return {"fed": config.batch_size / fed, "again": config.batch_size / again, "waiting": max(0.0, 1 - again / fed)}
+
+
+def _stepper(config: Config, device: torch.device, bf16: bool, compiled: bool) -> Stepper:
+    model = build_model(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Stepper(model, config, Processes(0, 1, device), bf16=bf16, compiled=compiled)
+
+
+def _begun(config: Config, device: torch.device, mode: str, bf16: bool) -> tuple[Callable[[], object], dict[str, Any]]:
+    """A mode's step after those to warm up; their seconds, and the peak of CUDA's memory in bytes that this mode needs."""
     cuda = device.type == "cuda"
     set_arithmetic()
     gc.collect()
+    before = 0
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    layout = torch.contiguous_format if published else torch.channels_last
-    model = build_model(config)
-    model = (as_published(model) if published else model).to(device, memory_format=layout).train()  # type: ignore[call-overload]
-    optimizer = build_optimizer(model, config)
-    network = torch.compile(model) if compiled else model
-    images = torch.randn(batch, 3, *config.crop_size, device=device).contiguous(memory_format=layout)
-    target = torch.randint(0, config.num_classes, (batch, *config.crop_size), device=device)
-    begin = start = time.perf_counter()
-    for step in range(steps + 2):
-        if step == 2:
-            if cuda:
-                torch.cuda.synchronize(device)
-            start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
-            out = network(images)
-        segmentation_loss(out, target, config.aux_weight).total.backward()
+        before = torch.cuda.memory_allocated(device)
+    form = _published(config, device) if mode == "published" else our_step(config, device, bf16, mode == "compiled")
+    seconds = WARM_UP * _seconds(form, WARM_UP, device)
+    return form, {"warm_up": seconds, "peak_memory": torch.cuda.max_memory_allocated(device) - before if cuda else 0}
+
+
+def _published(config: Config, device: torch.device) -> Callable[[], object]:
+    """A step as SSSegmentation's recipe runs it: float32, TF32 off, contiguous, eager, attention by einsum, normalised on the host."""
+    model = as_published(build_model(config)).to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
+    images = torch.randn(config.batch_size, 3, *config.crop_size, pin_memory=device.type == "cuda")
+    labels = torch.randint(0, config.num_classes, (config.batch_size, *config.crop_size), pin_memory=device.type == "cuda")
+
+    def step() -> None:
+        target = labels.to(device, non_blocking=True)
+        out = model(images.to(device, non_blocking=True))
+        loss = torch.zeros((), device=device)
+        for logits, weight in ((out.logits, 1.0), (out.aux_logits, config.aux_weight)):
+            if logits is not None:
+                large = F.interpolate(logits, size=config.crop_size, mode="bilinear", align_corners=False)
+                loss = loss + weight * F.cross_entropy(large, target, ignore_index=IGNORE)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    if cuda:
+
+    return step
+
+
+def _seconds(form: Callable[[], object], calls: int, device: torch.device) -> float:
+    """Wall-clock seconds of one call, the device's work included, as a mean over several."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        form()
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
-    rate = batch * steps / (time.perf_counter() - start)
-    return rate, start - begin, torch.cuda.max_memory_allocated(device) if cuda else 0
+    return (time.perf_counter() - start) / calls

@@ -1,0 +1,59 @@
+"""Agreement: short trainings on photographs in float32 and in faster forms, seed by seed, and whether they differ more than seeds do."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ccnet_lab.configs import Config, get_config
+from ccnet_lab.runs import Run
+from ccnet_lab.training.loop import train
+from ccnet_lab.training.settings import Settings
+
+# The street model's coarse form on photographs of a third of their size: minutes of one CPU core per training.
+SMALL = replace(get_config("street8"), crop_size=(96, 128), resize=(160, 120), alias="street8_small")
+FORMS: Mapping[str, Mapping[str, Any]] = {
+    "float32": {"precision": "fp32"},
+    "bf16": {"precision": "bf16"},
+    "compiled": {"precision": "fp32", "compile": True},
+    "bf16, compiled": {"precision": "bf16", "compile": True},
+}
+
+
+def agreement(folder: Path, settings: Settings, forms: tuple[str, ...], seeds: int, config: Config = SMALL) -> dict[str, Any]:
+    """Train every form from every seed and compare each with float32, the first form.
+
+    Args:
+        folder: for the runs; those that are finished there are not made again.
+        settings: data, device, steps and workers.
+        forms: names in `FORMS`, "float32" first.
+        seeds: how many, from 0. A seed fixes weights, order, crops and dropout, whatever the form.
+        config: what is trained.
+
+    Returns:
+        runs: form, seed, loss (mean over the last fifth of the steps), miou; spread: of float32's losses and mIoUs, largest less smallest;
+        difference: per other form, the mean over the seeds of its loss and mIoU less float32's; agrees: whether that is within the spread.
+    """
+    runs = []
+    for seed in range(seeds):
+        for form in forms:
+            place = folder / f"{form.replace(', ', '_')}_seed{seed}"
+            every = max(1, (settings.steps or 0) // 5)
+            scores = train(place, config, replace(settings, seed=seed, log_every=every, resume=True, **FORMS[form])) or {}
+            runs.append({"form": form, "seed": seed, "loss": Run.open(place).metrics()[-1]["loss"], "miou": scores["miou"]})
+    return {"config": config.to_dict(), "steps": settings.steps, "runs": runs, **compared(runs)}
+
+
+def compared(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """spread, difference and agrees of `agreement` from its runs, those of float32 first."""
+    values = {(run["form"], run["seed"]): run for run in runs}
+    exact = [run for run in runs if run["form"] == "float32"]
+    spread = {name: max(run[name] for run in exact) - min(run[name] for run in exact) for name in ("loss", "miou")}
+    difference = {
+        form: {name: statistics.fmean(values[form, run["seed"]][name] - run[name] for run in exact) for name in spread}
+        for form in dict.fromkeys(run["form"] for run in runs)
+        if form != "float32"
+    }
+    agrees = {form: all(abs(value) <= spread[name] for name, value in found.items()) for form, found in difference.items()}
+    return {"spread": spread, "difference": difference, "agrees": agrees}
