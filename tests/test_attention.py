@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from ccnet_lab import CrissCrossAttention, criss_cross_attention
-from ccnet_lab.model.attention import criss_cross_attention_plain, criss_cross_weights
+from ccnet_lab.model import attention_cpu
+from ccnet_lab.model.attention import PATHS, criss_cross_attention_plain, criss_cross_residual, criss_cross_weights
+from ccnet_lab.model.timing import saved_bytes
 
 SIZES = [(5, 7), (7, 5), (1, 6), (6, 1), (1, 1), (8, 8)]
 
@@ -52,13 +54,74 @@ def test_fast_gradients_are_the_plain_ones(size, layout):
 
 def test_a_batch_of_large_images_takes_the_fast_form_and_agrees():
     q, k, v = tensors(16, 18, channels=256, dtype=torch.float32)  # 73,728 values per image
+    before = PATHS["cpu"]
     out = criss_cross_attention(q, k, v)
-    assert "_CrissCross" in str(out.grad_fn)
+    assert PATHS["cpu"] == before + 1
     torch.testing.assert_close(out, criss_cross_attention_plain(q, k, v))
 
 
 def test_gradcheck():
     assert torch.autograd.gradcheck(criss_cross_attention, tensors(3, 4, batch=1))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [*SIZES, (13, 10)])
+def test_the_residual_form_in_blocks_is_the_plain_one(size, layout, monkeypatch):
+    monkeypatch.setattr(attention_cpu, "_BLOCK", 140)  # two or three lines, the last block smaller
+    q, k, v = tensors(*size, batch=1, channels=7, layout=layout)
+    x, gamma = torch.randn_like(v).requires_grad_(), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    out, expected = criss_cross_residual(x, gamma, q, k, v), x + gamma * criss_cross_attention_plain(q, k, v)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    assert out.is_contiguous(memory_format=layout)
+    seed = torch.randn_like(v)
+    got, wanted = (torch.autograd.grad(o, (x, gamma, q, k, v), seed) for o in (out, expected))
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_gradcheck_of_the_residual_form():
+    q, k, v = tensors(3, 4, batch=1)
+    gamma = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(criss_cross_residual, (torch.randn_like(v).requires_grad_(), gamma, q, k, v))
+
+
+def test_second_derivatives_are_refused():
+    q, k, v = tensors(3, 4, batch=1)
+    (gradient,) = torch.autograd.grad(criss_cross_attention(q, k, v).square().sum(), v, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_float32_is_as_exact_as_the_plain_form_and_repeats_itself():
+    given = tensors(40, 33, batch=1, d=64, channels=96, dtype=torch.float32, scale=0.8)
+    exact = [t.detach().double().requires_grad_() for t in given]
+    seed = torch.randn(given[2].shape)
+
+    def run(form, inputs):
+        out = form(*inputs)
+        return out, *torch.autograd.grad(out, inputs, seed.to(out.dtype))
+
+    wanted = run(criss_cross_attention_plain, exact)
+    ours, again, plain = (run(form, given) for form in (criss_cross_attention, criss_cross_attention, criss_cross_attention_plain))
+    for a, b, p, w in zip(ours, again, plain, wanted, strict=True):
+        assert torch.equal(a, b)
+        assert (a - w).norm() < 1.5 * (p - w).norm()
+
+
+def test_the_step_keeps_at_most_half_of_what_the_plain_form_keeps():
+    q, k, v = tensors(64, 64, batch=1, d=64, channels=512, dtype=torch.float32, layout=torch.channels_last)
+    x, gamma = torch.randn_like(v).requires_grad_(), torch.ones((), requires_grad=True)
+    ours = saved_bytes(lambda: criss_cross_residual(x, gamma, q, k, v))
+    assert ours == 4 * 64 * 64 * (64 + 64 + 512 + 2)
+    assert ours <= 0.505 * saved_bytes(lambda: x + gamma * criss_cross_attention_plain(q, k, v))
+
+
+def test_channels_of_one_projection_are_not_copied():
+    module = CrissCrossAttention(48, 8, gamma=0.5)
+    x = torch.randn(1, 48, 20, 30).to(memory_format=torch.channels_last)
+    query, key, value = module.project(x)
+    one = value.untyped_storage().nbytes()  # all three
+    assert saved_bytes(lambda: module.residual(x, query, key, value)) == one + 2 * 4 * 20 * 30
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,4 +1,4 @@
-"""Criss-cross attention: the op in a plain and in a fast form, and its module. CUDA kernels are in attention_cuda.py, CCNet in ccnet.py.
+"""Criss-cross attention: its plain form, the choice between the forms, its module. Fast forms are in attention_cpu.py, attention_cuda.py.
 
 Shapes: B batch, d query channels, C value channels, H rows, W columns of the feature map. A pixel's attention has H + W entries:
 first its column from top to bottom, then its row from left to right. The pixel itself lies on both; its column entry is masked out,
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from ccnet_lab.model.attention_cpu import CrissCross
 
 _SMALL = 2**16  # values per image below which the fast form's loop over a batch costs more than it saves (measured)
 FORM = os.environ.get("CCNET_LAB_ATTENTION", "plain")  # on CUDA: "plain", or "triton" for the kernels of attention_cuda.py where they can
@@ -58,9 +59,8 @@ def criss_cross_attention_plain(query: Tensor, key: Tensor, value: Tensor) -> Te
 def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Every pixel's weighted mean of the values on its column and its row.
 
-    On a CPU the fast form runs: batched matrix products over rows and columns of channels-last tensors, and a backward pass that recomputes
-    the weights, so that only query, key and value are kept. Elsewhere, and in a compiled program, the plain form runs, unless `FORM` asks
-    for the Triton kernels and they take these tensors. `PATHS` counts what ran.
+    On a CPU the form of attention_cpu.py runs, which keeps only query, key and value for the backward pass. Elsewhere, and in a compiled
+    program, the plain form runs, unless `FORM` asks for the Triton kernels and they take these tensors. `PATHS` counts what ran.
 
     Args:
         query, key: (B, d, H, W), any float dtype, any memory format, CPU or CUDA.
@@ -80,9 +80,28 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return _formatted(criss_cross_triton(query, key, value), like=value)
     if path == "plain":
         return criss_cross_attention_plain(query, key, value)
-    with _full_precision("cpu"):
-        out: Tensor = _CrissCross.apply(query, key, value)
-    return out
+    return _on_cpu(query, key, value)
+
+
+def criss_cross_residual(x: Tensor, gamma: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The step x + gamma * attention; on a CPU in one go, so that the attention's result isn't kept for gamma's gradient.
+
+    Args:
+        x: (B, C, H, W).
+        gamma: (), the residual weight.
+        query, key, value: as in `criss_cross_attention`.
+
+    Returns:
+        (B, C, H, W).
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    _check(query, key, value)
+    if _path(query, key, value) != "cpu" or x.shape != value.shape:
+        return x + gamma * criss_cross_attention(query, key, value)
+    _counted("cpu")
+    return _on_cpu(query, key, value, x, gamma)
 
 
 class CrissCrossAttention(nn.Module):
@@ -107,7 +126,7 @@ class CrissCrossAttention(nn.Module):
 
     def residual(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """One step from features and their projections: (B, C, H, W)."""
-        return x + self.gamma * criss_cross_attention(query, key, value)
+        return criss_cross_residual(x, self.gamma, query, key, value)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query (B, d, H, W), key (B, d, H, W) and value (B, C, H, W) of one step, by one convolution."""
@@ -119,56 +138,11 @@ class CrissCrossAttention(nn.Module):
         return query, key, value
 
 
-class _CrissCross(torch.autograd.Function):
-    """The fast form for CPUs: one image at a time, in the layout (H, W, c), a few rows or columns at a time where memory is the cost.
-
-    Rows of such an image are the matrices a batched product wants; columns are the same with a stride. A product that writes into fresh
-    memory or into a strided slice costs more here than its arithmetic, so partial results go through a small scratch that stays in cache.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        like = value
-        query, key, value = _rows(query), _rows(key), _rows(value)  # (B, H, W, d), (B, H, W, d), (B, H, W, C)
-        ctx.save_for_backward(query, key, value)
-        ctx.dtype = like.dtype
-        out = torch.empty_like(value)
-        height, width = value.shape[1:3]
-        weights = value.new_empty(height, width, height + width)
-        for q, k, v, o in zip(query, key, value, out, strict=True):
-            _weights_of_image(q, k, out=weights)
-            torch.bmm(weights[..., height:], v, out=o)
-            for x in _chunks(v.transpose(0, 1)):
-                o[:, x] += (_columns(weights[:, x, :height]) @ _columns(v[:, x])).transpose(0, 1)
-        return _formatted(out.permute(0, 3, 1, 2).to(like.dtype), like)  # (B, C, H, W)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        query, key, value = ctx.saved_tensors
-        grad = _rows(grad)  # (B, H, W, C)
-        d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        height, width = value.shape[1:3]
-        weights = value.new_empty(height, width, height + width)
-        d_weights = torch.empty_like(weights)
-        for q, k, v, g, dq, dk, dv in zip(query, key, value, grad, d_query, d_key, d_value, strict=True):
-            _weights_of_image(q, k, out=weights)
-            torch.bmm(weights[..., height:].mT, g, out=dv)
-            for y in _chunks(v):
-                d_weights[y, :, height:] = g[y] @ v[y].mT
-            for x in _chunks(v.transpose(0, 1)):
-                vx, gx = _columns(v[:, x]), _columns(g[:, x])  # (n, H, C)
-                dv[:, x] += (_columns(weights[:, x, :height]).mT @ gx).transpose(0, 1)
-                d_weights[:, x, :height] = (gx @ vx.mT).transpose(0, 1)
-            torch.ops.aten._softmax_backward_data.out(
-                d_weights, weights, -1, weights.dtype, grad_input=d_weights
-            )  # to gradients of the scores
-            row, column = d_weights[..., height:], _columns(d_weights[..., :height])  # (H, W, W), (W, H, H)
-            torch.bmm(row, k, out=dq)
-            torch.bmm(row.mT, q, out=dk)
-            dq += (column @ _columns(k)).transpose(0, 1)
-            dk += (column.mT @ _columns(q)).transpose(0, 1)
-        return tuple(d.permute(0, 3, 1, 2).to(ctx.dtype) for d in (d_query, d_key, d_value))
+def _on_cpu(query: Tensor, key: Tensor, value: Tensor, x: Tensor | None = None, gamma: Tensor | None = None) -> Tensor:
+    with _full_precision("cpu"):
+        rows = CrissCross.apply(*(_rows(t) for t in (query, key, value)), x if x is None else _rows(x), gamma)  # (B, H, W, C)
+        dtype = value.dtype if x is None else torch.promote_types(x.dtype, value.dtype)
+        return _formatted(rows.permute(0, 3, 1, 2).to(dtype), like=value)
 
 
 def _path(query: Tensor, key: Tensor, value: Tensor) -> str:
@@ -190,30 +164,10 @@ def _counted(path: str) -> str:
     return path
 
 
-def _weights_of_image(query: Tensor, key: Tensor, out: Tensor) -> None:
-    """`criss_cross_weights` of one image, (H, W, d) twice, into `out` (H, W, H + W)."""
-    height = len(query)
-    column = _columns(query) @ _columns(key).mT  # (W, H, H)
-    column.diagonal(dim1=1, dim2=2).fill_(float("-inf"))
-    out[..., :height] = column.transpose(0, 1)
-    out[..., height:] = query @ key.mT
-    torch.softmax(out, dim=-1, out=out)
-
-
 def _rows(image: Tensor) -> Tensor:
-    """(B, c, H, W) -> contiguous (B, H, W, c), float32 at least; free of cost for a channels-last float32 tensor."""
-    return _widen(image.permute(0, 2, 3, 1)).contiguous()
-
-
-def _columns(rows: Tensor) -> Tensor:
-    """(H, n, c) -> (n, H, c), a view."""
-    return rows.transpose(0, 1)
-
-
-def _chunks(lines: Tensor, elements: int = 2**19) -> list[slice]:
-    """Slices of the first axis of (lines, length, c) that hold about `elements` numbers: 2 MiB of float32, which stay in cache."""
-    step = max(1, elements // (lines.shape[1] * lines.shape[2]))
-    return [slice(start, start + step) for start in range(0, len(lines), step)]
+    """(B, c, H, W) -> (B, H, W, c), the last axis dense, float32 at least; a view of a channels-last float32 tensor or of some channels."""
+    rows = _widen(image.permute(0, 2, 3, 1))
+    return rows if rows.stride(3) == 1 else rows.contiguous()
 
 
 def _formatted(image: Tensor, like: Tensor) -> Tensor:

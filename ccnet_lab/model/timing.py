@@ -1,7 +1,7 @@
 """Interleaved timings of the attention's forms and of inference, ours beside the published mode; the forms are in attention.py, fast.py."""
 
 import copy
-import statistics
+import functools
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,35 +11,49 @@ from torch import Tensor, nn
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.timing import side_by_side, summary
-from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_attention, criss_cross_attention_plain
+from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_attention_plain, criss_cross_residual
 from ccnet_lab.model.ccnet import CCNet, build_model
 from ccnet_lab.model.deployed import enlarged
 from ccnet_lab.model.fast import folded, has_bf16
+from ccnet_lab.model.winograd import use_winograd
 
 SHAPES = ((1, 512, 64, 64), (1, 512, 97, 97), (1, 512, 64, 128), (2, 512, 64, 64), (1, 512, 128, 256))  # (B, C, H, W), on a CPU
 CUDA_SHAPES = ((16, 512, 64, 64), (8, 512, 64, 128))
 
 
 class Timing(NamedTuple):
-    """Medians over the repeats, in seconds, of the plain and the fast form on the same tensors; spreads as in `Times`, of the totals."""
+    """One form of the step x + gamma * attention beside the plain one, whose figures are those of its faster layout.
+
+    Attributes:
+        shape: (B, C, H, W). form: what it is called.
+        plain_forward, fast_forward, plain_total, fast_total: seconds, medians; total is forward and backward.
+        plain_spread, fast_spread: of the totals, as in `Times`; plain_forward_spread, fast_forward_spread: of the forward passes.
+        plain_saved, fast_saved: bytes that autograd keeps between the passes, as in `saved_bytes`.
+        layouts: each layout's plain forward and total seconds.
+    """
 
     shape: tuple[int, ...]
-    layout: str
+    form: str
     plain_forward: float
     fast_forward: float
     plain_total: float
     fast_total: float
     plain_spread: float
     fast_spread: float
+    plain_forward_spread: float
+    fast_forward_spread: float
+    plain_saved: int
+    fast_saved: int
+    layouts: dict[str, tuple[float, float]]
 
     @property
     def forward_ratio(self) -> float:
-        """How many times faster the fast form's forward pass is."""
+        """How many times faster the form's forward pass is."""
         return self.plain_forward / self.fast_forward
 
     @property
     def total_ratio(self) -> float:
-        """How many times faster the fast form's forward and backward pass is."""
+        """How many times faster the form's forward and backward pass is."""
         return self.plain_total / self.fast_total
 
 
@@ -79,41 +93,82 @@ def as_published(model: CCNet) -> CCNet:
     return model.to(memory_format=torch.contiguous_format)  # type: ignore[no-any-return, call-overload]
 
 
+def plain_step(x: Tensor, gamma: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`criss_cross_residual` as published: einsum, cat, and a sum."""
+    return x + gamma * criss_cross_attention_plain(query, key, value)
+
+
 def time_attention(
-    shape: tuple[int, ...], channels_last: bool, repeats: int = 15, query_channels: int = 64, device: torch.device | None = None
-) -> Timing:
-    """Time both forms in turn on `shape` (B, C, H, W), float32 on a CPU, bfloat16 on CUDA; the first three rounds are not counted."""
+    shape: tuple[int, ...], repeats: int = 15, query_channels: int = 64, device: torch.device | None = None, compiled: bool = False
+) -> list[Timing]:
+    """Time the step's forms in turn on `shape` (B, C, H, W), float32 on a CPU, bfloat16 on CUDA; the first three rounds are not counted.
+
+    Args:
+        shape: of the features. repeats: counted rounds.
+        query_channels: d. device: where.
+        compiled: whether to time ours under torch.compile, too.
+
+    Returns:
+        A record of each of our forms, on channels-last tensors.
+    """
     device = device or torch.device("cpu")
     batch, channels, height, width = shape
-    layout = torch.channels_last if channels_last else torch.contiguous_format
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    generator = torch.Generator().manual_seed(0)
 
-    def tensor(c: int) -> Tensor:
-        values = torch.randn(batch, c, height, width, generator=generator).mul(0.5)
-        return values.to(device, dtype).to(memory_format=layout).requires_grad_()
+    def tensors(layout: torch.memory_format) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        made = [
+            torch.randn(batch, c, height, width, generator=generator).mul(0.5) for c in (channels, query_channels, query_channels, channels)
+        ]
+        x, *rest = (t.to(device, dtype).to(memory_format=layout).requires_grad_() for t in made)
+        return [x, torch.tensor(0.5, device=device, requires_grad=True), *rest]
 
     def now() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    inputs = (tensor(query_channels), tensor(query_channels), tensor(channels))
-    seed = tensor(channels).detach()
-    forms: dict[str, Callable[..., Tensor]] = {"plain": criss_cross_attention_plain, "fast": criss_cross_attention}
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
+    last, contiguous = tensors(torch.channels_last), tensors(torch.contiguous_format)
+    plain = {"channels-last": (plain_step, last), "contiguous": (plain_step, contiguous)}
+    ours: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {"ours": (criss_cross_residual, last)}
+    if compiled:
+        ours["ours, compiled"] = torch.compile(criss_cross_residual, dynamic=False), last
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in (*plain, *ours)}
     for _ in range(repeats + 3):
-        for name, form in forms.items():
+        for name, (form, inputs) in (plain | ours).items():
+            seed = torch.empty_like(inputs[0]).copy_(inputs[-1].detach())
             start = now()
             out = form(*inputs)
             middle = now()
             torch.autograd.grad(out, inputs, seed)
             found[name].append((middle - start, now() - start))
             del out
-    forward, total = ({name: [row[k] for row in rows[3:]] for name, rows in found.items()} for k in (0, 1))
-    (plain, plain_spread), (fast, fast_spread) = (summary(total[name]) for name in forms)
-    before, after = (statistics.median(forward[name]) for name in forms)
-    return Timing(shape, "channels-last" if channels_last else "contiguous", before, after, plain, fast, plain_spread, fast_spread)
+    forward, total = ({name: summary([row[k] for row in rows[3:]]) for name, rows in found.items()} for k in (0, 1))
+    saved = {name: saved_bytes(functools.partial(form, *inputs)) for name, (form, inputs) in (plain | ours).items()}
+    first, both = min(forward[name] for name in plain), min(total[name] for name in plain)
+    layouts = {name: (forward[name].median, total[name].median) for name in plain}
+    return [
+        Timing(
+            shape, name, first.median, forward[name].median, both.median, total[name].median, both.spread, total[name].spread,
+            first.spread, forward[name].spread, min(saved[layout] for layout in plain), saved[name], layouts,
+        )
+        for name in ours
+    ]  # fmt: skip
+
+
+def saved_bytes(run: Callable[[], Tensor]) -> int:
+    """Bytes of memory that autograd keeps of one forward pass for the backward pass, inputs included, each once."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        memory = tensor.untyped_storage()
+        if tensor.ndim:
+            kept[memory.data_ptr()] = memory.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run()
+    return sum(kept.values())
 
 
 def time_inference(
@@ -154,6 +209,8 @@ def time_inference(
     forms = {"published mode": as_in_the_recipe}
     for bf16 in (False, True)[: 1 + has_bf16(device)]:
         forms |= {name + ", bf16" * bf16: call(network, bf16) for name, network in networks.items()}
+    if device.type == "cpu":
+        forms["folded, channels-last, Winograd"] = call(use_winograd(folded(model)), False)
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
