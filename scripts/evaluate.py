@@ -37,7 +37,11 @@ def main() -> int:
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="softmax averaged over these factors of the image's size")
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
     parser.add_argument("--recurrence", type=int, help="R, by default the one the model was trained with")
-    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: fp32, as the published scores")
+    parser.add_argument(
+        "--precision", choices=("auto", *PRECISIONS), default="auto",
+        help="auto: fp32, as the published scores; fast: batch norms folded, bf16 where the device has units for it, on other CPUs "
+        "Winograd's convolutions",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto: CUDA where there is one")
     parser.add_argument("--workers", type=int, default=2, help="processes that read images ahead")
     parser.add_argument("--json", type=Path, help="store the scores here, the confusion matrix of every image beside it as .npz")

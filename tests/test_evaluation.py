@@ -19,6 +19,7 @@ from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
 from ccnet_lab.data.transforms import fitted_size, normalise, resize
 from ccnet_lab.errors import ConfigError, DataError, DeviceError, MissingFileError, ProtocolError, RunError, WeightsError
+from ccnet_lab.model import fast, winograd
 from ccnet_lab.model.weights import save_weights
 from ccnet_lab.runs import Run
 from ccnet_lab.scoring.metrics import (
@@ -219,6 +220,23 @@ def test_argmax_some_classes_at_a_time_is_the_argmax(budget, monkeypatch):
         other = torch.randn(classes, 5, 8, generator=torch.Generator().manual_seed(seed))
         both = full.softmax(0) + F.interpolate(other[None], size=(101, 153), mode="bilinear", align_corners=False)[0].softmax(0)
         agree(inference.most_likely([logits, other], (101, 153)).numpy(), both)
+
+
+def test_fast_is_another_protocol_and_nearly_the_same_labels(split, monkeypatch):
+    config = dataclasses.replace(get_config("street"), resize=(96, 64), crop_size=(64, 96))
+    torch.manual_seed(0)
+    model = build_model(config)
+    ran, forward = [], winograd.WinogradConv2d.forward
+    monkeypatch.setattr(winograd, "WIDE", 8)
+    for module in (fast, inference):
+        monkeypatch.setattr(module, "has_bf16", lambda device: False)
+    monkeypatch.setattr(winograd.WinogradConv2d, "forward", lambda self, x: ran.append(1) or forward(self, x))
+    exact, found = evaluate(model, split, config), evaluate(model, split, config, precision="fast")
+    assert ran
+    assert found.protocol.precision == "fast"
+    with pytest.raises(ProtocolError, match="precision"):
+        check_comparable(found.protocol, exact.protocol)
+    assert abs(exact.confusion - found.confusion).sum() < 0.001 * exact.confusion.sum()
 
 
 def test_bf16_is_another_protocol_and_nearly_the_same_labels(model, split):
@@ -436,7 +454,7 @@ def test_the_order_of_scales_is_no_difference():
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        (dict(mode="sliding"), "expected whole or slide"), (dict(precision="fp16"), "expected fp32 or bf16"),
+        (dict(mode="sliding"), "expected whole or slide"), (dict(precision="fp16"), "expected fp32 or bf16 or fast"),
         (dict(scales=()), "such as 0.5"), (dict(scales=(1, 0)), "such as 0.5"), (dict(scales=(9,)), "such as 0.5"),
         (dict(scales=(float("nan"),)), "such as 0.5"), (dict(recurrence=-1), "0 or more"),
     ],

@@ -1,4 +1,4 @@
-"""A network made ready for inference alone; how much that gains is measured in timing.py, writing it to a file is in export.py."""
+"""A network made ready for inference alone; quicker 3x3 convolutions are in winograd.py, what it gains in timing.py."""
 
 import copy
 
@@ -7,6 +7,15 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ccnet_lab.model.ccnet import CCNet
+from ccnet_lab.model.winograd import use_winograd
+
+
+def ready(model: CCNet, device: torch.device) -> CCNet:
+    """`folded` on the device; on a CPU without units for bfloat16 its wide 3x3 convolutions are Winograd's, at four times their memory."""
+    network = folded(model).to(device)
+    if device.type == "cpu" and not has_bf16(device):
+        use_winograd(network)
+    return network
 
 
 def folded(model: CCNet) -> CCNet:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.errors import ConfigError, ProtocolError
+from ccnet_lab.model.ccnet import CCNet
+from ccnet_lab.model.fast import ready
 from ccnet_lab.scoring.metrics import Confusions, bootstrap_interval, boundary_tally, confusion_matrix, mean, ratio, scores
 from ccnet_lab.scoring.protocol import Protocol, check_comparable, plan, published_protocol
 from ccnet_lab.training.inference import arithmetic, load, predict
@@ -133,13 +135,14 @@ def evaluate(
     protocol = plan(split, config, mode=mode, scales=scales, flip=flip, precision=precision, recurrence=recurrence)
     device, training, classes = torch.device(device), model.training, config.num_classes
     model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = ready(cast(CCNet, model), device) if precision == "fast" else model
     tally = Tally.begin(keep, protocol, key, classes)
     running = tally.confusions().total()
     start = saved = time.perf_counter()
     try:
         with arithmetic(device, precision):
             for item in load(split, protocol, workers, first=len(tally.names)):
-                target, prediction = item.labels.numpy(), predict(model, item, protocol, device)
+                target, prediction = item.labels.numpy(), predict(network, item, protocol, device)
                 confusion = confusion_matrix(target, prediction, classes)
                 tally.add(item.name, confusion, boundary_tally(target, prediction, classes) if boundaries else None)
                 running += confusion

@@ -15,6 +15,7 @@ from ccnet_lab.data.batches import leave_signals_to_the_parent
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.transforms import fitted_size, normalise, resize
 from ccnet_lab.errors import DeviceError, LabError, WeightsError
+from ccnet_lab.model.fast import has_bf16
 from ccnet_lab.scoring.protocol import Protocol
 from ccnet_lab.training.guards import out_of_memory
 
@@ -69,13 +70,13 @@ class _Items(Dataset[Any]):
 
 @contextmanager
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    """Within it, "bf16" is autocast and "fp32" is float32 with TF32 off."""
+    """Within it, "bf16" is autocast, "fp32" is float32 with TF32 off, and "fast" the first where the device has units for it."""
     switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul) if device.type == "cuda" else ()
     before = [switch.allow_tf32 for switch in switches]
     try:
         for switch in switches:
             switch.allow_tf32 = False
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" or (precision == "fast" and has_bf16(device))):
             yield
     finally:
         for switch, value in zip(switches, before, strict=True):
