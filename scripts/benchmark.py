@@ -27,8 +27,10 @@ from ccnet_lab.explore.timing import GRIDS, time_maps
 from ccnet_lab.model.costs import machine
 from ccnet_lab.model.fast import has_bf16
 from ccnet_lab.model.timing import CUDA_SHAPES, SHAPES, time_attention, time_inference
+from ccnet_lab.training.agreement import FORMS, agreement
 from ccnet_lab.training.distributed import choose_device
-from ccnet_lab.training.throughput import measure
+from ccnet_lab.training.settings import Settings
+from ccnet_lab.training.throughput import MODES, measure
 
 Rows = list[dict[str, Any]]
 Measured = tuple[Rows, list[Bar], str]  # for the file; for the figure; the baseline's name
@@ -51,6 +53,9 @@ def main() -> None:
             command.add_argument("--compile", action="store_true", help="ours under torch.compile, which takes minutes to start")
         if name == "train":
             command.add_argument("--only", nargs="+", metavar="NAME", default=list(CONFIGS), help="configurations; the twelve")
+            words = "instead, train a small network on CamVid in --repeats seeds and compare the precisions' losses and mIoU"
+            command.add_argument("--agreement", type=Path, metavar="ROOT", help=words)
+            command.add_argument("--steps", type=int, default=150, help="of each training of --agreement; 150")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     try:
@@ -61,15 +66,16 @@ def main() -> None:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({**surroundings(args), args.what: rows}, indent=1) + "\n")
-    if args.figure:
+    if args.figure and bars:
         args.figure.parent.mkdir(parents=True, exist_ok=True)
         speed_figure(bars, baseline, f"{PARTS[args.what][1]}\n{machine(args.device)}").savefig(args.figure, dpi=100)
 
 
 def surroundings(args: argparse.Namespace) -> dict[str, Any]:
     """Commit, versions and machine."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    packages = {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
+    describe = ["git", "describe", "--always", "--exclude=*", "--dirty= and uncommitted changes"]
+    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
+    packages = {name: version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless")}
     place = {
         "name": machine(args.device),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -85,37 +91,71 @@ def surroundings(args: argparse.Namespace) -> dict[str, Any]:
 
 def train(args: argparse.Namespace) -> Measured:
     """Training steps."""
+    if args.agreement:
+        return agree(args)
     rows, bars = [], []
-    table("configuration", "batch, crop", "images/s, published mode", "ours", "ratio")
+    table("configuration", "batch, crop", "images/s, published mode", "ours", "ratio", "ours compiled", "ratio", "its warm-up, s")
     for name in args.only:
         config = get_config(name)
         config = replace(config, crop_size=(64, 64), batch_size=2) if args.small else config
         found = measure(config, args.device, repeats=args.repeats, steps=1 if args.small else 5, compiled=args.compile)
         rows.append({"name": name, **found})
-        if "ratio" not in found:
-            print(f"| {name} | {json.dumps(found)} |", flush=True)
-            continue
-        rates = [f"{found[mode]['images_per_second']:.2f} ± {50 * found[mode]['spread']:.0f} %" for mode in ("published", "ours")]
-        table_row(name, f"{found['batch']}, {found['crop'][0]} x {found['crop'][1]}", *rates, f"{found['ratio']:.2f}")
-        bars.append(Bar(name, found["ratio"], f"{rates[0]} to {rates[1]} images/s", 6.0 if args.device.type == "cuda" else None))
+        rates = [
+            f"{found[mode]['images_per_second']:.2f} ± {50 * found[mode]['spread']:.0f} %" if "spread" in found.get(mode, {}) else "-"
+            for mode in MODES
+        ]
+        ratios = [f"{found[ratio]:.2f}" if ratio in found else "-" for ratio in ("ratio", "compiled_ratio")]
+        warm_up = f"{found['compiled']['warm_up']:.0f}" if "warm_up" in found.get("compiled", {}) else "-"
+        size = f"{found['batch']}, {found['crop'][0]} x {found['crop'][1]}"
+        table_row(name, size, *rates[:2], ratios[0], rates[2], ratios[1], warm_up)
+        for mode, ratio, rate in (("", "ratio", rates[1]), (", compiled", "compiled_ratio", rates[2])):
+            if ratio in found:
+                bars.append(Bar(name + mode, found[ratio], f"{rates[0]} to {rate} images/s", 6.0 if args.device.type == "cuda" else None))
         if args.small:
             break
     return rows, bars, "published mode: float32, contiguous, eager, einsum"
 
 
+def agree(args: argparse.Namespace) -> Measured:
+    """Short trainings on CamVid, float32 beside bf16 (and both compiled): losses and mIoU against the spread of the seeds."""
+    forms = tuple(form for form in FORMS if args.compile or "compiled" not in form)
+    settings = Settings(data=args.agreement, device=str(args.device), steps=args.steps, save_every=1000)
+    with tempfile.TemporaryDirectory() as folder:
+        found = agreement(Path(folder), settings, forms, args.repeats)
+    table("form", "seed", "loss", "mIoU %")
+    for run in found["runs"]:
+        table_row(run["form"], str(run["seed"]), f"{run['loss']:.4f}", f"{100 * run['miou']:.2f}")
+    for form, gap in found["difference"].items():
+        words = f"{form}: loss {gap['loss']:+.4f} (seeds spread {found['spread']['loss']:.4f}), "
+        words += f"mIoU {100 * gap['miou']:+.2f} points (spread {100 * found['spread']['miou']:.2f})"
+        print(f"{words}: {'within' if found['agrees'][form] else 'BEYOND'} the spread")
+    return [found], [], ""
+
+
 def data(args: argparse.Namespace) -> Measured:
     """The input pipeline."""
     rows, bars = [], []
-    table("data set", "file, kB", "read + transforms, ms, recipe's order", "ours", "ratio", f"images/s per core; needed of each of {CORES}")
-    for key, target in (("voc", 1.8), ("cityscapes", 1.25)):
+    targets = {("voc", "files"): 1.8, ("cityscapes", "files"): 1.25, ("cityscapes", "cache"): 7.0}
+    table(
+        "data set",
+        "from",
+        "file, kB",
+        "recipe's order from files, ms, read + transforms",
+        "ours",
+        "ratio",
+        f"images/s per core; needed of {CORES}",
+    )
+    for key in ("voc", "cityscapes"):
         with tempfile.TemporaryDirectory() as folder:
-            t = time_samples(key, Path(folder), *((1, 1) if args.small else (6, args.repeats)))
-        recipe = f"{1e3 * t.recipe_read:.1f} + {1e3 * t.recipe_transform:.1f} ± {50 * t.recipe_spread:.0f} %"
-        ours = f"{1e3 * t.read:.1f} + {1e3 * t.transform:.1f} ± {50 * t.spread:.0f} %"
-        rate = f"{t.images_per_second:.1f}; {t.needed:.1f}"
-        table_row(key, f"{t.file_bytes / 1e3:.0f}", recipe, ours, f"{t.ratio:.2f}", rate)
-        rows.append({**t._asdict(), "images_per_second": t.images_per_second, "ratio": t.ratio})
-        bars.append(Bar(key, t.ratio, f"{t.images_per_second / t.ratio:.1f} to {t.images_per_second:.1f} images/s", target))
+            found = time_samples(key, Path(folder), *((1, 1) if args.small else (6, args.repeats)))
+        for t in found:
+            recipe = f"{1e3 * t.recipe_read:.1f} + {1e3 * t.recipe_transform:.1f} ± {50 * t.recipe_spread:.0f} %"
+            ours = f"{1e3 * t.read:.1f} + {1e3 * t.transform:.1f} ± {50 * t.spread:.0f} %"
+            rate = f"{t.images_per_second:.1f}; {t.needed:.1f}"
+            table_row(key, t.source, f"{t.file_bytes / 1e3:.0f}", recipe, ours, f"{t.ratio:.2f}", rate)
+            rows.append({**t._asdict(), "images_per_second": t.images_per_second, "ratio": t.ratio})
+            rates = f"{t.images_per_second / t.ratio:.1f} to {t.images_per_second:.1f} images/s"
+            bars.append(Bar(f"{key}, {t.source}", t.ratio, rates, targets.get((key, t.source))))
     return rows, bars, f"the recipe's order, {rows[0]['tool']}"
 
 
@@ -156,25 +196,32 @@ def explore(args: argparse.Namespace) -> Measured:
 
 
 def attention(args: argparse.Namespace) -> Measured:
-    """The attention's forms."""
+    """The step x + gamma * attention."""
     cuda = args.device.type == "cuda"
     shapes = ((1, 128, 24, 32),) if args.small else CUDA_SHAPES if cuda else SHAPES
-    timings = [time_attention(shape, layout, args.repeats, device=args.device) for shape in shapes for layout in (True, False)]
-    table("features", "layout", "forward, einsum / ours ms", "ratio", "forward + backward, einsum / ours ms", "ratio")
-    for t in timings:
-        forward = f"{1e3 * t.plain_forward:.1f} / {1e3 * t.fast_forward:.1f}"
-        spreads = f"± {50 * t.plain_spread:.0f} %", f"± {50 * t.fast_spread:.0f} %"
-        total = f"{1e3 * t.plain_total:.1f} {spreads[0]} / {1e3 * t.fast_total:.1f} {spreads[1]}"
-        table_row(" x ".join(map(str, t.shape)), t.layout, forward, f"{t.forward_ratio:.2f}", total, f"{t.total_ratio:.2f}")
-    rows = [{**t._asdict(), "forward_ratio": t.forward_ratio, "total_ratio": t.total_ratio} for t in timings]
-    bars = [
-        Bar(
-            f"{' x '.join(map(str, t.shape))}, {t.layout}", t.total_ratio, f"{1e3 * t.plain_total:.1f} to {1e3 * t.fast_total:.1f} ms",
-            8.0 if cuda else 2.4,
+    rows, bars = [], []
+    table("features", "form", "forward, einsum / ours ms", "ratio", "forward + backward, einsum / ours ms", "ratio", "kept, MiB", "ratio")
+    for t in (t for shape in shapes for t in time_attention(shape, args.repeats, device=args.device, compiled=not args.small)):
+        forward, total = (
+            f"{1e3 * before:.1f} ± {50 * loose:.0f} % / {1e3 * after:.1f} ± {50 * spread:.0f} %"
+            for before, loose, after, spread in (
+                (t.plain_forward, t.plain_forward_spread, t.fast_forward, t.fast_forward_spread),
+                (t.plain_total, t.plain_spread, t.fast_total, t.fast_spread),
+            )
         )
-        for t in timings
-    ]  # fmt: skip
-    return rows, bars, "einsum, the same layout"
+        kept = t.fast_saved / t.plain_saved
+        name, memory = " x ".join(map(str, t.shape)), f"{t.plain_saved / 2**20:.1f} / {t.fast_saved / 2**20:.1f}"
+        table_row(name, t.form, forward, f"{t.forward_ratio:.2f}", total, f"{t.total_ratio:.2f}", memory, f"{kept:.2f}")
+        rows.append({**t._asdict(), "forward_ratio": t.forward_ratio, "total_ratio": t.total_ratio, "saved_ratio": kept})
+        target = 8.0 if cuda else 3.2 if "compiled" in t.form else 2.4
+        for what, ratio, before, after in (
+            ("forward", t.forward_ratio, t.plain_forward, t.fast_forward),
+            ("both", t.total_ratio, t.plain_total, t.fast_total),
+        ):
+            if not (cuda and what == "forward"):
+                place = f"{t.shape[0]} x {t.shape[2]} x {t.shape[3]}{t.form.removeprefix('ours')}, {what}"
+                bars.append(Bar(place, ratio, f"{1e3 * before:.1f} to {1e3 * after:.1f} ms", target))
+    return rows, bars, "einsum in its faster layout; both: forward and backward"
 
 
 def table(*names: str) -> None:

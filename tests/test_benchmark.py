@@ -2,20 +2,21 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
+from layouts import make_camvid
 from PIL import Image
 
-from ccnet_lab import build_model, get_config
+from ccnet_lab import build_model
 from ccnet_lab.configs import Config
-from ccnet_lab.data.timing import cv2, recipe_augment, summary
-from ccnet_lab.data.transforms import augment
+from ccnet_lab.data.timing import summary
 from ccnet_lab.explore.maps import Step, dense_weights
 from ccnet_lab.explore.timing import dense_map, dense_matrix, time_maps
 from ccnet_lab.model.attention import CrissCrossAttention
 from ccnet_lab.model.fast import folded, has_bf16
 from ccnet_lab.model.timing import as_published
+from ccnet_lab.model.winograd import WinogradConv2d, use_winograd
+from ccnet_lab.training.agreement import compared
 
 RATIOS = {  # of each sub-command: the baseline's median, and ours
     "train": lambda row: 1 / row["published"]["images_per_second"] * row["ours"]["images_per_second"],
@@ -40,6 +41,37 @@ def test_every_part_runs_and_stores(door, tmp_path, what):
     assert out.count("\n") >= 2 + len(rows)
     assert ("no bf16 units here" in out) == (what == "infer" and not has_bf16(torch.device("cpu")))
     assert Image.open(tmp_path / "found.png").size[0] > 600
+
+
+def test_agreement_of_the_precisions(door, tmp_path):
+    make_camvid(tmp_path)
+    words = ("--repeats", 2, "--steps", 2, "--device", "cpu", "--json", tmp_path / "found.json")
+    code, out, err = door("scripts/benchmark.py", "train", "--agreement", tmp_path, *words)
+    assert code == 0, err
+    (found,) = json.loads((tmp_path / "found.json").read_text())["train"]
+    assert [(run["form"], run["seed"]) for run in found["runs"]] == [(form, seed) for seed in (0, 1) for form in ("float32", "bf16")]
+    assert len({run["loss"] for run in found["runs"]}) == 4
+    assert "the spread" in out
+
+
+def test_agreement_is_against_the_spread_of_the_seeds():
+    runs = [{"form": "float32", "seed": seed, "loss": loss, "miou": 0.4} for seed, loss in enumerate((1.0, 1.3, 1.1))]
+    near = [{**run, "form": "near", "loss": run["loss"] + 0.2} for run in runs]
+    far = [{**run, "form": "far", "miou": 0.3} for run in runs]
+    found = compared([*runs, *near, *far])
+    assert found["spread"] == pytest.approx({"loss": 0.3, "miou": 0.0})
+    assert found["difference"]["near"] == pytest.approx({"loss": 0.2, "miou": 0.0})
+    assert found["agrees"] == {"near": True, "far": False}
+
+
+def test_gpu_check_is_rehearsed_and_a_part_that_fails_costs_itself_only(door, tmp_path):
+    words = ("--out", tmp_path, "--device", "cpu", "--small", "--minutes", 4)
+    code, _, err = door("scripts/gpu_check.py", *words, "--parts", "agreement", "attention", "sync", "feed")
+    assert code == 1
+    assert "failed, or out of time: agreement" in err
+    assert {path.name for path in tmp_path.glob("*.json")} == {"gpu_attention.json", "gpu_sync.json", "gpu_feed.json"}
+    fed = json.loads((tmp_path / "gpu_feed.json").read_text())["feed"]
+    assert all(0 <= row["waiting"] <= 1 for row in fed.values())
 
 
 def test_a_device_that_is_not_there(door):
@@ -78,6 +110,28 @@ def test_folded_networks_agree(config, size):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 9), (33, 40)])
+@torch.inference_mode()
+def test_winograd_is_the_convolution(size, dilation):
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(6, 5, 3, padding=dilation, dilation=dilation, bias=dilation > 1).double()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = torch.randn(2, 6, *size, dtype=torch.float64).contiguous(memory_format=layout)
+        torch.testing.assert_close(WinogradConv2d(convolution)(images), convolution(images), rtol=1e-11, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_network_with_winograd_agrees():
+    model, images = _used("ccnet_resnet50os8_voc"), torch.randn(1, 3, 65, 49)
+    fast = use_winograd(folded(model))
+    replaced = [module for module in fast.modules() if isinstance(module, WinogradConv2d)]
+    assert len(replaced) == 6 + 3 + 3  # stage 3, stage 4, the head
+    assert {module.dilation for module in replaced} == {1, 2, 4}
+    expected = model(images).logits
+    torch.testing.assert_close(fast(images).logits, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
 @torch.no_grad()
 def test_the_published_form_is_the_same_network():
     model, images = _used("street"), torch.randn(1, 3, 41, 60)
@@ -85,19 +139,6 @@ def test_the_published_form_is_the_same_network():
     published = as_published(model)
     assert type(published.attention) is not CrissCrossAttention
     torch.testing.assert_close(published(images).logits, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_recipe_in_its_order_gives_what_ours_gives(seed):
-    """Same draws, same crop: labels equal, pixels but for rounding (smooth pictures of a size that every scale enlarges)."""
-    config = get_config("ccnet_resnet50os8_voc")
-    coarse = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8))
-    image = np.asarray(coarse.resize((150, 120), Image.Resampling.BICUBIC))
-    labels = np.random.default_rng(seed).integers(0, 21, (12, 15), np.uint8).repeat(10, 0).repeat(10, 1)
-    ours, theirs = (form(image, labels, np.random.default_rng(seed), (256, 320), config.resize) for form in (augment, recipe_augment))
-    assert ours[0].shape == theirs[0].shape == (3, 256, 320)
-    assert (ours[1] == theirs[1]).float().mean() > (0.99 if cv2 else 0.95)  # Pillow's nearest is of the pixel's centre
-    assert (ours[0] - theirs[0]).abs().mean() * 58 < (2.5 if cv2 else 1.5)  # grey levels
 
 
 @pytest.mark.parametrize("grid", [(5, 8), (1, 4), (6, 1)])

@@ -10,7 +10,7 @@ from planted import beacon_view
 
 from ccnet_lab import Explorer, ImageError, build_model, get_config
 from ccnet_lab.data.beacons import BEACON, make_scene, out_of_reach
-from ccnet_lab.explore.deletion import deletion_test, shuffled, support, what_if
+from ccnet_lab.explore.deletion import deletion_test, shuffled, support, what_ifs
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def network():
 
 @torch.inference_mode()
 def plainly(view, x, y, removed, recurrence):
-    """`what_if` as its docstring says it, of the whole picture and nothing saved."""
+    """`what_ifs` as its docstring says it, of the whole picture and nothing saved."""
     model, features = view.explorer.model, view.state(0)
     own = model.attention.value(features)
     for _ in range(recurrence):
@@ -46,10 +46,10 @@ def test_a_what_if_is_a_whole_forward_pass_without_the_cells_own_values(network,
         removed = torch.rand(3, *view.grid, generator=torch.Generator().manual_seed(1)) < torch.tensor([0.05, 0.4, 0.9])[:, None, None]
         height, width = size
         for x, y in {(0, 0), (width - 1, height - 1), (width // 2, height // 3)}:
-            found = what_if(view, x, y, removed, recurrence)
+            found = torch.cat(list(what_ifs(view, x, y, removed, recurrence)))
             for one, cells in zip(found, removed, strict=True):
                 torch.testing.assert_close(one, plainly(view, x, y, cells, recurrence), rtol=1e-4, atol=1e-5)
-                torch.testing.assert_close(one, what_if(view, x, y, cells[None], recurrence)[0], rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(one, next(what_ifs(view, x, y, cells[None], recurrence))[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "recurrence"), [((40, 56), 2), ((40, 56), 3), ((1, 60), 1), ((1, 60), 2), ((1, 1), 2), ((60, 1), 1)])

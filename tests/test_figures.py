@@ -3,6 +3,10 @@
 import io
 
 import numpy as np
+import pytest
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from ccnet_lab.explore import figures
@@ -48,3 +52,28 @@ def test_iou_figure_leaves_out_classes_that_do_not_occur():
     said = words(figure)
     assert {"sky", "car", "mean", "50.0", "90.0", "60.0", "–"} <= set(said)
     assert "road" not in said
+
+
+@pytest.mark.parametrize("dpi", [60, 173])
+def test_quick_words_stand_where_matplotlib_s_do(dpi):
+    for k, (across, up) in enumerate(zip(("left", "center", "right"), ("top", "center", "bottom"), strict=True)):
+        ink = []
+        for kind in (figures.Word, Text):
+            figure = Figure(figsize=(4, 1))
+            figure.add_artist(kind(0.5, 0.5, f"above t: {k + 7} %", transform=figure.transFigure, fontsize=11, ha=across, va=up))
+            file = io.BytesIO()
+            figure.savefig(file, dpi=dpi)
+            ink.append(np.argwhere(np.asarray(Image.open(file).convert("L")) < 128))
+        quick, slow = (np.concatenate([dark.min(0), dark.max(0)]) for dark in ink)
+        assert np.abs(quick - slow).max() <= 0.06 * dpi  # of letters 0.15 inches high
+        assert len(ink[0]) == pytest.approx(len(ink[1]), rel=0.35)
+
+
+def test_a_notebook_shows_it_and_words_stay_text_in_a_vector_file(picture):
+    args = (picture(40, 40), np.zeros((40, 40), np.uint8), ((0, 0, 0),), ("a",), (1, 1), (0, 0, 10, 10), {"map": np.eye(4)})
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none"}):
+        figure = figures.attention_figure(*args, ["a caption"])
+        figure.savefig(file, format="svg")
+    assert pytest.importorskip("IPython.core.pylabtools").print_figure(figure)
+    assert ">a caption</text>" in file.getvalue()

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "data.catalog": {"errors"},
     "configs": {"errors", "data.catalog"},
     "store": {"errors", "files", "downloads", "data.catalog", "configs"},
-    "data": {"errors", "downloads", "configs", "data.catalog"},
+    "data": {"errors", "files", "downloads", "configs", "data.catalog"},
     "model": {"errors", "files", "downloads", "store", "configs", "data.catalog", "data"},
     "runs": {"errors", "files", "downloads", "store", "configs", "data.catalog", "data", "model"},
     "zoo": {"errors", "files", "downloads", "store", "configs", "data.catalog", "data", "model", "runs", "scoring"},
@@ -89,7 +89,7 @@ def test_a_file_opens_with_one_sentence(path):
 
 def test_files_and_library_stay_small():
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in LIBRARY}
-    assert sum(lines.values()) < 13_200
+    assert sum(lines.values()) < 13_900
     assert [path.name for path, count in lines.items() if count > 360] == []
 
 

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from ccnet_lab.explore import figures, pictures
@@ -78,12 +79,12 @@ def test_attention_figure_draws_all_maps_on_one_scale_unless_each_has_its_own(pi
     args = (picture(40, 40), np.zeros((40, 40), np.uint8), ((0, 0, 0),), ("a",), (1, 1), (0, 0, 10, 10), maps)
     for top, ends in ((None, ["1", "1"]), ([1.0, 0.5], ["1", "0.5"])):
         figure = figures.attention_figure(*args, top=top)
-        (axis,), (sheet,) = figure.axes, [artist.picture for artist in figure.artists]
+        sheet = figure.artists[0].picture
         first, second = (sheet[72, figures.GAP + k * (figures.PANEL + figures.GAP) + 40] for k in (1, 2))  # in the first cell of each map
         assert np.array_equal(first, second) == (top is not None)
-        assert [text.get_text() for text in axis.texts if text.get_text() in ("1", "0.5")] == ends
+        assert [text.get_text() for text in figure.findobj(Text) if text.get_text() in ("1", "0.5")] == ends
 
 
 def test_a_clipped_scale_says_so(picture):
     args = (picture(40, 40), np.zeros((40, 40), np.uint8), ((0, 0, 0),), ("a",), (1, 1), (0, 0, 10, 10), {"map": np.eye(4)})
-    assert "≥ 0.25" in [text.get_text() for text in figures.attention_figure(*args, top=0.25).axes[0].texts]
+    assert "≥ 0.25" in [text.get_text() for text in figures.attention_figure(*args, top=0.25).findobj(Text)]

@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from ccnet_lab.data.beacons import make_scene, on_cross
@@ -17,7 +18,7 @@ from ccnet_lab.explore.figures import GAP, PANEL
 
 
 def words(figure):
-    return [" ".join(text.get_text().split()) for text in figure.axes[0].texts]
+    return [" ".join(text.get_text().split()) for text in figure.findobj(Text) if text.get_text()]
 
 
 def test_the_picture_says_what_the_view_says():

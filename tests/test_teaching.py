@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from matplotlib.text import Text
 
 import ccnet_lab
 from ccnet_lab.data.beacons import make_scene
@@ -114,7 +115,7 @@ def view():
 def test_a_view_s_figure_wherever_a_slider_goes(view, x, y, recurrence):
     figure = view.figure(x, y, recurrence, clip=0.5)
     asked = (recurrence,) if isinstance(recurrence, int) else recurrence
-    titles = [text.get_text() for text in figure.axes[0].texts]
+    titles = [text.get_text() for text in figure.findobj(Text)]
     assert [title for title in titles if title.startswith("R = ")] == [f"R = {r}" for r in asked]
 
 

@@ -1,7 +1,7 @@
 """Charts of the board: numbers in, a matplotlib Figure out; no torch, no pyplot, no files. board_page.py picks what goes into them."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -70,7 +70,8 @@ def class_heatmap(rows: Mapping[str, Floats], class_names: Sequence[str], by: st
         drawn = axis.imshow(np.ma.masked_invalid(part), cmap=COLOURS, vmin=0, vmax=100, aspect="auto", interpolation="nearest")
         axis.set(xticks=[], yticks=[])  # names are plain text, which matplotlib draws in a fraction of the time that ticks take
         axis.spines[:].set_visible(False)
-        gap, words = 0.05, {"ha": "right", "rotation_mode": "anchor"}  # gap: inches
+        gap = 0.05  # inches
+        words: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"}
         for i, name in enumerate(names[block]):
             short = name if len(name) <= 18 else f"{name[:17]}…"
             axis.text(i, -gap / (tall * len(rows)), short, rotation=60, va="top", fontsize=8, transform=axis.get_xaxis_transform(), **words)

@@ -5,19 +5,32 @@ and the class's score should fall sooner than with cells removed at random. The 
 every what-if is a forward pass of its own, from the features before the attention to the score.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ccnet_lab.errors import ImageError
 from ccnet_lab.explore import maps
 from ccnet_lab.explore.explorer import Floats, View
+from ccnet_lab.explore.maps import block_weights
+from ccnet_lab.model.attention import CrissCrossAttention
 
-BATCH = 2**22  # feature values of the what-ifs computed at once: 16 MiB, and some ten times that with projections and weights
+AT_ONCE = 8  # what-ifs scored together
+
+
+class State(NamedTuple):
+    """Features (n, m, C) of some cells, their queries and keys (n, m, d) and the values (n, m, C) they still give away."""
+
+    features: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
 
 
 @dataclass(frozen=True)
@@ -132,13 +145,11 @@ def deletion_test(
     between = (ranks[:, None] < counts[:-1, None]).reshape(-1, weights.size)
     removed = torch.as_tensor(np.concatenate([ends, between]).reshape(-1, *view.grid))
     label = int(view.probabilities(x, y, recurrence).argmax())
-    batch = max(1, BATCH // view.state(0).numel())
-    scores = np.zeros(len(removed), np.float32)
-    for first in range(0, len(removed), batch):
-        part = slice(first, first + batch)
-        scores[part] = what_if(view, x, y, removed[part], recurrence)[:, label].cpu().numpy()
+    scores = np.zeros(0, np.float32)
+    for found in what_ifs(view, x, y, removed, recurrence):
+        scores = np.append(scores, found[:, label].cpu().numpy())
         if progress is not None:
-            progress(min(first + batch, len(removed)), len(removed))
+            progress(len(scores), len(removed))
     nothing, everything = (np.full((draws + 1, 1), score, np.float32) for score in scores[:2])
     curves = np.hstack([nothing, scores[2:].reshape(draws + 1, -1), everything])  # (1 + D, S)
     cells = np.stack(np.unravel_index(orders[0], view.grid), axis=1)
@@ -146,40 +157,62 @@ def deletion_test(
 
 
 @torch.inference_mode()
-def what_if(view: View, x: int, y: int, removed: Tensor, recurrence: int) -> Tensor:
-    """The class probabilities (B, K) of pixel (x, y) with the cells `removed` (B, h, w) bool, as `deletion_test` says.
+def what_ifs(view: View, x: int, y: int, removed: Tensor, recurrence: int) -> Iterator[Tensor]:
+    """The class probabilities (n, K) of pixel (x, y) with the cells `removed` (B, h, w) bool, as `deletion_test` says, some at a time.
 
-    Only what they hang on is computed: the last step for the cells near the pixel, the one before for those cells' rows and columns.
+    Only what they hang on is computed: the last step for the cells near the pixel, the one before for those cells' rows and columns. The
+    first step's weights, of features from which nothing was taken yet, are the same in every what-if.
     """
-    attention, features = view.explorer.model.attention, view.state(0)
-    ys, xs = view.near(x, y)
+    attention = view.explorer.model.attention
     every = slice(0, view.grid[0]), slice(0, view.grid[1])
-    lost = removed[:, None].to(features.device) * attention.project(features)[2]  # (B, C, h, w): V x_0 + b where removed
+    ys, xs = view.near(x, y)
+    blocks = {1: [(ys, xs)], 2: [(ys, every[1]), (every[0], xs)]}.get(recurrence, [every])
+    start, first = (view.state(r)[0].permute(1, 2, 0).contiguous() for r in (0, 1))  # (h, w, C)
+    query, key, value = _project(attention, start)
+    weights = [block_weights(query[block], key[block[0]], key[:, block[1]], block[0].start) for block in blocks]
 
-    def step(rows: Tensor, columns: Tensor, ys: slice, xs: slice) -> Tensor:
-        """One step for the cells of rows `ys` and columns `xs`, from the features of these whole rows and whole columns."""
-        (query, key, value), (_, key_down, value_down) = attention.project(rows), attention.project(columns)
-        values = value - lost[:, :, ys], value_down - lost[..., xs]
-        out: Tensor = rows[..., xs] + attention.gamma * _attend(query[..., xs], (key, key_down), values, ys)
+    def step(rows: State, columns: State, ys: slice, xs: slice) -> Tensor:
+        """One step (n, m, C) for the cells of rows `ys` and columns `xs`, from these whole rows (n, w, .) and whole columns (h, m, .)."""
+        found = block_weights(rows.query[:, xs], rows.key, columns.key, ys.start)
+        out: Tensor = rows.features[:, xs] + attention.gamma * _gather(found, rows.value, columns.value)
         return out
 
-    for _ in range(recurrence - 2):
-        features = step(features, features, *every)
-    rows, columns = features[:, :, ys], features[..., xs]
-    if recurrence > 1:
-        rows, columns = step(rows, features, ys, every[1]), step(features, columns, every[0], xs)
-    return view.score_near(step(rows, columns, ys, xs), x, y)
+    def near(cells: Tensor) -> Tensor:
+        """The features (n, m, C) near the pixel with some cells removed."""
+        lost = cells[..., None] * value  # (h, w, C)
+
+        def state(features: Tensor, ys: slice, xs: slice) -> State:
+            query, key, value = _project(attention, features)
+            return State(features, query, key, value - lost[ys, xs])
+
+        taken = [_gather(found, lost[ys], lost[:, xs]) for found, (ys, xs) in zip(weights, blocks, strict=True)]
+        states: list[Tensor] = [first[block] - attention.gamma * part for block, part in zip(blocks, taken, strict=True)]
+        if recurrence == 1:
+            return states[0]
+        if recurrence > 2:
+            whole = state(states[0], *every)
+            for _ in range(recurrence - 3):
+                whole = state(step(whole, whole, *every), *every)
+            rows, columns = State(*(part[ys] for part in whole)), State(*(part[:, xs] for part in whole))
+            states = [step(rows, whole, ys, every[1]), step(whole, columns, every[0], xs)]
+        return step(state(states[0], ys, every[1]), state(states[1], every[0], xs), ys, xs)
+
+    for part in removed.to(start.device).split(AT_ONCE):
+        yield view.score_near(torch.stack([near(cells) for cells in part]).permute(0, 3, 1, 2), x, y)
 
 
-def _attend(query: Tensor, keys: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor], ys: slice) -> Tensor:
-    """(B, C, n, m): what a block of n x m cells, its rows `ys`, gathers. Keys and values: of its rows (., n, w), its columns (., h, m)."""
-    height = keys[1].shape[2]
-    across = torch.einsum("bdyx,bdyk->byxk", query, keys[0])  # (B, n, m, w)
-    down = torch.einsum("bdyx,bdkx->byxk", query, keys[1])  # (B, n, m, h)
-    itself = torch.eye(height, dtype=torch.bool, device=query.device)[ys]  # (n, h)
-    weights = torch.softmax(torch.cat([down.masked_fill(itself[:, None], float("-inf")), across], dim=-1), dim=-1)
-    out = torch.einsum("byxk,bckx->bcyx", weights[..., :height], values[1])
-    return out + torch.einsum("byxk,bcyk->bcyx", weights[..., height:], values[0])
+def _project(attention: CrissCrossAttention, features: Tensor) -> tuple[Tensor, ...]:
+    """Queries, keys and values (n, m, .) of features (n, m, C)."""
+    layers = attention.query, attention.key, attention.value
+    return tuple(F.linear(features, layer.weight[:, :, 0, 0], layer.bias) for layer in layers)
+
+
+def _gather(weights: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(n, m, C): what a block of cells takes from its rows' values (n, w, C) and its columns' (h, m, C)."""
+    height = len(columns)
+    down = torch.bmm(weights[..., :height].transpose(0, 1), columns.transpose(0, 1)).transpose(0, 1)  # (m, n, h) @ (m, h, C)
+    out: Tensor = torch.bmm(weights[..., height:], rows) + down
+    return out
 
 
 def support(view: View, x: int, y: int, recurrence: int) -> NDArray[np.bool_]:

@@ -1,16 +1,22 @@
 """Arrays in, a matplotlib Figure out; no torch, no pyplot, no files. The quick pictures of the app are in pictures.py."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.transforms import Bbox
+from matplotlib.font_manager import findfont
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, PathPatch, Rectangle
+from matplotlib.path import Path
+from matplotlib.text import Text
+from matplotlib.transforms import Affine2D, Bbox
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ccnet_lab.explore.pictures import COLOURS, blend, grey, heat, label_picture, resized, shown_size
 
@@ -35,6 +41,31 @@ class Sheet(Artist):
         box = self.get_window_extent()
         shown = resized(self.picture, (round(box.height), round(box.width)))
         renderer.draw_image(renderer.new_gc(), round(box.x0), round(box.y0), np.asarray(Image.fromarray(shown).convert("RGBA"))[::-1])
+
+
+class Word(Text):
+    """Level text that becomes pixels in one go: matplotlib places every letter on its own, the most costly part of a redraw."""
+
+    def draw(self, renderer: Any) -> None:
+        """Draw it with Pillow where the figure becomes pixels, and as text in a PDF or an SVG."""
+        if not isinstance(renderer, RendererAgg):
+            super().draw(renderer)
+            return
+        anchor = {"left": "l", "center": "m", "right": "r"}[self.get_horizontalalignment()]
+        anchor += {"top": "a", "bottom": "d", "center": "m"}[self.get_verticalalignment()]
+        font = _font(self.get_fontsize() * renderer.dpi / 72)  # type: ignore[operator]
+        left, top, right, bottom = map(round, font.getbbox(self.get_text(), anchor=anchor))
+        if right <= left:
+            return
+        picture = Image.new("RGBA", (right - left, bottom - top), (0, 0, 0, 0))
+        ImageDraw.Draw(picture).text((-left, -top), self.get_text(), "black", font, anchor)
+        x, y = map(round, self.get_transform().transform(self.get_position()))
+        renderer.draw_image(renderer.new_gc(), x + left, y - bottom, np.asarray(picture)[::-1])
+
+
+@lru_cache(16)
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(findfont("DejaVu Sans"), size)
 
 
 def attention_figure(
@@ -70,32 +101,40 @@ def attention_figure(
     head = 56 if title else 32
     sheet = np.full((head + h + 62, GAP + len(panels) * (w + GAP), 3), 255, np.uint8)
     figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100), dpi=100)
-    axis = figure.add_axes((0, 0, 1, 1))
-    axis.set_axis_off()
-    axis.set(xlim=(0, sheet.shape[1]), ylim=(sheet.shape[0], 0))
+    pixels = Affine2D().scale(1 / sheet.shape[1], -1 / sheet.shape[0]).translate(0, 1) + figure.transFigure
+    outlines = []
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        figure.add_artist(Word(x, y, text, transform=pixels, **style))
+
     figure.add_artist(Sheet(sheet))
     for k, (name, panel) in enumerate(zip(["labels and the chosen pixel", *maps], panels, strict=True)):
         left, foot = GAP + k * (w + GAP), head + h
         sheet[head:foot, left : left + w] = panel
-        axis.text(left + w / 2, head - 7, name, fontsize=10, ha="center", va="bottom")
+        write(left + w / 2, head - 7, name, fontsize=10, ha="center", va="bottom")
         if k == 0:
             x, y = left + (pixel[0] + 0.5) * w / width, head + (pixel[1] + 0.5) * h / height
-            axis.plot(x, y, "+", color="white", markersize=11, markeredgewidth=3)
-            axis.plot(x, y, "+", color="black", markersize=9, markeredgewidth=1)
+            for colour, length, edge in (("white", 11, 3), ("black", 9, 1)):
+                figure.lines.append(Line2D([x], [y], color=colour, marker="+", markersize=length, markeredgewidth=edge, transform=pixels))
+                figure.lines[-1].set_figure(figure)  # a notebook shows no figure without axes or lines of its own
             continue
-        _outline(axis, (left + box[0] * w / width, head + box[1] * h / height, left + box[2] * w / width, head + box[3] * h / height))
-        axis.text(left + w / 2, foot + 6, captions[k - 1] if k <= len(captions) else "", fontsize=9, ha="center", va="top")
+        corners = [(box[across], box[down]) for across, down in ((0, 1), (2, 1), (2, 3), (0, 3), (0, 1))]
+        outlines.append(Path(corners, closed=True).transformed(Affine2D().scale(w / width, h / height).translate(left, head)))
+        write(left + w / 2, foot + 6, captions[k - 1] if k <= len(captions) else "", fontsize=9, ha="center", va="top")
         start, end = left + w // 5, left + w - w // 5
         sheet[foot + 36 : foot + 46, start:end] = heat(np.arange(256.0)[None], 255, (10, end - start))
-        axis.text(start - 5, foot + 41, "0", fontsize=8, ha="right", va="center_baseline")
+        write(start - 5, foot + 41, "0", fontsize=8, ha="right", va="center")
         cut = "≥ " if maps[name].max() > tops[k - 1] else ""
-        axis.text(end + 5, foot + 41, f"{cut}{tops[k - 1]:.2g}", fontsize=8, va="center_baseline")
+        write(end + 5, foot + 41, f"{cut}{tops[k - 1]:.2g}", fontsize=8, va="center")
+    for thickness, colour in ((3.0, "black"), (1.4, "white")):
+        cells = Path.make_compound_path(*outlines)
+        figure.add_artist(PathPatch(cells, fill=False, edgecolor=colour, linewidth=thickness, transform=pixels))
     for k, i in enumerate(np.argsort(-np.bincount(labels.ravel(), minlength=len(palette)), kind="stable")[:6]):
         if (labels == i).any():
             left, upper = GAP + k % 3 * w // 3, head + h + 12 + 20 * (k // 3)
             sheet[upper : upper + 11, left : left + 11] = palette[i]
-            axis.text(left + 16, upper + 6, class_names[i], fontsize=8, va="center")
-    axis.text(sheet.shape[1] / 2, 8, title, fontsize=11, ha="center", va="top")
+            write(left + 16, upper + 6, class_names[i], fontsize=8, va="center")
+    write(sheet.shape[1] / 2, 8, title, fontsize=11, ha="center", va="top")
     return figure
 
 

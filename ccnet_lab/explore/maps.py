@@ -3,9 +3,10 @@
 A step's attention is a sparse (hw, hw) matrix A_s whose row p spreads over p's cross. What pixel p takes from where after R steps is row p
 of A_R ... A_1: its one-hot row, carried backwards through the steps. After one step the row lives on a cross, and the cells of a cross
 share one column and one row of keys, so the second step costs two passes over the keys. Only from the third step on is every cell's
-attention needed. A map is (h, w); a pixel is its cell (i, j), row first.
+attention needed; it is computed a few rows at a time and never kept. A map is (h, w); a pixel is its cell (i, j), row first.
 """
 
+from collections.abc import Iterator
 from math import comb
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ccnet_lab.model.attention import criss_cross_weights
+
+CELLS = 2**13  # cells whose attention is computed at once: 12 MiB on a 128 x 256 map; fresh memory for all costs more than the arithmetic
 
 
 class Step(NamedTuple):
@@ -57,9 +60,11 @@ def listeners_map(steps: list[Step], i: int, j: int) -> Tensor:
     weights[:, j] = of_column[:, i]
     weights[i] = of_row[:, height + j]
     for step in steps[1:]:
-        cross = dense_weights(step)  # (h, w, h + w)
-        column = torch.einsum("yxk,kx->yx", cross[..., :height], weights)
-        weights = column + torch.einsum("yxk,yk->yx", cross[..., height:], weights)
+        taken = torch.empty_like(weights)
+        for rows, cross in _rows(step):
+            column = (cross[..., :height].transpose(0, 1) @ weights.T[..., None])[..., 0].T
+            taken[rows] = column + (cross[..., height:] @ weights[rows, :, None])[..., 0]
+        weights = taken
     return weights
 
 
@@ -91,6 +96,24 @@ def split_output(steps: list[Step], start: Tensor, gamma: Tensor, weight: Tensor
 def dense_weights(step: Step) -> Tensor:
     """Every cell's attention over its cross: (h, w, h + w)."""
     return criss_cross_weights(step.query.permute(2, 0, 1)[None], step.key.permute(2, 0, 1)[None])[0]
+
+
+@torch.no_grad()
+def block_weights(query: Tensor, rows: Tensor, columns: Tensor, first: int) -> Tensor:
+    """Attention of a block of n x m cells: (n, m, h + w), column entries first, as `criss_cross_weights` but without gradients.
+
+    Args:
+        query: (n, m, d), of the block's cells.
+        rows: (n, w, d), keys of the whole rows they lie in.
+        columns: (h, m, d), keys of their whole columns.
+        first: the row of the map that is the block's first.
+    """
+    height = len(columns)
+    weights = query.new_empty(*query.shape[:2], height + rows.shape[1])
+    weights[..., :height] = torch.bmm(query.transpose(0, 1), columns.permute(1, 2, 0)).transpose(0, 1)  # (m, n, d) @ (m, d, h)
+    weights[..., :height].diagonal(first, 0, 2).fill_(float("-inf"))
+    weights[..., height:] = torch.bmm(query, rows.mT)  # (n, m, d) @ (n, d, w)
+    return torch.softmax(weights, dim=-1, out=weights)
 
 
 def on_cross_share(weights: Tensor, i: int, j: int) -> float:
@@ -125,9 +148,7 @@ def _pull(weights: Tensor, step: Step, i: int, j: int, hops: int) -> Tensor:
     """The row vector `weights` times the step's attention matrix; after `hops` steps from (i, j) its support is known."""
     height = step.key.shape[0]
     if hops == 0:  # the pixel alone
-        scores = torch.cat([step.key[:, j] @ step.query[i, j], step.key[i] @ step.query[i, j]])  # (h + w,)
-        scores[i] = float("-inf")
-        entries = weights[i, j] * torch.softmax(scores, dim=0)
+        entries = weights[i, j] * block_weights(*_block(step, slice(i, i + 1), slice(j, j + 1)))[0, 0]  # (h + w,)
         out = torch.zeros_like(weights)
         out[:, j] = entries[:height]
         out[i] += entries[height:]
@@ -140,16 +161,30 @@ def _pull(weights: Tensor, step: Step, i: int, j: int, hops: int) -> Tensor:
         out[:, j] += column @ of_column[:, :height]
         out[i] += row @ of_row[:, height:]
         return out
-    cross = dense_weights(step)  # (h, w, h + w)
-    return torch.einsum("yx,yxk->kx", weights, cross[..., :height]) + torch.einsum("yx,yxk->yk", weights, cross[..., height:])
+    across, down = torch.empty_like(weights), weights.new_zeros(weights.shape[1], 1, height)
+    for rows, cross in _rows(step):
+        across[rows] = (weights[rows, None] @ cross[..., height:])[:, 0]
+        down.baddbmm_(weights[rows].T[:, None], cross[..., :height].transpose(0, 1))  # (w, 1, n) @ (w, n, h)
+    return across + down[:, 0].T
+
+
+def _rows(step: Step) -> Iterator[tuple[slice, Tensor]]:
+    """Every cell's attention, some rows at a time: which, and (n, w, h + w)."""
+    height, width = step.key.shape[:2]
+    count = max(1, CELLS // width)
+    for first in range(0, height, count):
+        rows = slice(first, min(first + count, height))
+        yield rows, block_weights(*_block(step, rows, slice(0, width)))
 
 
 def _cross_cells(step: Step, i: int, j: int) -> tuple[Tensor, Tensor]:
     """Attention of the cells of column j, (h, h + w), and of row i, (w, h + w)."""
+    height, width = step.key.shape[:2]
+    of_column = block_weights(*_block(step, slice(0, height), slice(j, j + 1)))
+    return of_column[:, 0], block_weights(*_block(step, slice(i, i + 1), slice(0, width)))[0]
+
+
+def _block(step: Step, rows: slice, columns: slice) -> tuple[Tensor, Tensor, Tensor, int]:
+    """What `block_weights` takes for the cells of some rows and columns."""
     query, key = step
-    height = key.shape[0]
-    of_column = torch.cat([query[:, j] @ key[:, j].T, torch.einsum("yd,yxd->yx", query[:, j], key)], dim=1)
-    of_column[:, :height].fill_diagonal_(float("-inf"))
-    of_row = torch.cat([torch.einsum("xd,yxd->xy", query[i], key), query[i] @ key[i].T], dim=1)
-    of_row[:, i] = float("-inf")
-    return torch.softmax(of_column, dim=1), torch.softmax(of_row, dim=1)
+    return query[rows, columns], key[rows], key[:, columns], rows.start
