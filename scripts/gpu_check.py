@@ -65,11 +65,11 @@ def main() -> int:
     args = parser.parse_args()
     minutes = args.minutes or sum(PARTS[part][1] for part in args.parts)
     args.out.mkdir(parents=True, exist_ok=True)
-    if len(args.parts) > 1:
-        return one_by_one(args.parts, minutes)
     args.until = time.monotonic() + 60 * minutes
     try:
         args.device = choose_device(args.device)
+        if len(args.parts) > 1:
+            return one_by_one(args.parts, minutes)
         PARTS[args.parts[0]][0](args)
     except LabError as error:
         parser.error(str(error))
