@@ -61,7 +61,8 @@ def listeners_map(steps: list[Step], i: int, j: int) -> Tensor:
     weights[i] = of_row[:, height + j]
     for step in steps[1:]:
         taken = torch.empty_like(weights)
-        for rows, cross in _rows(step):
+        for rows in _row_blocks(step):
+            cross = block_weights(*_block(step, rows, slice(None)))  # (n, w, h + w)
             column = (cross[..., :height].transpose(0, 1) @ weights.T[..., None])[..., 0].T
             taken[rows] = column + (cross[..., height:] @ weights[rows, :, None])[..., 0]
         weights = taken
@@ -162,19 +163,26 @@ def _pull(weights: Tensor, step: Step, i: int, j: int, hops: int) -> Tensor:
         out[i] += row @ of_row[:, height:]
         return out
     across, down = torch.empty_like(weights), weights.new_zeros(weights.shape[1], 1, height)
-    for rows, cross in _rows(step):
-        across[rows] = (weights[rows, None] @ cross[..., height:])[:, 0]
-        down.baddbmm_(weights[rows].T[:, None], cross[..., :height].transpose(0, 1))  # (w, 1, n) @ (w, n, h)
+    for rows in _row_blocks(step):
+        query, of_rows, of_columns, first = _block(step, rows, slice(None))
+        column = torch.bmm(query.transpose(0, 1), of_columns.permute(1, 2, 0))  # scores (w, n, h); their exponentials below
+        column.diagonal(first, 1, 2).fill_(float("-inf"))
+        row = torch.bmm(query, of_rows.mT)  # (n, w, w)
+        top = torch.maximum(column.amax(-1).T, row.amax(-1))  # (n, w)
+        column.sub_(top.T[..., None]).exp_()
+        row.sub_(top[..., None]).exp_()
+        share = weights[rows] / (column.sum(-1).T + row.sum(-1))  # so that the attention itself need not be divided by its sum
+        across[rows] = (share[:, None] @ row)[:, 0]
+        down += share.T[:, None] @ column
     return across + down[:, 0].T
 
 
-def _rows(step: Step) -> Iterator[tuple[slice, Tensor]]:
-    """Every cell's attention, some rows at a time: which, and (n, w, h + w)."""
+def _row_blocks(step: Step) -> Iterator[slice]:
+    """All rows, so many at a time that they hold about `CELLS` cells."""
     height, width = step.key.shape[:2]
     count = max(1, CELLS // width)
     for first in range(0, height, count):
-        rows = slice(first, min(first + count, height))
-        yield rows, block_weights(*_block(step, rows, slice(0, width)))
+        yield slice(first, min(first + count, height))
 
 
 def _cross_cells(step: Step, i: int, j: int) -> tuple[Tensor, Tensor]:
