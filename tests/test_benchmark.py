@@ -1,6 +1,7 @@
 """Timings: every sub-command runs and stores what it says; the forms that are timed side by side give the same."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from ccnet_lab.model.timing import as_published
 from ccnet_lab.model.winograd import WinogradConv2d, use_winograd
 from ccnet_lab.training.agreement import compared
 
+ROOT = Path(__file__).parent.parent
 RATIOS = {  # of each sub-command: the baseline's median, and ours
     "train": lambda row: 1 / row["published"]["images_per_second"] * row["ours"]["images_per_second"],
     "data": lambda row: (row["recipe_read"] + row["recipe_transform"]) / (row["read"] + row["transform"]),
@@ -150,3 +152,26 @@ def test_dense_matrices_give_the_same_map(grid):
     assert torch.allclose(matrix.sum(1), torch.ones(len(matrix)))
     assert float(matrix.max()) == pytest.approx(float(dense_weights(step).max()))
     assert torch.allclose(dense_map([step], 0, 0).flatten(), matrix[0])
+
+
+def test_the_readme_s_ratios_are_those_that_were_measured():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    told = {line.split(" | ")[0]: line.split(" | ")[2] for line in lines if line.startswith("| ") and line.count(" | ") == 3}
+    stored = {
+        part: json.loads((ROOT / "results" / f"{part}_cpu.json").read_text()) for part in ("data", "train", "infer", "explore", "attention")
+    }
+    found = {part: stored[part][part] for part in stored}
+    assert not [part for part, whole in stored.items() if "uncommitted" in whole["commit"]]
+    data = {(row["dataset"], row["source"]): row["ratio"] for row in found["data"]}
+    assert float(told["| training samples per core, VOC's JPEGs"]) == round(data["voc", "files"], 2)
+    assert float(told["| training samples per core, Cityscapes' PNGs"]) == round(data["cityscapes", "files"], 2)
+    assert float(told["| training samples per core, Cityscapes' cache"]) == round(data["cityscapes", "cache"], 1)
+    assert float(told["| training step, `street`, float32"]) == round(found["train"][0]["ratio"], 2)
+    (winograd,) = (row["ratio"] for row in found["infer"] if "Winograd" in row["form"])
+    assert float(told["| R-50-D8, one image of 512x512, float32"]) == round(winograd, 2)
+    for row in found["explore"][:3]:
+        assert float(told[f"| a pixel's map, R = {row['recurrence']}, 64x64 cells"]) == round(row["ratio"])
+    eager = [row for row in found["attention"] if row["form"] == "ours"]
+    for name, kind in (("forward, five sizes", "forward_ratio"), ("forward and backward", "total_ratio")):
+        ratios = [row[kind] for row in eager]
+        assert told[f"| attention step, {name}"] == f"{min(ratios):.2f} to {max(ratios):.2f}"
