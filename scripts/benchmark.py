@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +23,7 @@ from ccnet_lab.data.timing import CORES, time_samples
 from ccnet_lab.errors import LabError
 from ccnet_lab.explore.bars import Bar, speed_figure
 from ccnet_lab.explore.timing import GRIDS, time_maps
-from ccnet_lab.model.costs import machine
+from ccnet_lab.model.costs import commit, machine
 from ccnet_lab.model.fast import has_bf16
 from ccnet_lab.model.timing import CUDA_SHAPES, SHAPES, time_attention, time_inference
 from ccnet_lab.training.agreement import FORMS, agreement
@@ -73,8 +72,6 @@ def main() -> None:
 
 def surroundings(args: argparse.Namespace) -> dict[str, Any]:
     """Commit, versions and machine."""
-    describe = ["git", "describe", "--always", "--exclude=*", "--dirty= and uncommitted changes"]
-    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
     packages = {name: version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless")}
     place = {
         "name": machine(args.device),
@@ -84,7 +81,7 @@ def surroundings(args: argparse.Namespace) -> dict[str, Any]:
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
     return {
-        "commit": commit, "torch": torch.__version__, "versions": {"python": platform.python_version(), **packages}, "machine": place,
+        "commit": commit(), "torch": torch.__version__, "versions": {"python": platform.python_version(), **packages}, "machine": place,
         "repeats": args.repeats, "spread": "range of the middle half of the rounds, as a share of their median",
     }  # fmt: skip
 

@@ -17,10 +17,11 @@ from ccnet_lab.explore.sources import obtain_weights
 from ccnet_lab.files import write_whole
 from ccnet_lab.model.weights import read_config
 from ccnet_lab.runs import Run
-from ccnet_lab.scoring.protocol import MODES, PRECISIONS, Protocol, check_comparable, plan
+from ccnet_lab.scoring.protocol import MODES, Protocol, check_comparable, plan
 from ccnet_lab.training import campaign
 from ccnet_lab.training.distributed import choose_device
 from ccnet_lab.training.evaluation import evaluate, published_line, score_table
+from ccnet_lab.training.inference import fast_precision
 from ccnet_lab.training.published import evaluate_published
 
 
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
     parser.add_argument("--recurrence", type=int, help="R, by default the one the model was trained with")
     parser.add_argument(
-        "--precision", choices=("auto", *PRECISIONS), default="auto",
+        "--precision", choices=("auto", "fp32", "bf16", "fast"), default="auto",
         help="auto: fp32, as the published scores; fast: batch norms folded, bf16 where the device has units for it, on other CPUs "
         "Winograd's convolutions",
     )  # fmt: skip
@@ -62,7 +63,7 @@ def main() -> int:
         explorer = Explorer.open(args.source, choose_device(args.device), _config(args.source, args.config, run))
         config, dataset = explorer.config, get_dataset(explorer.config.dataset)
         split = open_split(dataset, args.data, args.split or dataset.val_split)
-        precision = "fp32" if args.precision == "auto" else args.precision
+        precision = {"auto": "fp32", "fast": fast_precision(explorer.device)}.get(args.precision, args.precision)
         how: dict[str, Any] = dict(mode=args.mode, scales=args.scales, flip=args.flip, precision=precision, recurrence=args.recurrence)
         into_run = run is not None and (args.overwrite or _alike(run, plan(split, config, **how), bool(args.json)))
         if args.json:

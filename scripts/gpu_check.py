@@ -29,6 +29,7 @@ from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.timing import make_files as make_files
 from ccnet_lab.errors import LabError
 from ccnet_lab.model.attention import FORM, criss_cross_attention, criss_cross_attention_plain
+from ccnet_lab.model.costs import commit
 from ccnet_lab.model.fast import has_bf16
 from ccnet_lab.model.timing import time_inference
 from ccnet_lab.training.agreement import agreement
@@ -87,7 +88,11 @@ def one_by_one(parts: list[str], minutes: float) -> int:
             code = process.wait(60 * share + 60)
         except subprocess.TimeoutExpired:
             process.terminate()
-            code = process.wait()
+            try:
+                code = process.wait(60)
+            except subprocess.TimeoutExpired:  # it stands in a call that takes no signal
+                process.kill()
+                code = process.wait()
         if code:
             failed.append(part)
     if failed:
@@ -135,7 +140,13 @@ def attention(args: argparse.Namespace) -> None:
             forms["compiled"] = torch.compile(criss_cross_attention_plain, dynamic=False)
         if kernels:
             forms |= _tiled(kernels, forward, backward, longest=max(shape[2:]))
-        kept = {name: _wide_kept(form, given) for name, form in forms.items()}
+        kept = {}
+        for name in list(forms):
+            try:
+                kept[name] = _wide_kept(forms[name], given)
+            except Exception as error:  # a tile too large for the device, no compiler: the other forms go on
+                del forms[name]
+                rows.append({"shape": shape, "form": name, "error": f"{type(error).__name__}: {str(error)[:300]}"})
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
         for _ in range(5 if args.small else 33):
             for name, form in forms.items():
@@ -206,17 +217,17 @@ def sync(args: argparse.Namespace) -> None:
     for name, config in networks.items():
         config = replace(config, crop_size=(64, 64), batch_size=2)
         for compiled in (False,) if args.small else (False, True):
-            step = our_step(config, args.device, has_bf16(args.device), compiled)
-            step()  # what is tried out, compiled and allocated at first may wait
-            step()
             label = name + ", compiled" * compiled
             try:
+                step = our_step(config, args.device, has_bf16(args.device), compiled)
+                step()  # what is tried out, compiled and allocated at first may wait
+                step()
                 with _waiting_refused(args):
                     for _ in range(3):
                         step()
                 found[label] = "no wait in 3 steps" if args.device.type == "cuda" else "ran; only a GPU can be waited for"
             except RuntimeError as error:
-                found[label] = f"waits: {str(error).splitlines()[0]}"
+                found[label] = f"waits, or does not run: {str(error).splitlines()[0]}"
             print(label, found[label], flush=True)
             store(args, "sync", found)
 
@@ -334,10 +345,9 @@ def _milliseconds(begin: Any, end: Any) -> float:
 
 def store(args: argparse.Namespace, part: str, content: Any) -> None:
     """Write a part's results with machine, versions and commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     cuda = args.device.type == "cuda"
     machine = torch.cuda.get_device_name(args.device) if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    record = {"machine": machine, "torch": torch.__version__, "commit": commit, "attention on CUDA": FORM, part: content}
+    record = {"machine": machine, "torch": torch.__version__, "commit": commit(), "attention on CUDA": FORM, part: content}
     (args.out / f"gpu_{part}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -198,3 +198,19 @@ def test_module_starts_as_the_identity_and_queries_learn_nothing_at_first():
     out.square().sum().backward()
     assert module.gamma.grad != 0
     assert (module.query.weight.grad == 0).all()
+
+
+def test_backward_within_autocast():
+    module = CrissCrossAttention(8, 4, gamma=0.3)
+    x = torch.randn(1, 8, 5, 6).to(memory_format=torch.channels_last)
+    found = []
+    for within in (True, False):
+        module.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = module(x).float().square().mean()
+            if within:
+                loss.backward()
+        if not within:
+            loss.backward()
+        found.append(module.query.weight.grad)
+    torch.testing.assert_close(*found, rtol=0.02, atol=1e-6)

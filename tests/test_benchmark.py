@@ -1,5 +1,6 @@
 """Timings: every sub-command runs and stores what it says; the forms that are timed side by side give the same."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -138,6 +139,7 @@ def test_a_network_with_winograd_agrees():
 def test_the_published_form_is_the_same_network():
     model, images = _used("street"), torch.randn(1, 3, 41, 60)
     expected = model(images).logits
+    assert as_published(copy.deepcopy(model).double()).attention.query.weight.dtype == torch.float64
     published = as_published(model)
     assert type(published.attention) is not CrissCrossAttention
     torch.testing.assert_close(published(images).logits, expected, rtol=1e-4, atol=1e-5)

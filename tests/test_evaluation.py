@@ -231,9 +231,9 @@ def test_fast_is_another_protocol_and_nearly_the_same_labels(split, monkeypatch)
     for module in (fast, inference):
         monkeypatch.setattr(module, "has_bf16", lambda device: False)
     monkeypatch.setattr(winograd.WinogradConv2d, "forward", lambda self, x: ran.append(1) or forward(self, x))
-    exact, found = evaluate(model, split, config), evaluate(model, split, config, precision="fast")
+    exact, found = evaluate(model, split, config), evaluate(model, split, config, precision=inference.fast_precision(torch.device("cpu")))
     assert ran
-    assert found.protocol.precision == "fast"
+    assert found.protocol.precision == "fast fp32"
     with pytest.raises(ProtocolError, match="precision"):
         check_comparable(found.protocol, exact.protocol)
     assert abs(exact.confusion - found.confusion).sum() < 0.001 * exact.confusion.sum()
@@ -454,7 +454,7 @@ def test_the_order_of_scales_is_no_difference():
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        (dict(mode="sliding"), "expected whole or slide"), (dict(precision="fp16"), "expected fp32 or bf16 or fast"),
+        (dict(mode="sliding"), "expected whole or slide"), (dict(precision="fp16"), "expected fp32 or bf16 or fast fp32"),
         (dict(scales=()), "such as 0.5"), (dict(scales=(1, 0)), "such as 0.5"), (dict(scales=(9,)), "such as 0.5"),
         (dict(scales=(float("nan"),)), "such as 0.5"), (dict(recurrence=-1), "0 or more"),
     ],

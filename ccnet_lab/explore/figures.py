@@ -48,14 +48,14 @@ class Word(Text):
 
     def draw(self, renderer: Any) -> None:
         """Draw it with Pillow where the figure becomes pixels, and as text in a PDF or an SVG."""
-        if not isinstance(renderer, RendererAgg):
+        if not isinstance(renderer, RendererAgg) or "\n" in self.get_text():
             super().draw(renderer)
             return
         anchor = {"left": "l", "center": "m", "right": "r"}[self.get_horizontalalignment()]
         anchor += {"top": "a", "bottom": "d", "center": "m"}[self.get_verticalalignment()]
-        font = _font(self.get_fontsize() * renderer.dpi / 72)  # type: ignore[operator]
+        font = _font(findfont(self.get_fontproperties()), self.get_fontsize() * renderer.dpi / 72)  # type: ignore[operator]
         left, top, right, bottom = map(round, font.getbbox(self.get_text(), anchor=anchor))
-        if right <= left:
+        if right <= left or bottom <= top:
             return
         picture = Image.new("RGBA", (right - left, bottom - top), (0, 0, 0, 0))
         ImageDraw.Draw(picture).text((-left, -top), self.get_text(), "black", font, anchor)
@@ -64,8 +64,8 @@ class Word(Text):
 
 
 @lru_cache(16)
-def _font(size: float) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(findfont("DejaVu Sans"), size)
+def _font(path: str, size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
 
 
 def attention_figure(

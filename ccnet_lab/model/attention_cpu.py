@@ -40,8 +40,9 @@ class CrissCross(torch.autograd.Function):
         rows = grad if grad.stride(3) == 1 else grad.contiguous()
         d_query, d_key, d_value = (t.new_empty(t.shape) for t in (query, key, value))
         inner = torch.empty_like(top)  # of each pixel: the product of its output, before gamma, with its gradient
-        for image in zip(query, key, value, rows, top, scale, d_query, d_key, d_value, inner, [ctx.factor] * len(value), strict=True):
-            _backward(*image)
+        with torch.autocast("cpu", enabled=False):  # whoever calls backward within it
+            for image in zip(query, key, value, rows, top, scale, d_query, d_key, d_value, inner, [ctx.factor] * len(value), strict=True):
+                _backward(*image)
         d_gamma = inner.sum(dtype=torch.float64).to(value.dtype) if ctx.needs_input_grad[4] else None
         return d_query.mul_(ctx.factor), d_key.mul_(ctx.factor), d_value, grad if ctx.needs_input_grad[3] else None, d_gamma
 

@@ -151,6 +151,15 @@ def machine(device: str = "cpu") -> str:
     return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
 
 
+def commit() -> str:
+    """The working tree's commit, and whether there are changes to it; "" where there is no git."""
+    describe = ["git", "describe", "--always", "--exclude=*", "--dirty= and uncommitted changes"]
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
 @functools.cache
 def _processor() -> str:
     try:

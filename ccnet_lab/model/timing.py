@@ -89,6 +89,7 @@ def as_published(model: CCNet) -> CCNet:
     """The model itself, its attention replaced by `PublishedAttention` with the same weights, contiguous in memory."""
     attention = PublishedAttention(model.attention.value.out_channels, model.attention.query.out_channels)
     attention.load_state_dict(model.attention.state_dict())
+    attention.to(model.attention.gamma)  # device and dtype
     model.attention = attention
     return model.to(memory_format=torch.contiguous_format)  # type: ignore[no-any-return, call-overload]
 

@@ -10,7 +10,7 @@ from ccnet_lab.data.datasets import Split, describe
 from ccnet_lab.errors import ProtocolError
 from ccnet_lab.runs import Run
 
-MODES, PRECISIONS = ("whole", "slide"), ("fp32", "bf16", "fast")
+MODES, PRECISIONS = ("whole", "slide"), ("fp32", "bf16", "fast fp32", "fast bf16")
 _GOES_WITH = {"images": "split", "names_crc32": "images", "window": "mode", "stride": "window"}  # fields that differ along with another
 
 
@@ -25,7 +25,7 @@ class Protocol:
         flip: whether the mirrored image is predicted, too.
         resize: (long, short) sides the image is fitted into at scale 1, ratio kept, plain bilinear.
         window, stride: (H, W) pixels of the fitted image; None for whole images.
-        precision: "fp32" (TF32 off), "bf16" autocast, or "fast": what `model.fast.ready` gives, "bf16" where the device has units for it.
+        precision: "fp32" (TF32 off) or "bf16" autocast, of the network itself or, "fast" before it, of what `model.fast.ready` gives.
         recurrence: R used.
 
     Raises:

@@ -135,7 +135,7 @@ def evaluate(
     protocol = plan(split, config, mode=mode, scales=scales, flip=flip, precision=precision, recurrence=recurrence)
     device, training, classes = torch.device(device), model.training, config.num_classes
     model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network = ready(cast(CCNet, model), device) if precision == "fast" else model
+    network = ready(cast(CCNet, model), device) if precision.startswith("fast") else model
     tally = Tally.begin(keep, protocol, key, classes)
     running = tally.confusions().total()
     start = saved = time.perf_counter()

@@ -68,15 +68,20 @@ class _Items(Dataset[Any]):
         return Item(sample.name, torch.from_numpy(sample.labels), [torch.from_numpy(resize(sample.image, *size)) for size in sizes])
 
 
+def fast_precision(device: torch.device) -> str:
+    """The protocol's precision of fast inference on a device: "fast bf16" where it has units for that, else "fast fp32"."""
+    return f"fast {'bf16' if has_bf16(device) else 'fp32'}"
+
+
 @contextmanager
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    """Within it, "bf16" is autocast, "fp32" is float32 with TF32 off, and "fast" the first where the device has units for it."""
+    """Within it, "bf16" is autocast, "fp32" is float32 with TF32 off, with "fast" before it or not."""
     switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul) if device.type == "cuda" else ()
     before = [switch.allow_tf32 for switch in switches]
     try:
         for switch in switches:
             switch.allow_tf32 = False
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" or (precision == "fast" and has_bf16(device))):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision.endswith("bf16")):
             yield
     finally:
         for switch, value in zip(switches, before, strict=True):

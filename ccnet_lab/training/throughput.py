@@ -56,8 +56,13 @@ def measure(config: Config, device: torch.device, repeats: int = 3, steps: int =
             found[mode] = {"error": str(error)}
     rates: dict[str, list[float]] = {mode: [] for mode in forms}
     for _ in range(repeats):
-        for mode, form in forms.items():
-            rates[mode].append(config.batch_size / _seconds(form, steps, device))
+        for mode in list(forms):
+            try:
+                with memory_advice(config, 1):
+                    rates[mode].append(config.batch_size / _seconds(forms[mode], steps, device))
+            except MemoryShortError as error:  # beside the other modes
+                found[mode] = {"error": str(error)}
+                del forms[mode], rates[mode]
     whole = estimate(config, 1.0)
     for mode, values in rates.items():
         rate, spread = summary(values)
