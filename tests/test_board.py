@@ -496,17 +496,15 @@ def test_twelve_finished_runs_of_ade20k_size_open_in_two_seconds(tmp_path):
         counts = rng.integers(1, 100_000, len(cells)).astype(np.uint32)
         confusions = Confusions(names, 150, starts, cells[order].astype(np.uint16), counts)
         write_run(tmp_path / f"seed{number // 4}" / config.name, config, confusions, training={"weights": "imagenet", "seed": number})
-    spent = []
-    for _ in range(3):  # the least counts: what else the machine does slows a core down
-        start = time.process_time()
-        board = read_board([tmp_path], "ade20k")
-        html = whole(board, "measured mIoU", True, costs=False)
-        board_page.heat_figure(board, next(iter(board.heat_rows()))).savefig(tmp_path / "heat.png")
-        spent.append(time.process_time() - start)
+    start = time.process_time()
+    board = read_board([tmp_path], "ade20k")
+    html = whole(board, "measured mIoU", True, costs=False)
+    board_page.heat_figure(board, next(iter(board.heat_rows()))).savefig(tmp_path / "heat.png")
+    spent = time.process_time() - start
     assert len(board.rows) == 12
     assert html.count("<td class='measured'>") == 12
     assert board.problems == ()
-    assert min(spent) < 2, f"{min(spent):.2f} s of processor time"
+    assert spent < 2, f"{spent:.2f} s of processor time"
     comparison = compare(*board.rows[:2])
     assert comparison.images == 2000
 
