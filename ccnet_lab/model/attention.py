@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccnet_lab.model.attention_cpu import CrissCross
+from ccnet_lab.model.attention_cpu import CrissCross, criss_cross_rows
 
 _SMALL = 2**16  # values per image below which the fast form's loop over a batch costs more than it saves (measured)
 FORM = os.environ.get("CCNET_LAB_ATTENTION", "plain")  # on CUDA: "plain", or "triton" for the kernels of attention_cuda.py where they can
@@ -59,8 +59,8 @@ def criss_cross_attention_plain(query: Tensor, key: Tensor, value: Tensor) -> Te
 def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Every pixel's weighted mean of the values on its column and its row.
 
-    On a CPU the form of attention_cpu.py runs, which keeps only query, key and value for the backward pass. Elsewhere, and in a compiled
-    program, the plain form runs, unless `FORM` asks for the Triton kernels and they take these tensors. `PATHS` counts what ran.
+    On a CPU the form of attention_cpu.py runs, compiled or not, which keeps only query, key and value for the backward pass. Elsewhere, and
+    in an exported program, the plain form runs, unless `FORM` asks for the Triton kernels and they take these tensors. `PATHS` counts.
 
     Args:
         query, key: (B, d, H, W), any float dtype, any memory format, CPU or CUDA.
@@ -139,10 +139,10 @@ class CrissCrossAttention(nn.Module):
 
 
 def _on_cpu(query: Tensor, key: Tensor, value: Tensor, x: Tensor | None = None, gamma: Tensor | None = None) -> Tensor:
-    with _full_precision("cpu"):
-        rows = CrissCross.apply(*(_rows(t) for t in (query, key, value)), x if x is None else _rows(x), gamma)  # (B, H, W, C)
-        dtype = value.dtype if x is None else torch.promote_types(x.dtype, value.dtype)
-        return _formatted(rows.permute(0, 3, 1, 2).to(dtype), like=value)
+    given = *(_rows(t) for t in (query, key, value)), x if x is None else _rows(x), gamma
+    rows = criss_cross_rows(*given)[0] if torch.compiler.is_compiling() else CrissCross.apply(*given)  # (B, H, W, C)
+    dtype = value.dtype if x is None else torch.promote_types(x.dtype, value.dtype)
+    return _formatted(rows.permute(0, 3, 1, 2).to(dtype), like=value)
 
 
 def _path(query: Tensor, key: Tensor, value: Tensor) -> str:
@@ -155,7 +155,7 @@ def _path(query: Tensor, key: Tensor, value: Tensor) -> str:
         if takes(query, key, value):
             return "triton"
     small = len(value) > 1 and value[0].numel() < _SMALL
-    return "plain" if small or value.device.type != "cpu" or torch.compiler.is_compiling() else "cpu"
+    return "plain" if small or value.device.type != "cpu" else "cpu"
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -1,6 +1,6 @@
 """Criss-cross attention with its residual as matrix products on a CPU, blocked; attention.py decides when it runs and has the plain form.
 
-Batched products over the rows and over the columns of channels-last images. Only query, key, value and two numbers per pixel are kept; the
+Batched products over the rows and over the columns of channels-last images. Only query, key, value and one number per pixel are kept; the
 backward pass recomputes the weights. No tensor of all weights is formed in the forward pass, half of one twice in the backward pass.
 
 Shapes, of one image: query and key (H, W, d), value and residual (H, W, C). A few lines at a time, S = (lines, length, length) are the
@@ -18,77 +18,124 @@ _BLOCK = 2**22  # values of a block, 16 MiB of float32; with 2**17 to 2**20 it w
 
 
 class CrissCross(torch.autograd.Function):
-    """residual + gamma * attention, (B, H, W, C), from (B, H, W, d) twice and (B, H, W, C) twice, whose last axes are dense."""
+    """`criss_cross_rows` outside compiled programs, where its products can be counted and a call costs less."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, residual: Tensor | None, gamma: Tensor | None) -> Tensor:
-        """Without a residual, the attention itself."""
-        out = value.new_empty(value.shape)
-        top, scale = value.new_empty(2, *value.shape[:3], 1)  # of each pixel: its largest score, and 1 over its sum of exponentials
-        ctx.factor = 1.0 if gamma is None else float(gamma.detach())
-        rest: Iterable[Tensor | None] = [None] * len(value) if residual is None else residual
-        for image in zip(query, key, value, rest, out, top, scale, [ctx.factor] * len(value), strict=True):
-            _forward(*image)
-        ctx.save_for_backward(query, key, value, top, scale)
+        """As `criss_cross_rows`, its first result."""
+        out, share = _rows_forward(query, key, value, residual, gamma)
+        ctx.save_for_backward(query, key, value, gamma, share)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The result's gradient is the residual's; gamma's is the sum of what each pixel's softmax needs anyway."""
-        query, key, value, top, scale = ctx.saved_tensors
-        rows = grad if grad.stride(3) == 1 else grad.contiguous()
-        d_query, d_key, d_value = (t.new_empty(t.shape) for t in (query, key, value))
-        inner = torch.empty_like(top)  # of each pixel: the product of its output, before gamma, with its gradient
-        with torch.autocast("cpu", enabled=False):  # whoever calls backward within it
-            for image in zip(query, key, value, rows, top, scale, d_query, d_key, d_value, inner, [ctx.factor] * len(value), strict=True):
-                _backward(*image)
-        d_gamma = inner.sum(dtype=torch.float64).to(value.dtype) if ctx.needs_input_grad[4] else None
-        return d_query.mul_(ctx.factor), d_key.mul_(ctx.factor), d_value, grad if ctx.needs_input_grad[3] else None, d_gamma
+        """The result's gradient is the residual's."""
+        return _gradients(ctx, _rows_backward(grad, *ctx.saved_tensors), grad)
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, rest: Tensor | None, out: Tensor, top: Tensor, scale: Tensor, factor: float) -> None:
-    """One image: columns first, not yet divided by the sum; then rows, whose larger maxima and sums scale what the columns gave."""
-    q_c, k_c, v_c, out_c, top_c, scale_c = (_columns(t) for t in (q, k, v, out, top, scale))
+def _rows_forward(query: Tensor, key: Tensor, value: Tensor, residual: Tensor | None, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The step residual + gamma * attention, or without them the attention itself, and how much of each pixel's attention is on its column.
+
+    Args:
+        query, key: (B, H, W, d), the last axis dense.
+        value, residual: (B, H, W, C), likewise.
+        gamma: ().
+
+    Returns:
+        (B, H, W, C) and (B, H, W, 1).
+    """
+    out, share = value.new_empty(value.shape), value.new_empty(*value.shape[:3], 1)
+    factor = 1.0 if gamma is None else float(gamma.detach())
+    rest: Iterable[Tensor | None] = [None] * len(value) if residual is None else residual
+    with torch.autocast("cpu", enabled=False):
+        for image in zip(query, key, value, rest, out, share, [factor] * len(value), strict=True):
+            _forward(*image)
+    return out, share
+
+
+def _rows_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, gamma: Tensor | None, share: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value and gamma; gamma's is the sum of what each pixel's softmax needs anyway."""
+    rows = grad if grad.stride(3) == 1 else grad.contiguous()
+    d_query, d_key, d_value = (t.new_empty(t.shape) for t in (query, key, value))
+    inner = torch.empty_like(share)  # of each pixel: the product of its output, before gamma, with its gradient
+    factor = 1.0 if gamma is None else float(gamma.detach())
+    with torch.autocast("cpu", enabled=False):  # whoever calls backward within it
+        for image in zip(query, key, value, rows, share, d_query, d_key, d_value, inner, [factor] * len(value), strict=True):
+            _backward(*image)
+    return d_query.mul_(factor), d_key.mul_(factor), d_value, inner.sum(dtype=torch.float64).to(value.dtype)
+
+
+criss_cross_rows = torch.library.custom_op("ccnet_lab::criss_cross_rows", _rows_forward, mutates_args=())
+criss_cross_rows_backward = torch.library.custom_op("ccnet_lab::criss_cross_rows_backward", _rows_backward, mutates_args=())
+
+
+@criss_cross_rows.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, residual: Tensor | None, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
+    return value.new_empty(value.shape), value.new_empty(*value.shape[:3], 1)
+
+
+@criss_cross_rows_backward.register_fake
+def _(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, gamma: Tensor | None, share: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape), value.new_empty(())
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, _, gamma = inputs
+    ctx.save_for_backward(query, key, value, gamma, output[1])
+
+
+def _compiled_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _gradients(ctx, criss_cross_rows_backward(grad, *ctx.saved_tensors), grad)
+
+
+def _gradients(ctx: Any, found: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
+    *projections, d_gamma = found
+    return *projections, grad if ctx.needs_input_grad[3] else None, d_gamma if ctx.needs_input_grad[4] else None
+
+
+torch.library.register_autograd(criss_cross_rows, _compiled_backward, setup_context=_remember)
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, rest: Tensor | None, out: Tensor, share: Tensor, factor: float) -> None:
+    """One image: the softmax along columns, then along rows; the logarithms of their sums say how much of the attention each has."""
+    q_c, k_c, v_c, out_c, share_c = (_columns(t) for t in (q, k, v, out, share))
     for x in _blocks(v_c):
-        s = _column_scores(q_c[x], k_c[x])
-        largest = s.amax(-1, keepdim=True)  # (n, H, 1)
-        s.sub_(largest).exp_()
-        out_c[x] = torch.bmm(s, v_c[x])
-        top_c[x], scale_c[x] = largest, s.sum(-1, keepdim=True)
+        p, share_c[x] = _softmax(_column_scores(q_c[x], k_c[x]))
+        out_c[x] = torch.bmm(p, v_c[x])
     for y in _blocks(v):
-        s = torch.bmm(q[y], k[y].mT)
-        largest = torch.maximum(s.amax(-1, keepdim=True), top[y])  # (n, W, 1)
-        s.sub_(largest).exp_()
-        shrink = torch.exp(top[y] - largest)
-        share = 1 / (s.sum(-1, keepdim=True) + shrink * scale[y])
-        top[y], scale[y] = largest, share
-        shrink.mul_(share).mul_(factor)
+        p, total = _softmax(torch.bmm(q[y], k[y].mT))
+        w = share[y].sub_(total).sigmoid_()  # (n, W, 1)
         o = out[y]
         if rest is None:
-            o.mul_(shrink)
+            o.mul_(w)
         else:
-            torch.addcmul(rest[y], o, shrink, out=o)
-        torch.baddbmm(o, s.mul_(share), v[y], alpha=factor, out=o)  # in place, and unlike baddbmm_ known to the counter of operations
+            torch.addcmul(rest[y], o, w, value=factor, out=o)
+        torch.baddbmm(o, p.mul_(1 - w), v[y], alpha=factor, out=o)  # in place, and unlike baddbmm_ known to the counter of operations
 
 
 def _backward(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, top: Tensor, scale: Tensor,
-    d_q: Tensor, d_k: Tensor, d_v: Tensor, inner: Tensor, factor: float,
-) -> None:  # fmt: skip
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, share: Tensor, d_q: Tensor, d_k: Tensor, d_v: Tensor, inner: Tensor, factor: float
+) -> None:
     """Gradients of one image, those of query and key not yet times `factor`.
 
     With weights P and their gradients G = g v^T, those of the scores are P * (G - inner), where inner sums P * G over column and row.
     """
-    q_c, k_c, v_c, g_c, top_c, scale_c, d_v_c, inner_c = (_columns(t) for t in (q, k, v, g, top, scale, d_v, inner))
+    q_c, k_c, v_c, g_c, share_c, d_v_c, inner_c = (_columns(t) for t in (q, k, v, g, share, d_v, inner))
     height, width = v.shape[:2]
     weights, gradients = v.new_empty(2, width, height, height)  # along columns, wanted again when the rows are known
     for x in _blocks(v_c):
-        p = _column_scores(q_c[x], k_c[x], out=weights[x]).sub_(top_c[x]).exp_().mul_(scale_c[x])
+        s = _column_scores(q_c[x], k_c[x], out=weights[x])
+        p = torch.softmax(s, -1, out=s).mul_(share_c[x])
         torch.mul(torch.bmm(p.mT, g_c[x]), factor, out=d_v_c[x])
         inner_c[x] = (torch.bmm(g_c[x], v_c[x].mT, out=gradients[x]) * p).sum(-1, keepdim=True)
     for y in _blocks(v):
-        p = torch.bmm(q[y], k[y].mT).sub_(top[y]).exp_().mul_(scale[y])
+        p = torch.bmm(q[y], k[y].mT)
+        torch.softmax(p, -1, out=p).mul_(1 - share[y])
         d = d_v[y]
         torch.baddbmm(d, p.mT, g[y], alpha=factor, out=d)
         d_s = torch.bmm(g[y], v[y].mT).mul_(p)
@@ -99,6 +146,16 @@ def _backward(
     gradients.sub_(inner_c).mul_(weights)
     _columns(d_q).add_(torch.bmm(gradients, k_c))
     _columns(d_k).add_(torch.bmm(gradients.mT, q_c))
+
+
+def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over the last axis, in place, and the logarithm of the sum of exponentials: (..., n) -> (..., n), (..., 1).
+
+    The largest weight is 1 over the sum relative to the largest score; torch.softmax is much faster than torch.exp on some processors.
+    """
+    largest = scores.amax(-1, keepdim=True)
+    p = torch.softmax(scores, -1, out=scores)
+    return p, largest - p.amax(-1, keepdim=True).log_()
 
 
 def _column_scores(query: Tensor, key: Tensor, out: Tensor | None = None) -> Tensor:
