@@ -404,16 +404,33 @@ def frozen_losses(folder, settings, config=None):
     return [record["loss"] for record in Run.open(folder).metrics()]
 
 
-def test_two_processes_have_the_losses_of_one(settings, tmp_path):
+TWO = """
+import sys
+from pathlib import Path
+import torch
+from torch._dynamo.utils import counters
+sys.path.insert(0, "tests")
+from test_loop import Settings, frozen_losses
+
+def traced_only(self, **_):
+    self._compiled_call_impl = torch.compile(self._call_impl, backend="aot_eager")
+
+torch.nn.Module.compile = traced_only
+folder, data = map(Path, sys.argv[1:3])
+compiled = sys.argv[3] == "True"
+frozen_losses(folder, Settings(data=data, device="cpu", steps=4, workers=0, log_every=1, accumulate=2 if compiled else 1, compile=compiled))
+assert counters["stats"]["unique_graphs"] == compiled, counters
+assert not counters["graph_break"], counters
+"""
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_two_processes_have_the_losses_of_one(settings, tmp_path, compiled):
+    """Compiled, which is tried without code generation, the network stays one graph although gradients are exchanged on the way."""
     expected = frozen_losses(tmp_path / "one", settings)
-    code = (
-        "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; from test_loop import Settings, frozen_losses\n"
-        "folder, data = map(Path, sys.argv[1:]); "
-        "frozen_losses(folder, Settings(data=data, device='cpu', steps=4, workers=0, log_every=1))"
-    )
-    (tmp_path / "two.py").write_text(code)
+    (tmp_path / "two.py").write_text(TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(path) for path in (tmp_path / "two.py", tmp_path / "two", settings.data)]
+    command += [str(word) for word in (tmp_path / "two.py", tmp_path / "two", settings.data, compiled)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr

@@ -50,7 +50,8 @@ def test_a_step_never_waits_for_its_device(settings, tmp_path, change, accumulat
     trainer.model.to(meta)
     stepper = trainer.stepper
     stepper.confusion = stepper.confusion.to(meta)
-    stepper.class_weights = None if stepper.class_weights is None else stepper.class_weights.to(meta)
+    with_losses = stepper.wrapped
+    with_losses.class_weights = None if with_losses.class_weights is None else with_losses.class_weights.to(meta)
     stepper.optimizer = build_optimizer(trainer.model, config)
     images, labels = torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.zeros(4, 32, 32, dtype=torch.uint8)
     batch = Batch(["a"] * 4, images, labels, torch.tensor([[0, 32, 0, 32]] * 4))

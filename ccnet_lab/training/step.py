@@ -1,6 +1,5 @@
 """One training step on its device: losses, gradients, a step of the optimiser; it never waits for a GPU. Runs and logs are loop.py's."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -30,7 +29,7 @@ class Stepper:
         class_weights: (K,) of the loss; None for equal ones.
 
     Attributes:
-        wrapped: the model, exchanging gradients where there are several processes.
+        wrapped: the model with its losses, exchanging gradients where there are several processes.
         optimizer: of the model's parameters.
         confusion: (K * K + 1,) counts on the feature grid since it was last zeroed, the last for ignored cells.
     """
@@ -47,15 +46,17 @@ class Stepper:
         class_weights: Tensor | None = None,
     ) -> None:
         self.model, self.config, self.group, self.accumulate = model, config, group, accumulate
-        self.bf16, self.class_weights = bf16, class_weights
-        self.wrapped = group.wrap(model).train()
+        with_losses = _WithLosses(model, config, class_weights, bf16)
+        if compiled:
+            torch.compiler.reset()  # torch bounds the programs it keeps per function, and those of an earlier network count
+            with_losses.compile(dynamic=False, options={"fallback_random": True})  # one shape, eager mode's random numbers
+        self.wrapped = group.wrap(with_losses).train()
         self.optimizer = build_optimizer(model, config)
         self.confusion = torch.zeros(config.num_classes**2 + 1, dtype=torch.long, device=group.device)
-        self._forward = _compiled(_losses) if compiled else _losses
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One step on this process's share of a batch: its losses (3,) total, main, aux; the gradients' norm. Both are on the device."""
-        config, group = self.config, self.group
+        group = self.group
         labels = batch.labels.to(group.device, non_blocking=True).long()  # (B, H, W)
         labelled = (labels != IGNORE).sum(dim=(1, 2)).float()  # (B,)
         everywhere = group.total(labelled.sum()).clamp(min=1)
@@ -68,7 +69,7 @@ class Stepper:
             # A pixel weighs the same wherever it is computed; DistributedDataParallel averages over the processes, hence the factor.
             share = labelled[mine].sum() / everywhere
             with self._synchronised(part == self.accumulate - 1):
-                loss, logits = self._forward(self.wrapped, images, labels[mine], config, self.class_weights, self.bf16)
+                loss, logits = self.wrapped(images, labels[mine])
             (loss.total * (share * group.world)).backward()
             losses += torch.stack(loss[:3]).detach() * share
             self.confusion += _cell_confusion(logits.detach(), labels[mine])
@@ -81,20 +82,21 @@ class Stepper:
         return nullcontext() if last or self.group.world == 1 else self.wrapped.no_sync()  # type: ignore[operator]
 
 
-def _losses(
-    network: nn.Module, images: Tensor, labels: Tensor, config: Config, class_weights: Tensor | None, bf16: bool
-) -> tuple[Loss, Tensor]:
-    """Losses and logits (B, K, h, w) of a micro-batch."""
-    with torch.autocast(images.device.type, torch.bfloat16) if bf16 else nullcontext():
-        out = network(images)
-    loss = segmentation_loss(out, labels, config.aux_weight, IGNORE, class_weights, config.ohem, config.category_loss)
-    return loss, out.logits
+class _WithLosses(nn.Module):
+    """A network and its losses as one module, so that they compile to one program, inside what exchanges the gradients."""
 
+    def __init__(self, network: CCNet, config: Config, class_weights: Tensor | None, bf16: bool) -> None:
+        super().__init__()
+        self.network, self.config, self.class_weights, self.bf16 = network, config, class_weights, bf16
+        self.recurrence = network.recurrence
 
-def _compiled(form: Callable[..., tuple[Loss, Tensor]]) -> Callable[..., tuple[Loss, Tensor]]:
-    """`form` under torch.compile, once for the one shape a run has, with eager mode's random numbers."""
-    torch.compiler.reset()  # torch bounds the programs it keeps per function, and those of an earlier network count
-    return torch.compile(form, dynamic=False, options={"fallback_random": True})
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Loss, Tensor]:
+        """Losses and logits (B, K, h, w) of a micro-batch."""
+        config = self.config
+        with torch.autocast(images.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            out = self.network(images)
+        loss = segmentation_loss(out, labels, config.aux_weight, IGNORE, self.class_weights, config.ohem, config.category_loss)
+        return loss, out.logits
 
 
 def _cell_confusion(logits: Tensor, labels: Tensor) -> Tensor:
