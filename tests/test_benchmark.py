@@ -173,7 +173,14 @@ def test_the_readme_s_ratios_are_those_that_were_measured():
     assert float(told["| R-50-D8, one image of 512x512, float32"]) == round(winograd, 2)
     for row in found["explore"][:3]:
         assert float(told[f"| a pixel's map, R = {row['recurrence']}, 64x64 cells"]) == round(row["ratio"])
-    eager = [row for row in found["attention"] if row["form"] == "ours"]
     for name, kind in (("forward, five sizes", "forward_ratio"), ("forward and backward", "total_ratio")):
-        ratios = [row[kind] for row in eager]
-        assert told[f"| attention step, {name}"] == f"{min(ratios):.2f} to {max(ratios):.2f}"
+        eager, compiled = ([row[kind] for row in found["attention"] if row["form"] == form] for form in ("ours", "ours, compiled"))
+        assert told[f"| attention step, {name}"] == f"{min(eager):.2f} to {max(eager):.2f}"
+        assert f"under `torch.compile` {min(compiled):.2f} to {max(compiled):.2f}" in next(line for line in lines if name in line)
+    (agreement,) = json.loads((ROOT / "results" / "agreement_cpu.json").read_text())["train"]
+    difference, spread = agreement["difference"]["bf16"], agreement["spread"]
+    words = " ".join(lines)
+    assert f"differ by {difference['loss']:.3f} on average, where seeds differ by {spread['loss']:.3f}" in words
+    assert f"the mIoU by {100 * difference['miou']:.2f} points, where seeds differ by {100 * spread['miou']:.2f}" in words
+    assert agreement["agrees"]["bf16"]
+    assert len(agreement["runs"]) == 6
