@@ -39,7 +39,7 @@ def fetch(
     retries: int = 4,
     pause: float = 1.0,
 ) -> Path:
-    """Download `url` to `path`; what is there already is only checked.
+    """Download `url` to `path`, and return that; what is there already is only checked.
 
     The bytes go to `<path>.part` and under the final name only when they are whole and right. A part is resumed by a Range request where
     the host allows it and the file there is still the same one (`If-Range`, from the ETag or date kept in `<path>.part.json`).
@@ -53,9 +53,6 @@ def fetch(
         timeout: seconds without a byte after which the connection counts as cut.
         retries: tries in a row that bring nothing new before giving up; `pause` seconds before the first, twice that before the next, ...
             A host that cannot be reached is tried once more at most.
-
-    Returns:
-        The path.
 
     Raises:
         DownloadError: no network, refused, wrong length or hash, no room on the disk, or another process is at it; says what to do.
@@ -155,9 +152,8 @@ def _receive(url: str, part: Path, digest: str, progress: Progress | None, timeo
     have = _length(part) if same or digest else 0  # without either, nothing would tell two versions glued together
     if same and have and have == note.get("total"):
         return
-    headers = {"Accept-Encoding": "identity"}
-    if have:
-        headers |= {"Range": f"bytes={have}-"} | ({"If-Range": same} if same else {})
+    resumed = {"Range": f"bytes={have}-"} | ({"If-Range": same} if same else {})
+    headers = {"Accept-Encoding": "identity"} | (resumed if have else {})
     answered = False
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:

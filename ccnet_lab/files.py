@@ -30,9 +30,8 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[LabErro
     except LabError:
         raise
     except (OSError, RuntimeError, SafetensorError) as reason:  # torch and safetensors wrap failures to write
-        raise error(
-            f"{path} cannot be written: {reason}; what was there before is untouched; make room or choose another place"
-        ) from reason
+        remedy = "what was there before is untouched; make room or choose another place"
+        raise error(f"{path} cannot be written: {reason}; {remedy}") from reason
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -26,17 +26,12 @@ BY_HAND = "https://pan.baidu.com/s/1gD-NJJWOtaHCtB0qHE79rA (access code s757)"  
 
 @dataclass(frozen=True)
 class Published:
-    """A file that was published.
+    """A file that was published."""
 
-    Attributes:
-        name: what it is asked for by. kind: "checkpoint", "log" or "start" (ImageNet weights that a training starts from).
-        url: where it is published. digest: "sha256:..." or its first digits, "" where none is known.
-    """
-
-    name: str
-    kind: str
-    url: str
-    digest: str = ""
+    name: str  # what it is asked for by
+    kind: str  # "checkpoint", "log" or "start" (ImageNet weights that a training starts from)
+    url: str  # where it is published
+    digest: str = ""  # "sha256:..." or its first digits; "" where none is known
 
     @property
     def file(self) -> str:
@@ -57,17 +52,13 @@ class Published:
 _FOLDERS = {"checkpoint": "checkpoints", "log": "logs", "start": "imagenet"}
 
 
-def _published() -> dict[str, Published]:
-    files = [Published(name, "checkpoint", f"{RELEASES}/{name}_train.pth") for name in CONFIGS]
-    files += [Published(f"{name}.log", "log", f"{RELEASES}/{name}_train.log") for name in CONFIGS]
-    files += [  # the hex digits in the name start the file's sha256
-        Published(f"resnet{depth}_v1c", "start", f"{_V1C}/resnet{depth}_v1c-{digits}.pth", f"sha256:{digits}")
-        for depth, digits in ((50, "2cccc1ad"), (101, "e67eebb6"))
-    ]
-    return {file.name: file for file in files}
-
-
-PUBLISHED: Mapping[str, Published] = MappingProxyType(_published())
+_DIGITS = {50: "2cccc1ad", 101: "e67eebb6"}  # in the names of the start weights; they begin the file's sha256
+_FILES = [
+    *(Published(name, "checkpoint", f"{RELEASES}/{name}_train.pth") for name in CONFIGS),
+    *(Published(f"{name}.log", "log", f"{RELEASES}/{name}_train.log") for name in CONFIGS),
+    *(Published(f"resnet{n}_v1c", "start", f"{_V1C}/resnet{n}_v1c-{digits}.pth", f"sha256:{digits}") for n, digits in _DIGITS.items()),
+]
+PUBLISHED: Mapping[str, Published] = MappingProxyType({file.name: file for file in _FILES})
 
 
 @dataclass(frozen=True)
@@ -107,8 +98,7 @@ def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Pat
 
     Args:
         name: a key of `PUBLISHED`.
-        progress: called with (bytes so far, bytes in all or None) while it is downloaded; what it raises stops that, and the next call
-            goes on from there.
+        progress: as in `downloads.fetch`.
         mirror: an address with the same files, instead of `$CCNET_LAB_MIRROR` and the published one.
 
     Raises:
@@ -126,15 +116,11 @@ def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Pat
 def _download(wanted: Published, urls: list[str], progress: Progress | None) -> str:
     """The file, from the first address that has it; returns that one."""
     try:
-        for url in urls:
-            try:
-                fetch(url, wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
-                break
-            except NotThereError:
-                if url == urls[-1]:
-                    raise
-        return url
+        fetch(urls[0], wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
+        return urls[0]
     except DownloadError as error:
+        if isinstance(error, NotThereError) and urls[1:]:
+            return _download(wanted, urls[1:], progress)
         others = "" if wanted.kind == "start" else f". Other places: --mirror, ${MIRROR}, or in a browser {BY_HAND}"
         raise type(error)(f"{error}{others}") from None
 
@@ -142,12 +128,8 @@ def _download(wanted: Published, urls: list[str], progress: Progress | None) -> 
 def verify(path: Path, digest: str = "") -> None:
     """Hold a kept file against its record, or record it; a file that looks untouched is not read again.
 
-    Args:
-        path: in the folder.
-        digest: what its hash must begin with, as in `Published`.
-
     Raises:
-        DownloadError: it is another file than at its first use, or than the digest says.
+        DownloadError: it is another file than at its first use, or than the digest (as in `Published`) says.
     """
     record, status = read_note(path), path.stat()
     if record and (record.get("bytes"), record.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
@@ -155,24 +137,19 @@ def verify(path: Path, digest: str = "") -> None:
     found = sha256(path)
     for expected, whose in ((str(record.get("sha256", "")), "at its first use it had"), (digest.removeprefix("sha256:"), "expected")):
         if not found.startswith(expected):
-            raise DownloadError(
-                f"{path} has the sha256 {found}, {whose} {expected}; if you have replaced it, remove {note_path(path).name} beside it, "
-                "else remove the file and call again"
-            )
+            remedy = f"if you have replaced it, remove {note_path(path).name} beside it, else remove the file and call again"
+            raise DownloadError(f"{path} has the sha256 {found}, {whose} {expected}; {remedy}")
     _record(path, str(record.get("url", "")), found)
 
 
 def kept() -> list[Kept]:
     """What lies in the folder, whole or in part, largest first."""
     names = {file.path: file.name for file in PUBLISHED.values()}
-    files = [path for folder in _FOLDERS.values() for path in sorted((home() / folder).glob("*")) if path.is_file()]
     found = []
-    for path in files:
-        if path.name.endswith((".json", ".lock", ".writing")):
-            continue
-        partial = path.name.endswith(".part")
-        whole = path.with_name(path.name.removesuffix(".part"))
-        found.append(Kept(names.get(whole, ""), path, path.stat().st_size, str(read_note(path).get("sha256", "")), partial))
+    for path in (path for folder in _FOLDERS.values() for path in sorted((home() / folder).glob("*"))):
+        if path.is_file() and not path.name.endswith((".json", ".lock", ".writing")):
+            whole = path.with_name(path.name.removesuffix(".part"))
+            found.append(Kept(names.get(whole, ""), path, path.stat().st_size, str(read_note(path).get("sha256", "")), path != whole))
     return sorted(found, key=lambda file: -file.bytes)
 
 

@@ -5,7 +5,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -30,9 +30,7 @@ class Archive(NamedTuple):
 def obtain(archive: Archive, root: Path, base_url: str = "", say: Say = print) -> None:
     """Fetch an archive into `root/downloads/` and unpack those of its parts that are missing; those that are there stay as they are.
 
-    Raises:
-        DownloadError: it can't be had.
-        DataError: it is damaged.
+    Raises `DownloadError` where it can't be had, `DataError` where it is damaged.
     """
     folder = root / archive.folder
     missing = [part for part in archive.parts if not (folder / part).exists()]
@@ -57,8 +55,7 @@ def unpack(archive: Path, targets: dict[str, Path]) -> None:
     halves = {part: target.with_name(f".{target.name}.unpacking") for part, target in targets.items()}
     show, done = progress_bar(f"unpacking {archive.name}", "file"), 0
     try:
-        for half in halves.values():
-            _remove(half)  # of a run that was killed
+        _remove(halves.values())  # of a run that was killed
         for name, content in _members(archive):
             part = next((part for part in halves if name == part or name.startswith(f"{part}/")), None)
             if part is None:
@@ -81,27 +78,24 @@ def unpack(archive: Path, targets: dict[str, Path]) -> None:
     except _DAMAGE as error:
         raise DataError(f"{archive} cannot be unpacked: {error}; delete it and call again") from None
     finally:
-        for half in halves.values():
-            _remove(half)
+        _remove(halves.values())
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """Name and content of each regular file, in the archive's order."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as packed:
-            for info in packed.infolist():
-                if not info.is_dir():
-                    yield info.filename, packed.open(info)
+            yield from ((info.filename, packed.open(info)) for info in packed.infolist() if not info.is_dir())
     else:
         with tarfile.open(archive) as tape:
             for member in tape:
-                content = tape.extractfile(member) if member.isreg() else None
-                if content:
+                if member.isreg() and (content := tape.extractfile(member)):
                     yield member.name.removeprefix("./"), content
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

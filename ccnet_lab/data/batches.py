@@ -2,12 +2,13 @@
 
 import signal
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.cache import read_pair
@@ -17,19 +18,12 @@ from ccnet_lab.errors import DataError, LabError
 
 
 class Batch(NamedTuple):
-    """Samples as they leave the workers, in bytes; they are normalised where they are trained on.
+    """Samples as they leave the workers, in bytes; they are normalised where they are trained on."""
 
-    Attributes:
-        names: of the files.
-        images: (B, H, W, 3) uint8 RGB.
-        labels: (B, H, W) uint8.
-        inside: (B, 4) int64: top, bottom, left, right of what is no padding.
-    """
-
-    names: list[str]
-    images: Tensor
-    labels: Tensor
-    inside: Tensor
+    names: list[str]  # of the files
+    images: Tensor  # (B, H, W, 3) uint8 RGB
+    labels: Tensor  # (B, H, W) uint8
+    inside: Tensor  # (B, 4) int64: top, bottom, left, right of what is no padding
 
     def normalised(self, part: slice, device: torch.device) -> Tensor:
         """(b, 3, H, W) float32 on the device: the images of a part of the batch as the network takes them."""
@@ -53,8 +47,7 @@ def training_batches(
     was resumed.
 
     Args:
-        split: the files to train on.
-        config: gives batch size, crop and resize.
+        split, config: the files to train on; batch size, crop and resize.
         steps: which steps of the whole run.
         seed: of order, crops, flips and colours.
         rank, world: this process and how many there are; each gets its share of every batch.
@@ -64,9 +57,10 @@ def training_batches(
     Raises:
         DataError: a file is missing or damaged, or there are fewer images than one batch holds.
     """
+    steps_per_epoch(len(split), config.batch_size)  # raises before any worker starts
     loader = DataLoader(
         _Samples(split, config, seed),
-        batch_sampler=_Order(len(split), config.batch_size, steps, seed, rank, world),
+        batch_sampler=_order(len(split), config.batch_size, steps, seed, rank, world),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pinned,
@@ -79,25 +73,14 @@ def training_batches(
         yield batch
 
 
-class _Order(Sampler[list[tuple[int, int]]]):
+def _order(images: int, batch_size: int, steps: range, seed: int, rank: int, world: int) -> Iterator[list[tuple[int, int]]]:
     """For each step, this process's (epoch, index) pairs."""
-
-    def __init__(self, images: int, batch_size: int, steps: range, seed: int, rank: int, world: int) -> None:
-        self.per_epoch = steps_per_epoch(images, batch_size)
-        self.images, self.batch_size, self.steps, self.seed, self.rank, self.world = images, batch_size, steps, seed, rank, world
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        current, order = -1, np.arange(0)
-        for step in self.steps:
-            epoch, place = divmod(step, self.per_epoch)
-            if epoch != current:
-                current, order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.images)
-            batch = order[place * self.batch_size : (place + 1) * self.batch_size]
-            share = len(batch) // self.world
-            yield [(epoch, int(index)) for index in batch[self.rank * share : (self.rank + 1) * share]]
+    per_epoch, share = images // batch_size, batch_size // world
+    for epoch, same in groupby(steps, lambda step: step // per_epoch):
+        order = np.random.default_rng([seed, epoch]).permutation(images)
+        for step in same:
+            first = step % per_epoch * batch_size + rank * share
+            yield [(epoch, index) for index in order[first : first + share].tolist()]
 
 
 class _Samples(Dataset[Any]):
@@ -116,9 +99,8 @@ class _Samples(Dataset[Any]):
 
 
 def _collate(samples: list[Any]) -> Batch | LabError:
-    for sample in samples:
-        if isinstance(sample, LabError):
-            return sample
+    if error := next((sample for sample in samples if isinstance(sample, LabError)), None):
+        return error
     names, images, labels, inside = zip(*samples, strict=True)
     return Batch(list(names), torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), torch.tensor(inside))
 

@@ -21,19 +21,12 @@ APART = 4  # pixels kept free between any two things, so that no feature cell se
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene.
+    """One scene: its picture, its labels, and where things lie in it, in pixels."""
 
-    Attributes:
-        image: (96, 96, 3) uint8 RGB.
-        labels: (96, 96) uint8; 0 background (the beacon too), 1..4 disc by the beacon's colour.
-        beacon: (y, x) of the beacon's top left pixel.
-        discs: (6, 3) y, x, radius of each disc.
-    """
-
-    image: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    beacon: tuple[int, int]
-    discs: NDArray[np.int64]
+    image: NDArray[np.uint8]  # (96, 96, 3) RGB
+    labels: NDArray[np.uint8]  # (96, 96); 0 background (the beacon too), 1..4 disc by the beacon's colour
+    beacon: tuple[int, int]  # (y, x) of the beacon's top left pixel
+    discs: NDArray[np.int64]  # (6, 3) y, x, radius of each disc
 
 
 def make_scene(seed: int) -> Scene:

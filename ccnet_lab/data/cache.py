@@ -7,6 +7,7 @@ import json
 import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,7 @@ from ccnet_lab.files import write_whole
 def read_pair(split: Split, index: int) -> Sample:
     """Pair `index` of the split, mapped from its cache file where there is one, decoded where there is none: the same bytes.
 
-    Raises:
-        DataError: the cache file is damaged, or the pair's files are no longer those it was made from; or as `Split.read`.
+    Raises `DataError` where that file is damaged, or the pair's files are no longer those it was made from; or as `Split.read`.
     """
     pair = split.pairs[index]
     path = split.cache and _file(split.cache, pair)
@@ -46,7 +46,7 @@ def build_cache(split: Split, say: Say = print, progress: Progress | None = None
         DataError: the disk has too little room or cannot be written to, or as `Split.read`.
     """
     folder, remedy = split.cache, "free some room, or make it a link to a folder on another disk"
-    assert folder is not None
+    assert folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -54,10 +54,8 @@ def build_cache(split: Split, say: Say = print, progress: Progress | None = None
         raise DataError(f"the cache {folder} cannot be made: {error}; change its rights, {remedy}") from None
     lacking = [index for index, pair in enumerate(split.pairs) if not _sound(split, _file(folder, pair), pair)]
     needed = sum(_bytes(split.pairs[index]) for index in lacking)
-    say(
-        f"the cache {folder}: {len(lacking):,} of the {len(split):,} pairs of {split.name} are still to be decoded, which takes "
-        f"{needed / 1e9:,.2f} GB; {free / 1e9:,.2f} GB are free"
-    )
+    todo = f"{len(lacking):,} of the {len(split):,} pairs of {split.name} are still to be decoded"
+    say(f"the cache {folder}: {todo}, which takes {needed / 1e9:,.2f} GB; {free / 1e9:,.2f} GB are free")
     if needed > free:
         raise DataError(f"the cache {folder} needs {(needed - free) / 1e9:,.2f} GB more than are free; {remedy}")
 
@@ -81,9 +79,8 @@ def _origin(split: Split, pair: Pair) -> dict[str, str]:
     try:
         stats = {"image": pair.image.stat(), "mask": pair.mask.stat()}
     except OSError as error:
-        raise DataError(
-            f"a file of the pair {pair.name} cannot be found: {error}; get the data set again, or delete its folder cache/"
-        ) from None
+        remedy = "get the data set again, or delete its folder cache/"
+        raise DataError(f"a file of the pair {pair.name} cannot be found: {error}; {remedy}") from None
     sources = {kind: f"{stat.st_size} bytes, changed {stat.st_mtime_ns}" for kind, stat in stats.items()}
     table = label_table(split.dataset, pair.mask.stem.endswith("TrainIds"))
     return {"name": pair.name, "label_table": f"{zlib.crc32(table.tobytes()):08x}", **sources}
@@ -108,16 +105,13 @@ def _mapped(path: Path, origin: dict[str, str]) -> tuple[NDArray[np.uint8], NDAr
 
 
 def _sound(split: Split, path: Path, pair: Pair) -> bool:
-    try:
+    with suppress(DataError):
         return path.is_file() and bool(_mapped(path, _origin(split, pair)))
-    except DataError:
-        return False
+    return False
 
 
 def _bytes(pair: Pair) -> int:
     """That its file takes, but for the header; 0 where the image cannot be opened, which `Split.read` has the words for."""
-    try:
-        with Image.open(pair.image) as picture:
-            return 4 * picture.width * picture.height
-    except OSError:
-        return 0
+    with suppress(OSError), Image.open(pair.image) as picture:
+        return 4 * picture.width * picture.height
+    return 0

@@ -13,31 +13,19 @@ IGNORE = 255  # the label of pixels that count neither in the loss nor in a scor
 
 @dataclass(frozen=True)
 class Dataset:
-    """One data set: where its classes stand and how its files' ids become labels.
+    """One data set: where its classes stand and how its files' ids become labels."""
 
-    Attributes:
-        key: the name used in configurations; `classes/<key>.txt` holds its colours and class names.
-        title: the name people use.
-        root: its folder below the data root; "" for generated data.
-        label_ids: the id in the mask files of class 0, 1, ...; empty where ids are the classes already.
-        ignored_ids: ids in the mask files that stand for no class; `IGNORE` always does.
-        train_split, val_split: what is trained on and what is scored on.
-        train_images, val_images: the number of images in these splits; 0 where it isn't known beforehand.
-        classes: (colour "#rrggbb", name) of each class, for data sets that have no file in `classes/`.
-        terms: what its owners allow, and where they say so; "" where that isn't known.
-    """
-
-    key: str
-    title: str
-    root: str
-    train_images: int
-    val_images: int
-    label_ids: tuple[int, ...] = ()
-    ignored_ids: tuple[int, ...] = ()
-    train_split: str = "train"
-    val_split: str = "val"
-    classes: tuple[tuple[str, str], ...] = ()
-    terms: str = ""
+    key: str  # the name used in configurations; `classes/<key>.txt` holds its colours and class names
+    title: str  # the name people use
+    root: str  # its folder below the data root; "" for generated data
+    train_images: int  # in `train_split`; 0 where it isn't known beforehand
+    val_images: int  # in `val_split`, alike
+    label_ids: tuple[int, ...] = ()  # the id in the mask files of class 0, 1, ...; empty where ids are the classes already
+    ignored_ids: tuple[int, ...] = ()  # ids in the mask files that stand for no class; `IGNORE` always does
+    train_split: str = "train"  # what is trained on
+    val_split: str = "val"  # what is scored on
+    classes: tuple[tuple[str, str], ...] = ()  # (colour "#rrggbb", name) of each, for data sets that have no file in `classes/`
+    terms: str = ""  # what its owners allow, and where they say so; "" where that isn't known
 
     @cached_property
     def _rows(self) -> Iterable[tuple[str, str]]:
@@ -84,9 +72,7 @@ DATASETS: dict[str, Dataset] = {
     for row in (
         Dataset("voc", "PASCAL VOC 2012", "VOCdevkit/VOC2012", 10_582, 1_449, train_split="trainaug"),
         Dataset("ade20k", "ADE20K", "ADEChallengeData2016", 20_210, 2_000, tuple(range(1, 151)), (0,), "training", "validation"),
-        Dataset(
-            "cityscapes", "Cityscapes", "cityscapes", 2_975, 500, _CITYSCAPES_IDS, tuple(i for i in range(34) if i not in _CITYSCAPES_IDS)
-        ),
+        Dataset("cityscapes", "Cityscapes", "cityscapes", 2_975, 500, _CITYSCAPES_IDS, tuple(sorted({*range(34)} - {*_CITYSCAPES_IDS}))),
         Dataset("camvid", "CamVid", "camvid", 468, 233, ignored_ids=(11,), train_split="trainval", val_split="test"),
         Dataset("beacons", "Beacons (generated)", "", 16_000, 500),
     )

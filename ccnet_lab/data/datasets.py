@@ -4,6 +4,7 @@ import json
 import os
 import re
 import zlib
+from collections import ChainMap
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,8 +23,7 @@ from ccnet_lab.data.images import as_seen
 from ccnet_lab.errors import DataError, near
 
 PICTURES = (".png", ".jpg", ".jpeg")
-_ILLEGAL = -1  # in a label table: an id the data set doesn't have
-_FLAG = IGNORE - 1  # its label until it is looked at; a class, too, where there are 255
+_FLAG = IGNORE - 1  # the label of an id that must not occur until it is looked at; a class, too, where there are 255
 
 
 class Pair(NamedTuple):
@@ -44,10 +44,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """The files of one split of a data set, in a fixed order. `len(split)` images; `split.read(i)` decodes one.
-
-    `cache` is the folder of what is decoded already, if anything is; see cache.py.
-    """
+    """The files of one split, in a fixed order, and the folder `cache` of what is decoded already, if anything is; see cache.py."""
 
     dataset: Dataset
     name: str
@@ -58,19 +55,14 @@ class Split:
         return len(self.pairs)
 
     def read(self, index: int) -> Sample:
-        """Image and labels of pair `index`.
-
-        Raises:
-            DataError: a file is missing or damaged, the sizes differ, or a label id is out of range; the file is named.
-        """
+        """Image and labels of pair `index`; `DataError` where a file is missing or damaged, the sizes differ or an id is out of range."""
         pair = self.pairs[index]
         labels = read_labels(pair.mask, self.dataset)
         image = _read_photograph(pair.image, labels.shape)
         if image.shape[:2] != labels.shape:
-            raise DataError(
-                f"{pair.image} is {image.shape[1]} x {image.shape[0]} pixels and its mask {pair.mask} {labels.shape[1]} x "
-                f"{labels.shape[0]}; make the sizes equal or take the pair out"
-            )
+            ours, its = (f"{array.shape[1]} x {array.shape[0]}" for array in (image, labels))
+            remedy = "make the sizes equal or take the pair out"
+            raise DataError(f"{pair.image} is {ours} pixels and its mask {pair.mask} {its}; {remedy}")
         return Sample(pair.name, image, labels)
 
 
@@ -92,11 +84,9 @@ def open_split(dataset: Dataset, root: str | Path, split: str | None = None) -> 
     if not folder.is_dir():
         around = [*sorted(Path(root).glob("*")), *folder.resolve().parents]
         meant = next((path for path in around if os.path.isdir(path / dataset.root)), None)
-        raise DataError(
-            f"there is no {dataset.title} at {folder}; --data names the folder above {dataset.root}"
-            + (f", was --data {meant} meant? " if meant else ". ")
-            + f"`python scripts/prepare_data.py {dataset.key} --data {meant or root}` downloads it or says how to get it"
-        )
+        asked = f", was --data {meant} meant? " if meant else ". "
+        remedy = f"`python scripts/prepare_data.py {dataset.key} --data {meant or root}` downloads it or says how to get it"
+        raise DataError(f"there is no {dataset.title} at {folder}; --data names the folder above {dataset.root}{asked}{remedy}")
     split = split or dataset.train_split
     pairs = _FINDERS.get(dataset.key, _find_own)(folder, split)
     if not pairs:
@@ -132,9 +122,8 @@ def open_own(folder: str | Path) -> Dataset:
     if len(set(ids)) < len(ids) or not {*ids, *ignored} <= set(range(IGNORE + 1)):
         raise DataError(f"{file} has the ids {ids} and ignores {ignored}; expected each id once, all from 0 to {IGNORE}")
     if not names or len(set(names)) < len(names) or (ids and len(ids) != len(names)) or len(names) > IGNORE:
-        raise DataError(
-            f"{file} has {len(names)} names and {len(ids)} ids; expected 1 to {IGNORE} different names and as many ids, or no ids"
-        )
+        expected = f"1 to {IGNORE} different names and as many ids, or no ids"
+        raise DataError(f"{file} has {len(names)} names and {len(ids)} ids; expected {expected}")
     key = re.sub(r"[^a-z0-9]+", "", folder.name.lower()) or "own"
     key = f"own{key}" if key in DATASETS and not DATASETS[key].classes else key
     return register(Dataset(key, folder.name, str(folder), 0, 0, ids, ignored, classes=classes))
@@ -143,8 +132,7 @@ def open_own(folder: str | Path) -> Dataset:
 def read_labels(path: Path, dataset: Dataset) -> NDArray[np.uint8]:
     """(H, W) class ids and `IGNORE` from a palette or grey mask, or from one of SBD's `.mat` files.
 
-    Raises:
-        DataError: not readable, a colour picture, or ids the data set doesn't have.
+    Raises `DataError` where it is not readable, a colour picture, or has ids the data set doesn't have.
     """
     ids = _read_mat(path) if path.suffix == ".mat" else _read_ids(path)
     table = label_table(dataset, train_ids=path.stem.endswith("TrainIds"))
@@ -152,10 +140,9 @@ def read_labels(path: Path, dataset: Dataset) -> NDArray[np.uint8]:
     if (labels == _FLAG).any():
         strange = np.flatnonzero((np.bincount(ids.ravel(), minlength=256) > 0) & (table < 0))
         if len(strange):
-            raise DataError(
-                f"{path} holds label ids that {dataset.title} does not have: {', '.join(map(str, strange[:10]))}; expected "
-                f"{', '.join(map(str, np.flatnonzero(table >= 0)[:40]))} (is it a mask of another data set, or saved with smoothing?)"
-            )
+            found, expected = (", ".join(map(str, some)) for some in (strange[:10], np.flatnonzero(table >= 0)[:40]))
+            remedy = "is it a mask of another data set, or saved with smoothing?"
+            raise DataError(f"{path} holds label ids that {dataset.title} does not have: {found}; expected {expected} ({remedy})")
     return labels
 
 
@@ -163,16 +150,12 @@ def read_labels(path: Path, dataset: Dataset) -> NDArray[np.uint8]:
 def label_table(dataset: Dataset, train_ids: bool = False) -> NDArray[np.int16]:
     """(256,) the label of every id in a mask file: a class, `IGNORE`, or -1 for an id that must not occur.
 
-    Args:
-        dataset: whose ids.
-        train_ids: the file holds classes already (Cityscapes' `_labelTrainIds.png`).
+    With `train_ids` the file holds classes already (Cityscapes' `_labelTrainIds.png`).
     """
-    table = np.full(256, _ILLEGAL, np.int16)
+    table = np.full(256, -1, np.int16)
+    table[[IGNORE, *(() if train_ids else dataset.ignored_ids)]] = IGNORE
     ids = range(dataset.num_classes) if train_ids or not dataset.label_ids else dataset.label_ids
-    if not train_ids:
-        table[list(dataset.ignored_ids)] = IGNORE
     table[list(ids)] = np.arange(dataset.num_classes)
-    table[IGNORE] = IGNORE if IGNORE not in ids else table[IGNORE]
     return table
 
 
@@ -181,10 +164,8 @@ def _read_ids(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as picture:
             if picture.mode not in ("P", "L", "1", "I", "I;16"):
                 raise DataError(f"{path} is a colour picture ({picture.mode}); expected a mask of ids, a palette or grey PNG")
-            if picture.format == "PNG" and [tile[3] for tile in picture.tile] in (
-                ["L"],
-                ["P"],
-            ):  # of 8 bits: torchvision decodes them faster
+            eight_bits = picture.format == "PNG" and [tile[3] for tile in picture.tile] in (["L"], ["P"])
+            if eight_bits:  # torchvision decodes them faster
                 with suppress(RuntimeError):  # damaged; Pillow has the words
                     return np.asarray(decode_image(str(path), ImageReadMode.UNCHANGED)[0])
             ids = np.asarray(picture)
@@ -201,10 +182,10 @@ def _read_mat(path: Path) -> NDArray[np.uint8]:
     """SBD's masks: `GTcls.Segmentation` of a MATLAB file."""
     try:
         from scipy.io import loadmat
+
+        return np.asarray(loadmat(path, mat_dtype=True)["GTcls"][0]["Segmentation"][0]).astype(np.uint8)
     except ImportError:
         raise DataError(f"{path} needs SciPy to be read: pip install scipy, or put PNGs into SegmentationClassAug/") from None
-    try:
-        return np.asarray(loadmat(path, mat_dtype=True)["GTcls"][0]["Segmentation"][0]).astype(np.uint8)
     except Exception as error:  # SciPy raises many kinds for damaged files
         raise DataError(f"{path} cannot be read as an SBD mask: {error}; download it again") from None
 
@@ -214,12 +195,10 @@ def _read_photograph(path: Path, size: tuple[int, ...]) -> NDArray[np.uint8]:
 
     torchvision decodes faster; what it can't read, or what doesn't fit the mask, is left to Pillow and its words.
     """
-    try:
+    with suppress(RuntimeError):
         decoded = decode_image(str(path), ImageReadMode.RGB).permute(1, 2, 0).numpy()
         if decoded.dtype == np.uint8 and decoded.shape[:2] == size:
             return np.ascontiguousarray(decoded)
-    except RuntimeError:
-        pass
     try:
         with Image.open(path) as picture:
             if picture.size[::-1] != size and picture.getexif().get(0x0112, 1) > 4:
@@ -244,18 +223,13 @@ def _find_voc(folder: Path, split: str) -> list[Pair]:
     lists = [folder / "ImageSets" / "Segmentation" / f"{name}.txt" for name in spellings]
     names = _read_list(lists, "`python scripts/prepare_data.py voc --data ROOT` builds trainaug.txt")
     # VOC's own masks first: converters put SBD's coarser ones of val, too, into SegmentationClassAug
-    masks = [_index(folder / part, (*PICTURES, ".mat")) for part in ("SegmentationClass", "SegmentationClassAug", "cls")]
-    images = _index(folder / "JPEGImages", PICTURES)
-    found = []
-    for name in names:
-        mask = next((index[name] for index in masks if name in index), folder / "SegmentationClass" / f"{name}.png")
-        found.append(Pair(name, images.get(name, folder / "JPEGImages" / f"{name}.jpg"), mask))
-    return found
+    masks = ChainMap(*(_index(folder / part, (*PICTURES, ".mat")) for part in ("SegmentationClass", "SegmentationClassAug", "cls")))
+    images, photographs, own = _index(folder / "JPEGImages"), folder / "JPEGImages", folder / "SegmentationClass"
+    return [Pair(n, images.get(n, photographs / f"{n}.jpg"), masks.get(n, own / f"{n}.png")) for n in names]
 
 
 def _find_ade20k(folder: Path, split: str) -> list[Pair]:
-    images = _index(_part(folder / "images" / split), PICTURES)
-    masks = folder / "annotations" / split
+    images, masks = _index(_part(folder / "images" / split)), folder / "annotations" / split
     return [Pair(name, image, masks / f"{name}.png") for name, image in images.items()]
 
 
@@ -270,27 +244,22 @@ def _find_cityscapes(folder: Path, split: str) -> list[Pair]:
 
 
 def _find_camvid(folder: Path, split: str) -> list[Pair]:
-    found = []
-    for part in ("train", "val") if split == "trainval" else (split,):
-        images = _index(_part(folder / part), PICTURES)
-        found += [Pair(name, image, folder / f"{part}annot" / f"{name}.png") for name, image in images.items()]
-    return found
+    parts = {part: _index(_part(folder / part)) for part in (("train", "val") if split == "trainval" else (split,))}
+    return [Pair(n, image, folder / f"{part}annot" / f"{n}.png") for part, images in parts.items() for n, image in images.items()]
 
 
 def _find_own(folder: Path, split: str) -> list[Pair]:
     """By `<split>.txt` or the subfolders `images/<split>`; without either, one image in five is for val, chosen by its name."""
-    listed = folder / f"{split}.txt"
-    if (folder / "images" / split).is_dir():
-        images, masks = (_index(folder / part / split, PICTURES) for part in ("images", "masks"))
+    by_folder, listed = (folder / "images" / split).is_dir(), folder / f"{split}.txt"
+    images, masks = (_index(folder / part / split if by_folder else _part(folder / part)) for part in ("images", "masks"))
+    if by_folder:
         names: Iterable[str] = images
+    elif listed.is_file():
+        names = _read_list([listed], "")
+    elif split in ("train", "val"):
+        names = [name for name in images if (zlib.crc32(name.encode()) % 5 == 0) == (split == "val")]
     else:
-        images, masks = (_index(_part(folder / part), PICTURES) for part in ("images", "masks"))
-        if listed.is_file():
-            names = _read_list([listed], "")
-        elif split in ("train", "val"):
-            names = [name for name in images if (zlib.crc32(name.encode()) % 5 == 0) == (split == "val")]
-        else:
-            raise DataError(f"{folder} has no split {split!r}; it has train and val, or those for which there is a <split>.txt")
+        raise DataError(f"{folder} has no split {split!r}; it has train and val, or those for which there is a <split>.txt")
     return [Pair(n, images.get(n, folder / "images" / f"{n}.jpg"), masks.get(n, folder / "masks" / f"{n}.png")) for n in names]
 
 
@@ -299,11 +268,10 @@ _FINDERS: dict[str, Callable[[Path, str], list[Pair]]] = {
 }  # fmt: skip
 
 
-def _index(folder: Path, endings: Iterable[str]) -> dict[str, Path]:
+def _index(folder: Path, endings: tuple[str, ...] = PICTURES) -> dict[str, Path]:
     """Files of a folder by name without ending, sorted; empty where there is no such folder."""
     if not folder.is_dir():
         return {}
-    endings = tuple(endings)
     return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in endings and not path.name.startswith(".")}
 
 

@@ -1,5 +1,6 @@
 """A data set's doctor: reads every pair of every split, reports counts, faults and pixels per class. Reading a pair is in datasets.py."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +21,13 @@ MOST = 20  # faults written out; the others are counted
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What was found in one split.
+    """What was found in one split."""
 
-    Attributes:
-        name: of the split.
-        images: how many pairs it names.
-        expected: how many the published data set has; 0 where that isn't known.
-        pixels: (K + 1,) pixels of each class in the pairs that could be read, and last the unlabelled ones.
-        faults: one line for each pair that can't be trained on, naming the file and the remedy.
-    """
-
-    name: str
-    images: int
-    expected: int
-    pixels: NDArray[np.int64]
-    faults: tuple[str, ...]
+    name: str  # of the split
+    images: int  # how many pairs it names
+    expected: int  # how many the published data set has; 0 where that isn't known
+    pixels: NDArray[np.int64]  # (K + 1,) of each class in the pairs that could be read, and last the unlabelled ones
+    faults: tuple[str, ...]  # one line for each pair that can't be trained on, naming the file and the remedy
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -77,7 +70,8 @@ class Report:
                 found.append(f"{count}; scores can't be compared with published ones")
             never = [name for name, count in zip(self.dataset.class_names, split.pixels, strict=False) if not count]
             if split.pixels.any() and never:
-                found.append(f"{split.name} has no pixel of {_some(never)}")
+                others = f" and {len(never) - 8} other classes" if len(never) > 8 else ""
+                found.append(f"{split.name} has no pixel of {', '.join(never[:8])}{others}")
         return tuple(found)
 
 
@@ -93,13 +87,12 @@ def examine(dataset: Dataset, root: str | Path, *, workers: int | None = None, p
     Raises:
         DataError: there is no such data set below the root, or none of its splits can be opened.
     """
-    wanted = _splits(dataset)
-    opened = [_open(dataset, root, name) for name, _ in wanted]
-    if not any(len(split) for split, _ in opened):
-        raise DataError(opened[0][1])
-    total, done, reports = sum(len(split) for split, _ in opened), 0, []
+    opened = list(_opened(dataset, root))
+    total, done, reports = sum(len(split) for split, _, _ in opened), 0, []
+    if not total:
+        raise DataError(opened[0][2])
     with ThreadPoolExecutor(workers) as pool:
-        for (name, expected), (split, fault) in zip(wanted, opened, strict=True):
+        for split, expected, fault in opened:
             pixels, faults = np.zeros(dataset.num_classes + 1, np.int64), [fault] if fault else []
             for found in pool.map(lambda index, split=split: _count(split, index), range(len(split))):
                 if isinstance(found, str):
@@ -109,7 +102,7 @@ def examine(dataset: Dataset, root: str | Path, *, workers: int | None = None, p
                 done += 1
                 if progress:
                     progress(done, total)
-            reports.append(SplitReport(name, len(split), expected, pixels, tuple(faults)))
+            reports.append(SplitReport(split.name, len(split), expected, pixels, tuple(faults)))
     return Report(dataset, Path(root) / dataset.root, tuple(reports))
 
 
@@ -147,8 +140,7 @@ def histogram_figure(report: Report) -> Figure:
     shares = np.stack([split.shares for split in splits])
     low, high = max(1e-3, 10.0 ** np.floor(np.log10(shares[shares > 0].min()))), float(shares.max())
     for axis, classes in zip(figure.subplots(1, columns, squeeze=False)[0], np.array_split(report.seen, columns), strict=True):
-        axis.set_xscale("log")
-        axis.set_xlim(low, 1.3 * high)
+        axis.set(xscale="log", xlim=(low, 1.3 * high))
         _draw(axis, report.dataset, splits, classes, rows)
     title = " · ".join(f"{split.name} {split.images:,} images, {split.unlabelled:.1f} % unlabelled" for split in splits)
     figure.suptitle(f"{report.dataset.title}: pixels per class\n{title}", fontsize=10)
@@ -188,20 +180,16 @@ def _count(split: Split, index: int) -> NDArray[np.int64] | str:
     return np.append(counts[: split.dataset.num_classes], counts[IGNORE])
 
 
-def _open(dataset: Dataset, root: str | Path, name: str) -> tuple[Split, str]:
-    """The split and no fault, or an empty one and why it can't be opened."""
-    try:
-        return open_split(dataset, root, name), ""
-    except DataError as error:
-        return Split(dataset, name, ()), str(error)
-
-
-def _splits(dataset: Dataset) -> list[tuple[str, int]]:
-    """Name and published size of each split."""
-    found = [(dataset.train_split, dataset.train_images), (dataset.val_split, dataset.val_images)]
-    own = Path(dataset.root)
-    test = dataset.classes and ((own / "test.txt").is_file() or (own / "images" / "test").is_dir())
-    return [*found, ("test", 0)] if test else found
+def _opened(dataset: Dataset, root: str | Path) -> Iterator[tuple[Split, int, str]]:
+    """Each split, its published size and ""; in place of one that can't be opened an empty one, and why."""
+    sizes, own = {dataset.train_split: dataset.train_images, dataset.val_split: dataset.val_images}, Path(dataset.root)
+    if dataset.classes and ((own / "test.txt").is_file() or (own / "images" / "test").is_dir()):
+        sizes["test"] = 0
+    for name, expected in sizes.items():
+        try:
+            yield open_split(dataset, root, name), expected, ""
+        except DataError as error:
+            yield Split(dataset, name, ()), expected, str(error)
 
 
 def _percent(share: float) -> str:
@@ -212,7 +200,3 @@ def _percent(share: float) -> str:
 
 def _faults(count: int) -> str:
     return f"{count:,} fault" + "s" * (count != 1)
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} other classes" if len(names) > most else "")

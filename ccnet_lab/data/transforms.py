@@ -58,14 +58,9 @@ def normalise(images: NDArray[np.uint8] | Tensor) -> Tensor:
 
 
 def normalise_crops(images: Tensor, inside: Tensor) -> Tensor:
-    """Normalise crops on the device they are on, the padding to 0 as in the recipe, which pads afterwards; nothing waits for a GPU.
+    """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32, channels-last in memory, on the same device; nothing waits for a GPU.
 
-    Args:
-        images: (B, H, W, 3) uint8 RGB.
-        inside: (B, 4) integers: top, bottom, left, right of what is no padding.
-
-    Returns:
-        (B, 3, H, W) float32, channels-last in memory.
+    `inside` (B, 4): top, bottom, left, right of what is no padding. The padding becomes 0 as in the recipe, which pads afterwards.
     """
     mean, std = _mean_and_std(images.device)
     top, bottom, left, right = inside.view(-1, 4, 1).unbind(1)  # (B, 1) each
@@ -87,10 +82,8 @@ def augment(
 ) -> Crop:
     """The recipe's training transforms: random scale, crop, flip, colours, pad; `normalise_crops` is left to the training's device.
 
-    Of both arrays only what the crop needs is touched, so that they may be memory-mapped files.
-
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB; of it and the labels only what the crop needs is touched, so that they may be memory-mapped files.
         labels: (H, W) uint8 class ids, `IGNORE` where unlabelled.
         rng: every random choice comes from it.
         crop: (height, width) of the result, pixels.
@@ -123,10 +116,9 @@ def random_size(height: int, width: int, rng: np.random.Generator, resize: tuple
 def choose_crop(
     labels: NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator, crop: tuple[int, int]
 ) -> tuple[tuple[int, int, int, int], NDArray[np.uint8]]:
-    """A crop of the labels (H, W) resized to `size`, in which no class covers too much, if ten tries find one.
+    """A crop of the labels (H, W) resized to `size` in which no class covers too much, if ten tries find one.
 
-    Returns:
-        (top, left, height, width) in pixels of `size`, and the crop's labels (height, width).
+    Returns (top, left, height, width) in pixels of `size`, and the crop's labels (height, width).
     """
     height, width = min(crop[0], size[0]), min(crop[1], size[1])
     rows, columns = (_nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
@@ -141,8 +133,7 @@ def choose_crop(
 
 def _nearest(old: int, new: int) -> NDArray[np.intp]:
     """(new,) which of `old` pixels each is after OpenCV's resize to the nearest."""
-    places: NDArray[np.float32] = cv2.resize(np.arange(old, dtype=np.float32)[None], (new, 1), interpolation=cv2.INTER_NEAREST)[0]
-    return places.astype(np.intp)
+    return np.asarray(cv2.resize(np.arange(old, dtype=np.float32)[None], (new, 1), interpolation=cv2.INTER_NEAREST)[0], np.intp)
 
 
 def resized_crop(image: NDArray[np.uint8], size: tuple[int, int], crop: tuple[int, int, int, int]) -> NDArray[np.uint8]:
@@ -153,14 +144,10 @@ def resized_crop(image: NDArray[np.uint8], size: tuple[int, int], crop: tuple[in
     first, before = max(0, int(y)), max(0, int(x))
     part = image[first : ceil(y + height * down) + 1, before : ceil(x + width * across) + 1]
     matrix = np.array([[across, 0, x - before], [0, down, y - first]])
-    warped = cv2.warpAffine(
-        cv2.cvtColor(part, cv2.COLOR_RGB2RGBA),  # OpenCV warps four channels in less than half the time of three
-        *(matrix, (width, height)),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    cropped: NDArray[np.uint8] = cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
-    return cropped
+    rgba = cv2.cvtColor(part, cv2.COLOR_RGB2RGBA)  # OpenCV warps four channels in less than half the time of three
+    bilinear = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpAffine(rgba, matrix, (width, height), flags=bilinear, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB))
 
 
 def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -172,8 +159,7 @@ def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
     brighten, contrast, saturate, turn = rng.random(4) < 0.5
     shift, factor, saturation = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(*CONTRAST), rng.uniform(*SATURATION)
     hue = rng.integers(-HUE, HUE)
-    levels = np.arange(256, dtype=np.float32)
-    before = levels
+    levels = before = np.arange(256, dtype=np.float32)
     if brighten:
         before = _levels(before + shift)
     if contrast and contrast_first:
@@ -192,8 +178,7 @@ def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
 
 def _levels(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Cut to 8 bits as the recipe does: towards 0."""
-    cut: NDArray[np.float32] = np.floor(values.clip(0, 255))
-    return cut
+    return np.asarray(np.floor(values.clip(0, 255)))
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -201,5 +186,4 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     if image.shape[:2] == (height, width):
         return image
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    resized: NDArray[np.uint8] = F.resize(pixels, [height, width], InterpolationMode.BILINEAR, antialias=False).permute(1, 2, 0).numpy()
-    return resized
+    return np.asarray(F.resize(pixels, [height, width], InterpolationMode.BILINEAR, antialias=False).permute(1, 2, 0))

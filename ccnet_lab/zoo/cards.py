@@ -86,7 +86,7 @@ both were measured alike. A dash: nothing published, or not measured here.
 def model_card(
     config: str | Config, measured: Mapping[str, Any] | None = None, *, source: str = "", compared: str = "", notes: Sequence[str] = ()
 ) -> str:
-    """The card of a configuration.
+    """The card of a configuration, in Markdown that can be read as plain text, too.
 
     Args:
         config: one of the twelve, an extra, or a variation.
@@ -95,17 +95,14 @@ def model_card(
         compared: what they say beside the published one, from those who may judge that; without it nothing is compared.
         notes: further sentences on what was measured.
 
-    Returns:
-        Markdown that can be read as plain text, too.
-
     Raises:
         ProtocolError: the scores don't say how they were measured, or are of another data set.
         UnknownConfigError: no configuration has this name.
     """
     config = get_config(config)
-    dataset, apart = get_dataset(config.dataset), {name: max(values) - min(values) for name, values in REPEATS.items()}
     if measured is not None:
         _check(config, measured)
+    dataset, apart = get_dataset(config.dataset), {name: max(values) - min(values) for name, values in REPEATS.items()}
     repeats = [[name, ", ".join(f"{value:.2f}" for value in values), f"{apart[name]:.2f}"] for name, values in REPEATS.items()]
     small = {TINY: "a tiny backbone", SLIM: f"a slim backbone of width {config.width}"}
     published = "Nothing: this configuration is this repository's own."
@@ -124,15 +121,12 @@ def model_card(
 
 
 def write_cards(out: Path, runs: Sequence[Path], compared: Callable[[Run], str]) -> list[Path]:
-    """Write the cards of the twelve and the extras, the data sets' colours, and an index.
+    """Write the cards of the twelve and the extras, the data sets' colours, and an index; returns the files written.
 
     Args:
         out: the folder; made where there is none.
         runs: folders of run folders; of several scored runs of a configuration the first counts.
         compared: what a scored run says beside the published score, or why it says nothing.
-
-    Returns:
-        The files written.
 
     Raises:
         RunError, ProtocolError: a run's files cannot be read or don't say how it was scored, or a card cannot be written.
@@ -143,13 +137,13 @@ def write_cards(out: Path, runs: Sequence[Path], compared: Callable[[Run], str])
     for config in [*CONFIGS.values(), *EXTRAS.values()]:
         dataset, run = get_dataset(config.dataset), next((run for run in scored if run.config == config), None)
         scores = run.scores if run else None
-        notes = [*_shipped(config), *(_other(other, config) for other in scored if other.config.name == config.name)]
+        notes = [*_shipped(config), *(_other(r, config) for r in scored if r.config.name == config.name and r.config != config)]
         where, verdict = "", ""
         if run and scores:
             _check(config, scores)
             weights = str((run.training or {}).get("weights", "none"))
             where, verdict = f"{_tail(run.folder, 3)}/scores.json{_carried_out(run)}", compared(run).replace(weights, _tail(weights, 2))
-        texts[f"{config.name}.md"] = model_card(config, scores, source=where, compared=verdict, notes=list(filter(None, notes)))
+        texts[f"{config.name}.md"] = model_card(config, scores, source=where, compared=verdict, notes=notes)
         texts[f"{dataset.key}.svg"] = swatches(dataset)
         published, ours = "-" if config.published_miou is None else f"{config.published_miou:.2f}", _percent((scores or {}).get("miou"))
         rows.append([f"[{config.name}]({config.name}.md)", dataset.title, f"{_parameters(config)[0]:,}", published, ours])
@@ -166,7 +160,7 @@ def swatches(dataset: Dataset) -> str:
     cells = []
     for number, (name, colour) in enumerate(zip(dataset.class_names, dataset.palette, strict=True)):
         x, y = number % 5 * 160, number // 5 * 24  # pixels
-        cells.append(f'<rect x="{x + 2}" y="{y + 2}" width="20" height="20" fill="{_hex(colour)}" stroke="#888"/>')
+        cells.append(f'<rect x="{x + 2}" y="{y + 2}" width="20" height="20" fill="#{bytes(colour).hex()}" stroke="#888"/>')
         cells.append(f'<text x="{x + 28}" y="{y + 17}" fill="#888">{number} {escape(name)}</text>')
     size = f'width="800" height="{-(-dataset.num_classes // 5) * 24}"'
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">', *cells, "</svg>", ""])
@@ -176,9 +170,8 @@ def _check(config: Config, scores: Mapping[str, Any]) -> None:
     protocol = scores.get("protocol") or {}
     lacking = [name for name in ("split", "images", "mode", "scales", "flip", "resize", "precision", "recurrence") if name not in protocol]
     if lacking or "miou" not in scores or protocol.get("dataset") != config.dataset:
-        raise ProtocolError(
-            f"these scores of {config.name} don't say how they were measured on {config.dataset}; score it again: scripts/evaluate.py"
-        )
+        remedy = "score it again: scripts/evaluate.py"
+        raise ProtocolError(f"these scores of {config.name} don't say how they were measured on {config.dataset}; {remedy}")
 
 
 def _recipe(config: Config, dataset: Dataset) -> str:
@@ -191,17 +184,17 @@ def _recipe(config: Config, dataset: Dataset) -> str:
         f"category-consistent loss times {config.category_loss:g}": config.category_loss > 0,
     }
     optimizer = f"SGD with momentum {config.momentum:g}" if config.optimizer == "sgd" else "AdamW"
-    schedule = (
-        f"{config.epochs} epochs of {steps:,} steps, {config.epochs * steps:,} steps of {config.batch_size} images; {optimizer}, "
-        f"lr {config.lr:g}, weight decay {config.weight_decay:g}; poly with power {config.power:g}"
-    )
+    schedule = f"its own, ccnet_lab/training/demo.py; lr {config.lr:g}, {config.batch_size} scenes a step"
+    if dataset.root:
+        schedule = (
+            f"{config.epochs} epochs of {steps:,} steps, {config.epochs * steps:,} steps of {config.batch_size} images; {optimizer}, "
+            f"lr {config.lr:g}, weight decay {config.weight_decay:g}; poly with power {config.power:g}"
+        )
     rows = {
         "attention": f"criss-cross, R = {config.recurrence}, {config.channels} channels, queries and keys {config.query_channels}",
         "parameters": f"{total:,}" + (f"; {auxiliary:,} of them in the classifier on stage 3, only for training" if auxiliary else ""),
         "trained on": f"{dataset.title}, {dataset.train_split}, {dataset.train_images:,} images; crops {_size(config.crop_size)} (H x W)",
-        "schedule": schedule
-        if dataset.root
-        else f"its own, ccnet_lab/training/demo.py; lr {config.lr:g}, {config.batch_size} scenes a step",
+        "schedule": schedule,
         "loss": "; ".join(words for words, there in parts.items() if there),
         "start": "random weights, unless a run says otherwise" if config.depth in (TINY, SLIM) else f"ImageNet weights, {_start(config)}",
         "scored on": f"{dataset.val_split}, {dataset.val_images:,} images, each fitted whole into {_size(config.resize)} (long x short)",
@@ -253,7 +246,7 @@ def _palette(dataset: Dataset, scores: Mapping[str, Any]) -> str:
     columns = {"IoU %": scores.get("per_class_iou"), "boundary IoU %": scores.get("per_class_boundary_iou")}
     given = {title: values for title, values in columns.items() if values}
     rows = [
-        [str(number), f"`{_hex(colour)}`", name, *(_percent(values.get(name)) for values in given.values())]
+        [str(number), f"`#{bytes(colour).hex()}`", name, *(_percent(values.get(name)) for values in given.values())]
         for number, (name, colour) in enumerate(zip(dataset.class_names, dataset.palette, strict=True))
     ]
     return _table(["id", "colour", "class", *given], rows)
@@ -274,10 +267,9 @@ def _shipped(config: Config) -> list[str]:
 
 
 def _other(run: Run, config: Config) -> str:
-    ours, theirs = config.to_dict(), run.config.to_dict()
-    unlike = ", ".join(f"{name} {theirs[name]}" for name in ours if ours[name] != theirs[name])
-    words = f"A run of this name by another recipe ({unlike}) is in {_tail(run.folder, 3)}; its score is not this configuration's."
-    return words if unlike else ""
+    ours = config.to_dict()
+    unlike = ", ".join(f"{name} {value}" for name, value in run.config.to_dict().items() if value != ours[name])
+    return f"A run of this name by another recipe ({unlike}) is in {_tail(run.folder, 3)}; its score is not this configuration's."
 
 
 def _carried_out(run: Run) -> str:
@@ -312,10 +304,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown; a column whose title names a number is set to the right."""
     rule = ["---:" if title in ("id", "parameters", "points apart") or title.endswith("%") else "---" for title in head]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *rows])
-
-
-def _hex(colour: tuple[int, int, int]) -> str:
-    return "#" + bytes(colour).hex()
 
 
 def _size(pair: Sequence[int]) -> str:

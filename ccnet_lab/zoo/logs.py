@@ -63,23 +63,17 @@ class Unread(NamedTuple):
 class PublishedLog:
     """What a log says, in the words of a run of ours.
 
-    Attributes:
-        metrics: as `Run.metrics()`, in the order of steps: step, epoch, loss, loss_main, loss_aux (weighted, as ours; means over the steps
-            since the line before) and lr; for an evaluation step, epoch, val_miou. What was NaN or inf is so here.
-        per_class_iou: of the last evaluation, fractions by our class names; None for a class that neither occurs nor is predicted.
-        final_miou: a fraction 0..1, also where the log has percent; None without an evaluation.
-        unmapped: the log's class names that are none of ours.
-        unread: the first messages that could not be read; unread_count says how many there were.
-        remarks: in sentences, what is missing or odd.
+    The metrics are as `Run.metrics()`, in the order of steps: step, epoch, loss, loss_main, loss_aux (weighted, as ours; means over the
+    steps since the line before) and lr; for an evaluation step, epoch, val_miou. What was NaN or inf is so here.
     """
 
     metrics: list[dict[str, Any]]
-    per_class_iou: dict[str, float | None]
-    final_miou: float | None
-    unmapped: tuple[str, ...]
-    unread: tuple[Unread, ...]
-    unread_count: int
-    remarks: tuple[str, ...]
+    per_class_iou: dict[str, float | None]  # fractions of the last evaluation; None for a class that neither occurs nor is predicted
+    final_miou: float | None  # a fraction 0..1, also where the log has percent; None without an evaluation
+    unmapped: tuple[str, ...]  # the log's class names that are none of ours
+    unread: tuple[Unread, ...]  # the first messages that could not be read
+    unread_count: int  # how many there were
+    remarks: tuple[str, ...]  # in sentences, what is missing or odd
 
 
 def read_log(path: str | Path, config: str | Config) -> PublishedLog:
@@ -106,9 +100,8 @@ def read_log(path: str | Path, config: str | Config) -> PublishedLog:
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     if not reader.steps and not reader.scores:
-        why = f"it begins {start!r}, and nothing in it has a loss or a score" if start else "it is empty"
-        if start.startswith("<"):
-            why = "it is a web page"
+        begins = f"it begins {start!r}, and nothing in it has a loss or a score" if start else "it is empty"
+        why = "it is a web page" if start.startswith("<") else begins
         raise RunError(f"{path} is no training log of SSSegmentation: {why}; {again}")
     return reader.finish()
 
@@ -141,23 +134,19 @@ def _messages(path: Path, remarks: dict[str, None]) -> Iterator[tuple[int, str]]
         lines = io.TextIOWrapper(stream, encoding, errors="replace", newline=None)
         number = foreign = size = 0
         first, parts, fresh = 1, [""], True
-        while True:
-            try:
-                line = lines.readline(LONGEST)
-            except (EOFError, gzip.BadGzipFile, zlib.error):
-                remarks["the compressed file is cut short or damaged; what came before that is read"] = None
-                break
-            if not line:
-                break
-            number, foreign = number + fresh, foreign + ("\ufffd" in line)
-            cuts = [found.start() for found in _HEAD.finditer(line)] if fresh else []
-            fresh = line.endswith("\n")
-            for index, (a, b) in enumerate(pairwise([0, *cuts, len(line)])):
-                if index:
-                    yield first, "".join(parts)
-                    first, parts, size = number, [], 0
-                parts.append(line[a : min(b, a + LONGEST - size)])
-                size += len(parts[-1])
+        try:
+            while line := lines.readline(LONGEST):
+                number, foreign = number + fresh, foreign + ("\ufffd" in line)
+                cuts = [found.start() for found in _HEAD.finditer(line)] if fresh else []
+                fresh = line.endswith("\n")
+                for index, (a, b) in enumerate(pairwise([0, *cuts, len(line)])):
+                    if index:
+                        yield first, "".join(parts)
+                        first, parts, size = number, [], 0
+                    parts.append(line[a : min(b, a + LONGEST - size)])
+                    size += len(parts[-1])
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            remarks["the compressed file is cut short or damaged; what came before that is read"] = None
         yield first, "".join(parts)
         if foreign:
             remarks[f"{foreign:,} lines have bytes that are no UTF-8"] = None
@@ -182,7 +171,7 @@ def _words(text: str) -> dict[str, Any]:
     if "ious:" in text[:200].lower():
         rows = dict(line.strip().rpartition(" ")[::2] for line in text.splitlines()[1:])
         miou = next((rows.pop(name) for name in list(rows) if name.lower() == "miou:"), None)
-        return {"iou": {name: value for name, value in rows.items() if _number(value) is not None}, "miou": miou}
+        return {"iou": rows, "miou": miou}
     found: dict[str, Any] = {}
     for name, value in _PAIR.findall(text):
         part, _, whole = value.partition("/")
@@ -190,12 +179,6 @@ def _words(text: str) -> dict[str, Any]:
         if whole:
             found[{"epoch": "max_epochs", "batch": "max_iters_in_cur_epoch"}.get(name.lower(), "max_iters")] = whole
     return found | dict(_LOSS.findall(text.partition("LOSS]:")[2]))
-
-
-def _ours(found: dict[str, Any]) -> dict[str, Any]:
-    """By our names."""
-    there = {re.sub(r"[^a-z0-9]+", "_", str(name)[:60].lower()): value for name, value in found.items()}
-    return {ours: there[name] for name, ours in reversed(_OURS.items()) if name in there}
 
 
 def _letters(name: str) -> str:
@@ -244,13 +227,11 @@ class _Reader:
         """Take a message in; returns why that couldn't be done, "" where it could or where nothing is lost."""
         if not body.startswith("{") and _CHATTER.match(body):
             return ""
-        if "{" in body:
-            found = _dictionary(body[body.index("{") :])
-            if found is None and (stamped or _RECORD.match(body)):  # else a configuration, printed on a line of its own
-                return f"longer than {LONGEST:,} characters" if len(body) > LONGEST - 100 else "its dictionary is cut short or not plain"
-            fields = _ours(found or {})
-        else:
-            fields = _ours(_words(body))
+        found = _dictionary(body[body.index("{") :]) if "{" in body else _words(body)
+        if found is None and (stamped or _RECORD.match(body)):  # else a configuration, printed on a line of its own
+            return f"longer than {LONGEST:,} characters" if len(body) > LONGEST - 100 else "its dictionary is cut short or not plain"
+        there = {re.sub(r"[^a-z0-9]+", "_", str(name)[:60].lower()): value for name, value in (found or {}).items()}
+        fields = {ours: there[name] for name, ours in reversed(_OURS.items()) if name in there}
         if "iou" in fields or "miou" in fields:
             return self._evaluation(fields)
         if "epoch" in fields or "step" in fields:
@@ -300,28 +281,27 @@ class _Reader:
     def finish(self) -> PublishedLog:
         """The record; what a resumed run left behind its last step is dropped."""
         steps = [record for step, record in sorted(self.steps.items()) if step <= self.last]
-        scores = self.scores
-        scored = [{"step": n * self.per_epoch, "epoch": float(n), "val_miou": miou} for n, (_, miou) in scores.items() if n]
-        per_class, final = scores[max(scores)] if scores else ({}, math.nan)
+        scored = [{"step": n * self.per_epoch, "epoch": float(n), "val_miou": miou} for n, (_, miou) in self.scores.items() if n]
+        per_class, final = self.scores[max(self.scores)] if self.scores else ({}, math.nan)
         classes = match_classes([*per_class], self.dataset.class_names)
         ours = {own: per_class[name] for name, own in classes.items()}
         return PublishedLog(
             metrics=sorted([*steps, *scored], key=lambda record: record["step"]),
             per_class_iou={own: None if math.isnan(ours[own]) else ours[own] for own in self.dataset.class_names if own in ours},
-            final_miou=final if scores else None,
+            final_miou=final if self.scores else None,
             unmapped=tuple(name for name in per_class if name not in classes),
             unread=tuple(self.unread),
             unread_count=self.unread_count,
             remarks=(*self.remarks, *self._odd(steps, 100 * final, ours)),
         )
 
-    def _odd(self, steps: list[dict[str, Any]], miou: float, per_class: dict[str, float]) -> Iterator[str]:
+    def _odd(self, steps: list[dict[str, Any]], miou: float, per_class: dict[str, float]) -> list[str]:
         """What is missing or odd; mIoU in percent, NaN without an evaluation."""
         numbers = [record["step"] for record in steps] or [0]
         every = mode([b - a for a, b in pairwise(numbers)] or numbers)
         holes = [f"between steps {a:,} and {b:,}" for a, b in pairwise([0, *numbers]) if b - a > every]
         recipe, published = self.config.epochs * self.per_epoch, self.config.published_miou
-        total = self.total or recipe
+        total, scored = self.total or recipe, not math.isnan(miou)
         bad = [record["step"] for record in steps if not all(map(math.isfinite, record.values()))]
         lacking = [own for own in self.dataset.class_names if own not in per_class]
         some = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
@@ -334,9 +314,8 @@ class _Reader:
             f"it ends at step {numbers[-1]:,} of {total:,}": steps and total - numbers[-1] >= every,
             f"it was to have {total:,} steps, the recipe has {recipe:,}": total != recipe,
             f"numbers that are not finite at {len(bad)} logged steps, first at step {min(bad, default=0):,}": bad,
-            "no evaluation in it: before July 2022 only tests scored, into logs of their own": math.isnan(miou),
-            f"its last mIoU is {miou:.2f} %, the published one {published or 0:.2f} %": miou == miou
-            and published not in (None, round(miou, 2)),
-            f"no IoU for {len(lacking)} of {self.dataset.num_classes} classes: {some}": miou == miou and lacking,
+            "no evaluation in it: before July 2022 only tests scored, into logs of their own": not scored,
+            f"its last mIoU is {miou:.2f} %, the published one {published or 0:.2f} %": scored and published not in (None, round(miou, 2)),
+            f"no IoU for {len(lacking)} of {self.dataset.num_classes} classes: {some}": scored and lacking,
         }
-        yield from (words for words, true in remarks.items() if true)
+        return [words for words, true in remarks.items() if true]

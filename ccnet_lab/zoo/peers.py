@@ -1,7 +1,4 @@
-"""Peers: what others published beside the twelve, each number with its source, and how far runs of one recipe lie apart.
-
-The twelve's own numbers are in configs.py, what a forward pass costs by formula and measured is model/costs.py's.
-"""
+"""Peers: what others published beside the twelve, with sources, and how far runs of one recipe lie apart; costs are model/costs.py's."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -22,24 +19,17 @@ SPREAD = round(max(max(values) - min(values) for values in REPEATS.values()), 1)
 
 @dataclass(frozen=True)
 class Peer:
-    """A number somebody else published, on the split the twelve are scored on.
+    """A number somebody else published, on the split the twelve are scored on."""
 
-    Attributes:
-        project: whose it is. network: "CCNet", "FCN", "non-local". backbone: "R-50-D8" and so on, D for the output stride.
-        dataset: a key of `data.catalog.DATASETS`. miou: in %.
-        schedule: how long it was trained. crop: (H, W) of a training crop.
-        protocol: how it was measured, as far as the source says. source: the page's address.
-    """
-
-    project: str
-    network: str
-    backbone: str
-    dataset: str
-    miou: float
-    schedule: str
-    crop: tuple[int, int]
-    protocol: str
-    source: str
+    project: str  # whose it is
+    network: str  # "CCNet", "FCN", "non-local"
+    backbone: str  # "R-50-D8" and so on, D for the output stride
+    dataset: str  # a key of `data.catalog.DATASETS`
+    miou: float  # in %
+    schedule: str  # how long it was trained
+    crop: tuple[int, int]  # (H, W) of a training crop
+    protocol: str  # how it was measured, as far as the source says
+    source: str  # the page's address
 
 
 @dataclass(frozen=True)
