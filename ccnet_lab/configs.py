@@ -18,56 +18,35 @@ STRIDES = {TINY: (4,), SLIM: (4, 8), 50: (8, 16), 101: (8, 16)}
 class Config:
     """One configuration. Frozen: vary it with `dataclasses.replace`; a misspelt field is refused with the near ones named.
 
-    Attributes:
-        dataset: a key of `data.catalog.DATASETS`; the class count follows from it.
-        depth: of the ResNet, 50 or 101; `TINY` or `SLIM` for the small backbones.
-        width: of the small backbones, see model/backbone.py; the ResNets have their own.
-        output_stride: image pixels per feature cell, 8 or 16 (the small networks also 4).
-        crop_size: (H, W) of a training crop, pixels.
-        resize: (long, short) sides the whole image is fitted into, ratio kept, before evaluation.
-        batch_size: the total batch over all processes.
-        epochs, lr, momentum, weight_decay, power, aux_weight: SGD with the poly policy, lr * (1 - step / total) ** power.
-        optimizer: "sgd"; "adamw" for the small networks.
-        balance: whether rare classes weigh more in the loss.
-        ohem: whether only the hard pixels count in the main loss (TPAMI's "+ OHEM").
-        category_loss: weight of the category-consistent loss of TPAMI section 3.3; 0 leaves it out.
-        recurrence: R, how often the criss-cross attention is applied with the same weights.
-        channels, query_channels: C of the head and d of its queries and keys.
-        aux_channels: channels of the auxiliary classifier; 0 for as many as `channels` (mmsegmentation has 256).
-        head_kernel: kernel of the head's convolutions around the attention.
-        gamma: what the attention's residual weight starts at.
-        auxiliary: whether a second classifier on stage 3 is trained beside the head.
-        alias: a name of its own; "" for the name that follows from the fields.
-
     Source: SSSegmentation's CCNet configurations; Huang et al., TPAMI 2020, section 4.
     """
 
-    dataset: str
-    depth: int
-    output_stride: int
-    width: int = 64
-    crop_size: tuple[int, int]
-    batch_size: int
+    dataset: str  # a key of `data.catalog.DATASETS`; the class count follows from it
+    depth: int  # of the ResNet, 50 or 101; `TINY` or `SLIM` for the small backbones
+    output_stride: int  # image pixels per feature cell, 8 or 16 (the small networks also 4)
+    width: int = 64  # of the small backbones, see model/backbone.py; the ResNets have their own
+    crop_size: tuple[int, int]  # (H, W) of a training crop, pixels
+    batch_size: int  # the total batch over all processes
     epochs: int
-    resize: tuple[int, int] = (2048, 512)
-    lr: float = 0.01
+    resize: tuple[int, int] = (2048, 512)  # (long, short) sides the whole image is fitted into, ratio kept, before evaluation
+    lr: float = 0.01  # at the start of the poly policy, lr * (1 - step / total) ** power
     momentum: float = 0.9
     weight_decay: float = 5e-4
     power: float = 0.9
-    aux_weight: float = 0.4
-    optimizer: str = "sgd"
-    balance: bool = False
-    ohem: bool = False
-    category_loss: float = 0.0
-    recurrence: int = 2
-    channels: int = 512
-    query_channels: int = 64
-    head_kernel: int = 3
-    dropout: float = 0.1
-    gamma: float = 0.0
-    auxiliary: bool = True
-    aux_channels: int = 0
-    alias: str = ""
+    aux_weight: float = 0.4  # of the auxiliary classifier's loss
+    optimizer: str = "sgd"  # "adamw" for the small networks
+    balance: bool = False  # whether rare classes weigh more in the loss
+    ohem: bool = False  # whether only the hard pixels count in the main loss (TPAMI's "+ OHEM")
+    category_loss: float = 0.0  # weight of the category-consistent loss of TPAMI section 3.3; 0 leaves it out
+    recurrence: int = 2  # R, how often the criss-cross attention is applied with the same weights
+    channels: int = 512  # C of the head
+    query_channels: int = 64  # d of the attention's queries and keys
+    head_kernel: int = 3  # of the head's convolutions around the attention, odd
+    dropout: float = 0.1  # probability of dropping a channel before the classifiers
+    gamma: float = 0.0  # what the attention's residual weight starts at
+    auxiliary: bool = True  # whether a second classifier on stage 3 is trained beside the head
+    aux_channels: int = 0  # of the auxiliary classifier; 0 for as many as `channels` (mmsegmentation has 256)
+    alias: str = ""  # a name of its own; "" for the name that follows from the fields
 
     def __new__(cls, *_: Any, **given: Any) -> "Config":
         """Refuse a misspelt field before the dataclass does, naming the near ones."""
@@ -79,19 +58,18 @@ class Config:
 
     def __post_init__(self) -> None:
         get_dataset(self.dataset)  # raises for an unknown one
-        if self.depth not in STRIDES:
-            raise ConfigError(f"depth is {self.depth}; expected 50 or 101 (or {TINY} or {SLIM}, the small backbones)")
-        if self.output_stride not in STRIDES[self.depth]:
-            raise ConfigError(f"output_stride is {self.output_stride}; expected {' or '.join(map(str, STRIDES[self.depth]))}")
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ConfigError(f"optimizer is {self.optimizer!r}; expected 'sgd' or 'adamw'")
-        for name in ("batch_size", "epochs", "channels", "query_channels", "width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        if self.aux_channels < 0:
-            raise ConfigError(f"aux_channels is {self.aux_channels}; expected 0 (as many as channels) or more")
-        if self.recurrence < 0:
-            raise ConfigError(f"recurrence is {self.recurrence}; expected 0 or more (the papers use 2)")
+        strides = STRIDES.get(self.depth, ())
+        checks = [
+            ("depth", strides, f"50 or 101 (or {TINY} or {SLIM}, the small backbones)"),
+            ("output_stride", self.output_stride in strides, " or ".join(map(str, strides))),
+            ("optimizer", self.optimizer in ("sgd", "adamw"), "'sgd' or 'adamw'"),
+            *((name, getattr(self, name) >= 1, "1 or more") for name in ("batch_size", "epochs", "channels", "query_channels", "width")),
+            ("aux_channels", self.aux_channels >= 0, "0 (as many as channels) or more"),
+            ("recurrence", self.recurrence >= 0, "0 or more (the papers use 2)"),
+        ]
+        for name, good, expected in checks:
+            if not good:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {expected}")
         for name in ("crop_size", "resize"):
             pair = tuple(int(v) for v in getattr(self, name))
             if len(pair) != 2 or min(pair) < 1:
@@ -153,32 +131,25 @@ _TWELVE = tuple(
 CONFIGS: Mapping[str, Config] = MappingProxyType({config.name: config for config in _TWELVE})
 
 # SSSegmentation's CCNet page, in the order of the twelve: R-50-D8, R-50-D16, R-101-D8, R-101-D16 per data set.
-_PUBLISHED = dict(
-    zip(
-        CONFIGS,
-        (77.43, 76.01, 78.02, 77.33, 42.47, 40.78, 44.00, 42.95, 79.15, 77.94, 80.08, 78.45),
-        strict=True,
-    )
-)
+_PUBLISHED = dict(zip(CONFIGS, (77.43, 76.01, 78.02, 77.33, 42.47, 40.78, 44.00, 42.95, 79.15, 77.94, 80.08, 78.45), strict=True))
 
 # A beacon decides every disc's class, so a network needs R = 2 to see it from anywhere; scripts/make_demo.py trains both.
-_DEMO: dict[str, Any] = dict(
+_DEMO = Config(
     dataset="beacons", depth=TINY, output_stride=4, crop_size=(96, 96), resize=(192, 96), batch_size=16, epochs=1,
-    lr=3e-3, channels=64, query_channels=16, head_kernel=1, dropout=0.0, gamma=1.0, auxiliary=False,
+    lr=3e-3, channels=64, query_channels=16, head_kernel=1, dropout=0.0, gamma=1.0, auxiliary=False, alias="demo",
 )  # fmt: skip
 # Small enough to be trained on two CPU cores, on CamVid, from scratch: first the coarse one, then, from its weights, the finer.
 _STREET8 = Config(
     dataset="camvid", depth=SLIM, output_stride=8, width=24, crop_size=(256, 320), resize=(480, 360), batch_size=8, epochs=90,
     optimizer="adamw", lr=3e-3, weight_decay=0.01, balance=True, channels=64, query_channels=16, gamma=0.5, alias="street8",
 )  # fmt: skip
-EXTRAS: Mapping[str, Config] = MappingProxyType(
-    {
-        "demo": Config(**_DEMO, recurrence=2, alias="demo"),
-        "demo_r1": Config(**_DEMO, recurrence=1, alias="demo_r1"),
-        "street8": _STREET8,
-        "street": replace(_STREET8, output_stride=4, head_kernel=1, epochs=100, alias="street"),
-    }
+_FOUR = (
+    _DEMO,
+    replace(_DEMO, recurrence=1, alias="demo_r1"),
+    _STREET8,
+    replace(_STREET8, output_stride=4, head_kernel=1, epochs=100, alias="street"),
 )
+EXTRAS: Mapping[str, Config] = MappingProxyType({config.name: config for config in _FOUR})
 
 
 def get_config(name: str | Config) -> Config:

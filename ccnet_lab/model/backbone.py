@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, conv1x1
+from torchvision.ops import Conv2dNormActivation  # convolution without bias (3x3), batch norm, ReLU; output size ceil(input / stride)
 
 BLOCKS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
 
@@ -16,20 +17,12 @@ class Features(NamedTuple):
     stage4: Tensor
 
 
-def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution without bias, batch norm, ReLU; output size ceil(input / stride)."""
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-
 class DilatedResNet(ResNet):
     """torchvision's ResNet with a stem of three 3x3 convolutions and the last stages dilated instead of strided.
 
     The first block of a dilated stage uses half its dilation, as torchvision and the published networks have it.
 
-    Args:
-        depth: 50 or 101.
-        output_stride: 8 dilates stages 3 and 4 (2 and 4), 16 only stage 4 (2).
+    Output stride 8 dilates stages 3 and 4 (2 and 4), 16 only stage 4 (2); `depth` is 50 or 101.
     """
 
     channels = (1024, 2048)  # C3, C4
@@ -38,7 +31,7 @@ class DilatedResNet(ResNet):
         dilate = [False, output_stride == 8, output_stride in (8, 16)]
         super().__init__(Bottleneck, BLOCKS[depth], replace_stride_with_dilation=dilate)
         del self.conv1, self.bn1, self.relu, self.avgpool, self.fc
-        self.stem = nn.Sequential(*conv_bn_relu(3, 32, stride=2), *conv_bn_relu(32, 32), *conv_bn_relu(32, 64))
+        self.stem = nn.Sequential(*Conv2dNormActivation(3, 32, stride=2), *Conv2dNormActivation(32, 32), *Conv2dNormActivation(32, 64))
 
     def forward(self, images: Tensor) -> Features:  # type: ignore[override]
         """(B, 3, H, W) -> features at ceil(H / output_stride)."""
@@ -50,10 +43,8 @@ class DilatedResNet(ResNet):
 class TinyBackbone(nn.Sequential):
     """Two strided 3x3 convolutions: output stride 4, a receptive field of 7 pixels. It sees a disc's colour, never its surroundings."""
 
-    receptive_field = 7  # pixels; what a feature cell knows without attention
-
     def __init__(self, width: int) -> None:
-        super().__init__(conv_bn_relu(3, width // 2, stride=2), conv_bn_relu(width // 2, width, stride=2))
+        super().__init__(Conv2dNormActivation(3, width // 2, stride=2), Conv2dNormActivation(width // 2, width, stride=2))
         self.channels = (width, width)
 
     def forward(self, images: Tensor) -> Features:
@@ -70,19 +61,17 @@ class SlimBackbone(nn.Module):
         output_stride: of stage 4, 8 or 4.
     """
 
-    blocks = (1, 2, 2)  # at strides 4, 8, 16
-
     def __init__(self, width: int, output_stride: int = 8) -> None:
         super().__init__()
-        outer, inner, deep = 2 * width, 4 * width, 6 * width
+        outer, inner, deep = 2 * width, 4 * width, 6 * width  # channels at strides 4, 8, 16
         self.channels = (deep, inner if output_stride == 8 else outer)
-        self.stem = conv_bn_relu(3, width, stride=2)
-        self.layer1 = _stage(width, outer, self.blocks[0])
-        self.layer2 = _stage(outer, inner, self.blocks[1])
-        self.layer3 = _stage(inner, deep, self.blocks[2])
+        self.stem = Conv2dNormActivation(3, width, stride=2)
+        self.layer1 = _stage(width, outer, blocks=1)
+        self.layer2 = _stage(outer, inner, blocks=2)
+        self.layer3 = _stage(inner, deep, blocks=2)
         self.lateral = nn.Sequential(conv1x1(deep, inner), nn.BatchNorm2d(inner))
         self.finer = nn.Sequential(conv1x1(inner, outer), nn.BatchNorm2d(outer)) if output_stride == 4 else None
-        self.smooth = conv_bn_relu(outer, outer) if output_stride == 4 else None
+        self.smooth = Conv2dNormActivation(outer, outer) if output_stride == 4 else None
 
     def forward(self, images: Tensor) -> Features:
         """(B, 3, H, W) -> stage 3 at ceil(H / 16), what stage 4 is elsewhere at ceil(H / output_stride)."""

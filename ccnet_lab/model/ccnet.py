@@ -4,29 +4,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
 from ccnet_lab.configs import SLIM, TINY, Config, get_config
 from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_weights
-from ccnet_lab.model.backbone import DilatedResNet, Features, SlimBackbone, TinyBackbone, conv_bn_relu
+from ccnet_lab.model.backbone import DilatedResNet, Features, SlimBackbone, TinyBackbone
 
 EMBEDDED = 16  # channels in which the category-consistent loss compares pixels; TPAMI section 3.3
 
 
 @dataclass
 class Segmentation:
-    """What a forward pass gives. K classes; h, w the size of the feature map.
+    """What a forward pass gives. K classes; h, w the size of the feature map."""
 
-    Attributes:
-        logits: (B, K, h, w), at the backbone's stride, not upsampled.
-        aux_logits: (B, K, h, w) of the auxiliary classifier on stage 3, or None.
-        attention: one (B, h, w, h + w) per recurrence, column entries first; () where it was not asked for.
-        embedding: (B, 16, h, w) of the attention's output for the category-consistent loss, or None.
-    """
-
-    logits: Tensor
-    aux_logits: Tensor | None = None
-    attention: tuple[Tensor, ...] = ()
-    embedding: Tensor | None = None
+    logits: Tensor  # (B, K, h, w), at the backbone's stride, not upsampled
+    aux_logits: Tensor | None = None  # (B, K, h, w) of the auxiliary classifier on stage 3
+    attention: tuple[Tensor, ...] = ()  # one (B, h, w, h + w) per recurrence, column entries first; () where it was not asked for
+    embedding: Tensor | None = None  # (B, 16, h, w) of the attention's output, for the category-consistent loss
 
 
 class CCNet(nn.Module):
@@ -35,15 +29,9 @@ class CCNet(nn.Module):
     Args:
         backbone: a module that maps images to `Features` and has `channels` = (C3, C4).
         num_classes: K.
-        channels: C of the head.
-        query_channels: d of the attention's queries and keys.
-        recurrence: R, unless a call says otherwise.
-        head_kernel: kernel of the head's convolutions, odd.
-        dropout: probability of dropping a channel before the classifiers.
-        gamma: what the attention's residual weight starts at.
-        auxiliary: whether there is a classifier on stage 3.
-        aux_channels: its channels, 0 for as many as `channels`.
         embedding: whether the attention's output is also projected to 16 channels, in train mode, for the category-consistent loss.
+
+    The other arguments are `Config`'s fields of the same names.
 
     Source: Huang et al., TPAMI 2020, figure 2; SSSegmentation's ssseg/modules/models/segmentors/ccnet.
     """
@@ -66,19 +54,15 @@ class CCNet(nn.Module):
         self.recurrence = recurrence
         stage3, stage4 = backbone.channels
         self.backbone = backbone
-        self.reduce = conv_bn_relu(stage4, channels, head_kernel)
+        self.reduce = Conv2dNormActivation(stage4, channels, head_kernel)
         self.attention = CrissCrossAttention(channels, query_channels, gamma)
-        self.refine = conv_bn_relu(channels, channels, head_kernel)
+        self.refine = Conv2dNormActivation(channels, channels, head_kernel)
         self.classifier = _classifier(stage4 + channels, channels, num_classes, head_kernel, dropout)
         self.aux_classifier = _classifier(stage3, aux_channels or channels, num_classes, head_kernel, dropout) if auxiliary else None
         self.embedding = nn.Conv2d(channels, EMBEDDED, 1) if embedding else None
 
     def forward(
-        self,
-        images: Tensor,
-        recurrence: int | None = None,
-        with_aux: bool | None = None,
-        return_attention: bool = False,
+        self, images: Tensor, recurrence: int | None = None, with_aux: bool | None = None, return_attention: bool = False
     ) -> Segmentation:
         """Segment a batch.
 
@@ -111,7 +95,7 @@ class CCNet(nn.Module):
 
 
 def _classifier(inputs: int, channels: int, classes: int, kernel: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(*conv_bn_relu(inputs, channels, kernel), nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1))
+    return nn.Sequential(*Conv2dNormActivation(inputs, channels, kernel), nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1))
 
 
 def build_model(config: str | Config) -> CCNet:
@@ -128,16 +112,5 @@ def build_model(config: str | Config) -> CCNet:
         backbone = SlimBackbone(config.width, config.output_stride)
     else:
         backbone = DilatedResNet(config.depth, config.output_stride)
-    return CCNet(
-        backbone,
-        num_classes=config.num_classes,
-        channels=config.channels,
-        query_channels=config.query_channels,
-        recurrence=config.recurrence,
-        head_kernel=config.head_kernel,
-        dropout=config.dropout,
-        gamma=config.gamma,
-        auxiliary=config.auxiliary,
-        aux_channels=config.aux_channels,
-        embedding=config.category_loss > 0,
-    )
+    same = ("num_classes", "channels", "query_channels", "recurrence", "head_kernel", "dropout", "gamma", "auxiliary", "aux_channels")
+    return CCNet(backbone, **{name: getattr(config, name) for name in same}, embedding=config.category_loss > 0)

@@ -1,4 +1,4 @@
-"""What a forward pass of a configuration costs: counted on paper and measured on this machine; the formulas are in flops.py.
+"""What a forward pass of a configuration costs: counted on paper and measured on this machine; attention's formulas are in flops.py.
 
 One image, a forward pass without the auxiliary head; a multiplication and an addition are 2 operations. `python -m ccnet_lab.model.costs`
 prints the twelve, with `--measure` also measures them (minutes on a CPU) and keeps what it finds for `measured_costs`.
@@ -7,6 +7,7 @@ prints the twelve, with `--measure` also measures them (minutes on a CPU) and ke
 import argparse
 import functools
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ccnet_lab import store
@@ -26,49 +27,43 @@ from ccnet_lab.configs import CONFIGS, Config, get_config
 from ccnet_lab.errors import DeviceError, LabError
 from ccnet_lab.files import write_whole
 from ccnet_lab.model.ccnet import build_model
-from ccnet_lab.model.flops import Size, forward_flops
+from ccnet_lab.model.flops import criss_cross_flops
+
+Size = tuple[int, int]  # (H, W), pixels
+_FILE = "measured_costs.json"  # in the store's folder
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a configuration takes on paper.
 
-    Attributes:
-        parameters: all that is trained, the auxiliary head included.
-        formula_flops: by the shapes of the convolutions and the authors' formula of the attention, see flops.py.
-        counted_flops: of every matrix product and convolution that torch is asked for, counted on a meta device.
-        size: (H, W) of the image.
-
     The formula is larger by 2 R h w (3 d + 2 C), exactly: for the attention the authors count the biases, 2 d + C per cell, and h + w + 1
     entries of d + C terms, where torch computes h + w. For the twelve that is 0.003 to 0.005 %.
     """
 
-    parameters: int
-    formula_flops: float
-    counted_flops: float
-    size: Size
+    parameters: int  # all that is trained, the auxiliary head included
+    formula_flops: float  # by the shapes of the convolutions and the authors' formula of the attention
+    counted_flops: float  # of every matrix product and convolution that torch is asked for, counted on a meta device
+    size: Size  # of the image
 
 
 @dataclass(frozen=True)
 class Measured:
     """What a forward pass took on a machine, with random weights, float32, one image.
 
-    Attributes:
-        name: of the configuration. size: (H, W) of the image.
-        seconds: median latency after a pass that warms up.
-        peak_bytes: memory for weights and activations. CUDA: the largest sum that torch had allocated. CPU: by how much the peak of the
-            resident set of a fresh process rose from before the network was built to after its first pass.
-        machine: processor and threads, or the GPU. torch: its version.
+    The memory is that for weights and activations. CUDA: the largest sum that torch had allocated. CPU: by how much the peak of the
+    resident set of a fresh process rose from before the network was built to after its first pass.
     """
 
-    name: str
-    seconds: float
+    name: str  # of the configuration
+    seconds: float  # median latency after a pass that warms up
     peak_bytes: int
-    size: Size
-    machine: str
-    torch: str
+    size: Size  # of the image
+    machine: str  # processor and threads, or the GPU
+    torch: str  # its version
 
 
+@functools.cache
 def cost(config: str | Config, size: Size | None = None) -> Cost:
     """What a configuration takes on paper, for an image of `size` (H, W), by default its crop. Nothing is computed or downloaded.
 
@@ -76,35 +71,26 @@ def cost(config: str | Config, size: Size | None = None) -> Cost:
         UnknownConfigError: no configuration has this name.
     """
     config = get_config(config)
-    return _cost(config, size or config.crop_size)
-
-
-@functools.cache
-def _cost(config: Config, size: Size) -> Cost:
+    size = size or config.crop_size
     with torch.device("meta"):
         model = build_model(config).eval()
         image = torch.empty(1, 3, *size)
-    for module in model.modules():
+    products: list[int] = []  # of every convolution but the attention's own
+    for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):  # no products to count, and on this device most of the time
-            module.forward = _unchanged  # type: ignore[method-assign, assignment]
+            module.forward = lambda x: x  # type: ignore[method-assign, assignment]
+        elif isinstance(module, nn.Conv2d) and not name.startswith("attention."):
+            module.register_forward_hook(lambda layer, _, out: products.append(layer.weight.numel() * math.prod(out.shape[2:])))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(image)
-    parameters = sum(p.numel() for p in model.parameters())
-    return Cost(parameters, forward_flops(config, size), counter.get_total_flops(), size)
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
+        h, w = model(image).logits.shape[2:]
+    formula = 2 * sum(products) + criss_cross_flops(h, w, config.channels, config.query_channels, config.recurrence)
+    return Cost(sum(p.numel() for p in model.parameters()), formula, counter.get_total_flops(), size)
 
 
 def measure(config: str | Config, size: Size | None = None, repeats: int = 3, device: str = "cpu") -> Measured:
-    """Latency and memory of a forward pass here, in a process of its own, and keep them for `measured_costs`.
+    """Latency and memory of a forward pass here, in a process of its own; they are kept for `measured_costs`.
 
-    Args:
-        config: what to measure.
-        size: (H, W) of the image; None for the configuration's crop.
-        repeats: passes that are timed.
-        device: "cpu", "cuda", ...
+    The image is of `size` (H, W), by default the configuration's crop; `repeats` passes are timed on `device` ("cpu", "cuda", ...).
 
     Raises:
         DeviceError: the process ended without an answer: no such device, or not enough memory.
@@ -154,18 +140,16 @@ def machine(device: str = "cpu") -> str:
 def commit() -> str:
     """The working tree's commit, and whether there are changes to it; "" where there is no git."""
     describe = ["git", "describe", "--always", "--exclude=*", "--dirty= and uncommitted changes"]
-    try:
+    with suppress(OSError):
         return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""
+    return ""
 
 
 @functools.cache
 def _processor() -> str:
-    try:
+    lines = []
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
 
@@ -202,13 +186,9 @@ def _peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _file() -> Path:
-    return store.home() / "measured_costs.json"
-
-
 def _kept() -> list[Measured]:
     try:
-        rows = json.loads(_file().read_text(encoding="utf-8"))
+        rows = json.loads((store.home() / _FILE).read_text(encoding="utf-8"))
         return [
             Measured(row["name"], float(row["seconds"]), int(row["peak_bytes"]), (int(h), int(w)), row["machine"], row["torch"])
             for row in rows
@@ -219,13 +199,11 @@ def _kept() -> list[Measured]:
 
 
 def _keep(found: Measured) -> None:
-    def same(row: Measured) -> bool:
-        return (row.name, row.machine, row.torch) == (found.name, found.machine, found.torch)
-
-    text = json.dumps([asdict(row) for row in [*(row for row in _kept() if not same(row)), found]], indent=1) + "\n"
+    others = [row for row in _kept() if (row.name, row.machine, row.torch) != (found.name, found.machine, found.torch)]
+    text = json.dumps([asdict(row) for row in [*others, found]], indent=1) + "\n"
     with suppress(LabError, OSError):  # a folder that is shared and only to be read
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        write_whole(_file(), lambda path: path.write_text(text, encoding="utf-8"), LabError)
+        store.home().mkdir(parents=True, exist_ok=True)
+        write_whole(store.home() / _FILE, lambda path: path.write_text(text, encoding="utf-8"), LabError)
 
 
 def main() -> None:
@@ -237,23 +215,17 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     try:
-        _print_table(args.names or list(CONFIGS), args)
+        print(f"{'configuration':34} {'image':>10} {'parameters':>10} {'GFLOP formula':>13} {'counted':>9} {'seconds':>8} {'memory':>9}")
+        for name in args.names or CONFIGS:
+            found = cost(name)
+            here = measure(name, None, args.repeats, args.device) if args.measure else measured_costs(args.device).get(name)
+            row = f"{name:34} {'{} x {}'.format(*found.size):>10} {found.parameters / 1e6:>8.2f} M {found.formula_flops / 1e9:>13.2f} "
+            row += f"{found.counted_flops / 1e9:>9.2f} "
+            row += f"{here.seconds:>8.3f} {here.peak_bytes / 2**20:>5.0f} MiB" if here else f"{'-':>8} {'-':>9}"
+            print(row, flush=True)
+        print(f"Measured on {machine(args.device)}, torch {torch.__version__}, float32, random weights.")
     except LabError as error:
         parser.exit(2, f"error: {error}\n")
-
-
-def _print_table(names: list[str], args: argparse.Namespace) -> None:
-    print(f"{'configuration':34} {'image':>10} {'parameters':>10} {'GFLOP formula':>13} {'counted':>9} {'seconds':>8} {'memory':>9}")
-    for name in names:
-        on_paper = cost(name)
-        here = measure(name, None, args.repeats, args.device) if args.measure else measured_costs(args.device).get(name)
-        found = f"{here.seconds:>8.3f} {here.peak_bytes / 2**20:>5.0f} MiB" if here else f"{'-':>8} {'-':>9}"
-        print(
-            f"{name:34} {'{} x {}'.format(*on_paper.size):>10} {on_paper.parameters / 1e6:>8.2f} M {on_paper.formula_flops / 1e9:>13.2f} "
-            f"{on_paper.counted_flops / 1e9:>9.2f} {found}",
-            flush=True,
-        )
-    print(f"Measured on {machine(args.device)}, torch {torch.__version__}, float32, random weights.")
 
 
 if __name__ == "__main__":

@@ -34,13 +34,11 @@ class Deployed(nn.Module):
         """(B, 3, H, W) -> (B, K, h, w); with labels (B, H, W, 3) uint8 -> (B, H, W) uint8."""
         if not self.labels:
             return self.logits(images)
-        logits = self.logits(normalise(images))
-        return enlarged(logits, images.shape[1:3]).argmax(1).to(torch.uint8)
+        return enlarged(self.logits(normalise(images)), images.shape[1:3]).argmax(1).to(torch.uint8)
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, K, h, w)."""
-        logits: Tensor = self.network(images, self.recurrence, with_aux=False).logits
-        return logits
+        return self.network(images, self.recurrence, with_aux=False).logits  # type: ignore[no-any-return]
 
     def smallest(self) -> int:
         """The least height and width: two cells of the coarsest features; torch.export takes one for a size that never changes."""
@@ -88,19 +86,14 @@ def agreement(exact: Callable[[Tensor], Tensor], rounded: Callable[[Tensor], Ten
 
 def describe(config: Config, deployed: Deployed, fixed: tuple[int, int, int] | None, source: str | Path | None) -> dict[str, Any]:
     """What a person needs to use the file, ready for JSON; `source` is the weights' file."""
-    dataset, stride = get_dataset(config.dataset), config.output_stride
-    if deployed.labels:
-        shapes = "images (B, H, W, 3) uint8 RGB", "labels (B, H, W) uint8, indices into class_names"
-    else:
-        shapes = (
-            "images (B, 3, H, W) float32: RGB 0..255, less mean, divided by std",
-            f"logits (B, K, ceil(H / {stride}), ceil(W / {stride}))",
-        )
+    dataset, stride, labels = get_dataset(config.dataset), config.output_stride, deployed.labels
     metadata: dict[str, Any] = {
         "made_with": f"ccnet_lab, torch {torch.__version__}",
         "name": config.name,
-        "input": shapes[0],
-        "output": shapes[1],
+        "input": "images (B, H, W, 3) uint8 RGB" if labels else "images (B, 3, H, W) float32: RGB 0..255, less mean, divided by std",
+        "output": "labels (B, H, W) uint8, indices into class_names"
+        if labels
+        else f"logits (B, K, ceil(H / {stride}), ceil(W / {stride}))",
         "output_stride": stride,
         "size": "any" if fixed is None else "{} x {} x {}".format(*fixed),
         "smallest_side": deployed.smallest(),
@@ -112,8 +105,9 @@ def describe(config: Config, deployed: Deployed, fixed: tuple[int, int, int] | N
         "config": config.to_dict(),
     }
     if source is not None:
-        metadata["weights"] = {"file": Path(source).name, "sha256": sha256(Path(source))}
-        if Path(source).suffix == ".safetensors":
+        source = Path(source)
+        metadata["weights"] = {"file": source.name, "sha256": sha256(source)}
+        if source.suffix == ".safetensors":
             with safe_open(source, framework="pt") as stored:
                 notes = stored.metadata() or {}
             metadata["weights"]["notes"] = {key: value for key, value in notes.items() if key not in ("config", "dataset")}

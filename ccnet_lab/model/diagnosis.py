@@ -16,49 +16,31 @@ from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.formats import Content, Format, Told
 from ccnet_lab.model.weights import Differences, compare, metadata, read_weights, save_entries, stored_config
 
-_NONE = Differences((), (), (), ())
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _ATTENTION = "attention."
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a file of weights is.
-
-    Attributes:
-        path, size: the file and its bytes.
-        format: whose it is.
-        under, prefix: the key its state dict lies under, and what stands before every name; "" for none.
-        beside: what else it holds, one line each.
-        entries, parameters: how many tensors, and how many numbers in those that are trained.
-        dtypes: how many tensors of each dtype.
-        gamma: the attention's residual weight; None where there is none.
-        configs: the configurations that fit exactly; several where the tensors leave the output stride (or R) open.
-        compared: the name of what the entries were compared with; "" where nothing was near enough.
-        renamed: (the file's name, ours) of every entry whose name differs.
-        differences: every missing, extra, misshapen and inexact entry, under our names.
-        equal: entries that mean the same there and here although the whole is refused, under our names.
-        refused: why the whole cannot be converted; empty where it can.
-        notes: what else is worth knowing.
-    """
+    """What a file of weights is."""
 
     path: Path
-    size: int
-    format: Format
-    under: str
-    prefix: str
-    beside: tuple[str, ...]
-    entries: int
-    parameters: int
-    dtypes: Mapping[str, int]
-    gamma: float | None
-    configs: tuple[Config, ...]
-    compared: str
-    renamed: tuple[tuple[str, str], ...]
-    differences: Differences
-    equal: tuple[str, ...]
-    refused: tuple[str, ...]
-    notes: tuple[str, ...]
+    size: int  # bytes
+    format: Format  # whose it is
+    under: str  # the key its state dict lies under; "" for none
+    prefix: str  # what stands before every name; "" for nothing
+    beside: tuple[str, ...]  # what else it holds, one line each
+    entries: int  # tensors
+    parameters: int  # numbers in the tensors that are trained
+    dtypes: Mapping[str, int]  # how many tensors of each
+    gamma: float | None  # the attention's residual weight; None where there is none
+    configs: tuple[Config, ...]  # those that fit exactly; several where the tensors leave the output stride (or R) open
+    compared: str  # the name of what the entries were compared with; "" where nothing was near enough
+    renamed: tuple[tuple[str, str], ...]  # (the file's name, ours) of every entry whose name differs
+    differences: Differences  # every missing, extra, misshapen and inexact entry, under our names
+    equal: tuple[str, ...]  # entries that mean the same there and here although the whole is refused, under our names
+    refused: tuple[str, ...]  # why the whole cannot be converted; empty where it can
+    notes: tuple[str, ...]  # what else is worth knowing
 
     @property
     def fits(self) -> bool:
@@ -68,13 +50,12 @@ class Diagnosis:
     @property
     def text(self) -> str:
         """The report for a terminal: a line per fact, then every entry that is renamed or doesn't fit."""
-        dtypes = ", ".join(f"{name} ({count})" for name, count in self.dtypes.items())
         where = (f", under {self.under!r}" if self.under else "") + (f", less the prefix {self.prefix!r}" if self.prefix else "")
         rows = [
             ("is", self.format.title),
             ("fits", " or ".join(config.name for config in self.configs) or "no configuration"),
             ("entries", f"{self.entries:,}{where}; {self.parameters:,} parameters"),
-            ("dtype", dtypes),
+            ("dtype", ", ".join(f"{name} ({count})" for name, count in self.dtypes.items())),
             ("gamma", "-" if self.gamma is None else f"{self.gamma:.6g}"),
             *(("beside", line) for line in self.beside),
             *(("note", line) for line in self.notes),
@@ -83,20 +64,16 @@ class Diagnosis:
         lines = [f"{self.path} ({self.size:,} bytes)", *(f"  {key:9} {line}" for key, line in rows)]
         if self.compared:
             names = {**self.differences._asdict(), "equal": self.equal, "renamed": tuple(f"{old} -> {new}" for old, new in self.renamed)}
-            lines.append(
-                f"  entries against {self.compared}: "
-                + ", ".join(f"{len(found)} {kind}" for kind, found in names.items() if kind != "equal" or found)
-            )
-            for kind, found in names.items():
-                lines += [f"    {kind:9} {name}" for name in found]
+            counts = ", ".join(f"{len(found)} {kind}" for kind, found in names.items() if kind != "equal" or found)
+            lines += [f"  entries against {self.compared}: {counts}"]
+            lines += [f"    {kind:9} {name}" for kind, found in names.items() for name in found]
         return "\n".join(lines)
 
 
 def diagnose(path: str | Path, config: str | Config | None = None) -> Diagnosis:
     """Say what a file of weights is; nothing in it is run, and no model is filled.
 
-    Args:
-        config: what to compare it with; None for what the file says or its shapes suggest.
+    It is compared with `config`, or else with what the file says or its shapes suggest.
 
     Raises:
         MissingFileError, WeightsError: as `read_weights`, and where there is no state dict in it.
@@ -137,7 +114,9 @@ def convert(path: str | Path, out: str | Path, config: str | Config | None = Non
         reasons = "; ".join(found.refused) or found.differences.text or "it is no CCNet"
         raise WeightsError(f"{path.name} is {found.format.title} and is not converted: {reasons}")
     elif len(found.configs) > 1:
-        names = " or ".join(f"--config {config.name}" for config in _named(found.configs))
+        # `--config` takes the names that these had before they were adapted
+        known = (replace(c, aux_channels=0, auxiliary=True, recurrence=2) if c.depth in (50, 101) else c for c in found.configs)
+        names = " or ".join(f"--config {config.name}" for config in known)
         raise ConfigError(f"{path.name} fits {len(found.configs)} configurations, and its tensors don't say which it is; add {names}")
     else:
         about = metadata(found.configs[0], **notes)
@@ -163,7 +142,6 @@ def _examine(path: Path, config: str | Config | None) -> tuple[Diagnosis, dict[s
     if near and known.certain and known.stride != near[0].output_stride:
         refused.append(f"output stride: {known.stride} by {known.by}, {near[0].output_stride} in {near[0].name}")
     fitting = [config for config, (found, _) in zip(near, tried, strict=False) if whose.ccnet and not any(found) and not refused]
-    trained = {name: value for name, value in entries.items() if not name.endswith(_BUFFERS)}
     diagnosis = Diagnosis(
         path=path,
         size=path.stat().st_size,
@@ -172,7 +150,7 @@ def _examine(path: Path, config: str | Config | None) -> tuple[Diagnosis, dict[s
         prefix=content.prefix,
         beside=tuple(_beside(content)),
         entries=len(entries),
-        parameters=sum(value.numel() for value in trained.values()),
+        parameters=sum(value.numel() for name, value in entries.items() if not name.endswith(_BUFFERS)),
         dtypes=Counter(str(value.dtype).removeprefix("torch.") for value in entries.values()),
         gamma=float(gamma) if gamma is not None and gamma.numel() == 1 else None,
         configs=tuple(fitting),
@@ -202,18 +180,17 @@ def _candidates(
     depth = 101 if formats.depth(entries) == 101 else 50
     classes = entries["classifier.4.weight"].shape[0] if "classifier.4.weight" in entries else "unknown"
     note = f"no known configuration has its depth, head and number of classes ({classes}); compared with one of its depth"
-    return [formats.adapted(CONFIGS[f"ccnet_resnet{depth}os8_cityscapes"], entries)], [note]
+    return [formats.adapted(CONFIGS[f"ccnet_resnet{depth}os8_cityscapes"], entries, Told())], [note]
 
 
 def _differences(whose: Format, entries: dict[str, Tensor], config: Config | None) -> tuple[Differences, str]:
     """From a configuration, or a ResNet alone from the backbone; with the name of what it was compared with, "" for nothing."""
-    if config is not None:
-        with torch.device("meta"):
-            return compare(entries, build_model(config).state_dict()), config.name
-    if whose is not formats.RESNET:
-        return _NONE, ""
+    if config is None and whose is not formats.RESNET:
+        return Differences(), ""
     depth = 101 if formats.depth(entries) == 101 else 50
     with torch.device("meta"):
+        if config is not None:
+            return compare(entries, build_model(config).state_dict()), config.name
         own = build_model(f"ccnet_resnet{depth}os8_voc").backbone.state_dict()
     return compare({name: value for name, value in entries.items() if not name.startswith("fc.")}, own), f"the backbone of ResNet-{depth}"
 
@@ -238,15 +215,13 @@ def _notes(whose: Format, entries: dict[str, Tensor], known: Told, differences: 
     if whose.refused:
         convolutions = [name for name, value in entries.items() if value.ndim == 4 and not name.startswith(_ATTENTION)]
         alike = len(convolutions) - sum(line.split()[0] in convolutions for line in differences.misshapen)
-        notes.append("equal there and here: the attention, its three 1x1 convolutions and gamma; --part attention --out FILE writes them")
-        notes.append(
-            f"alike in shape only: {alike} of the other {len(convolutions)} convolutions; what is refused below changes what they compute"
-        )
-    half = sorted({str(v.dtype).removeprefix("torch.") for v in entries.values() if v.is_floating_point() and v.dtype.itemsize < 4})
-    if half:
+        notes += [
+            "equal there and here: the attention, its three 1x1 convolutions and gamma; --part attention --out FILE writes them",
+            f"alike in shape only: {alike} of the other {len(convolutions)} convolutions; what is refused below changes what they compute",
+        ]
+    if half := sorted({str(v.dtype).removeprefix("torch.") for v in entries.values() if v.is_floating_point() and v.dtype.itemsize < 4}):
         notes.append(f"{' and '.join(half)}: kept so by a conversion, converted exactly to float32 when a model is filled")
-    broken = [name for name, value in entries.items() if not _finite(value)]
-    if broken:
+    if broken := [name for name, value in entries.items() if not _finite(value)]:
         notes.append(f"{len(broken)} entries hold NaN or infinity: {', '.join(broken)}")
     if near and known.classes:
         ours = get_dataset(near[0].dataset).class_names
@@ -259,15 +234,9 @@ def _notes(whose: Format, entries: dict[str, Tensor], known: Told, differences: 
         notes.append(f"it {usable} the backbone as start weights: scripts/train.py CONFIG --weights FILE")
     if any("gamma" in name and not value.any() for name, value in entries.items() if name.startswith(_ATTENTION)):
         notes.append("gamma is 0: the attention changes nothing yet, so its maps have learned nothing")
-    averaged = sum(name.startswith("ema_") for name in entries)
-    if averaged:
+    if averaged := sum(name.startswith("ema_") for name in entries):
         notes.append(f"{averaged} entries begin with ema_: averaged copies that mmcv's EMAHook leaves; remove them or the others first")
     return notes
-
-
-def _named(configs: tuple[Config, ...]) -> list[Config]:
-    """The known configurations these were adapted from."""
-    return [replace(config, aux_channels=0, auxiliary=True, recurrence=2) if config.depth in (50, 101) else config for config in configs]
 
 
 def _finite(value: Tensor) -> bool:

@@ -37,18 +37,14 @@ _Run = Callable[[Tensor], Tensor]
 class Exported:
     """A file that was written, read back and found to give what the network gives.
 
-    Attributes:
-        path: of the file. bytes: its length. metadata: what it says of itself.
-        differences: largest difference from the network by (H, W): of logits; for labels, of the network's own logits of the file's label
-            and of its own.
-        allowed: what they may be, `TOLERANCE` or more.
+    Differences are the largest from the network: of logits; for labels, of the network's own logits of the file's label and of its own.
     """
 
     path: Path
     bytes: int
-    metadata: dict[str, Any]
-    differences: dict[tuple[int, int], float]
-    allowed: float
+    metadata: dict[str, Any]  # what the file says of itself
+    differences: dict[tuple[int, int], float]  # by (H, W)
+    allowed: float  # what they may be, `TOLERANCE` or more
 
 
 @torch.no_grad()
@@ -69,15 +65,13 @@ def export_model(
     """Write a network, in eval mode and float32, to `path`: a torch.export program (`.pt2`) or ONNX (`.onnx`).
 
     Args:
-        model: the network, left as it is.
-        config: what it was built from.
+        model: the network, left as it is; it was built from `config`.
         path: the file; its ending says the format. What is there before stays until the new file is checked.
         labels: (B, H, W, 3) uint8 RGB -> (B, H, W) uint8 labels, with normalising, upsampling and argmax inside; else (B, 3, H, W) float32,
             normalised, -> (B, K, h, w) logits at the backbone's stride.
         int8: whether the convolutions' weights are kept as int8 with a scale per output channel; the arithmetic stays float32.
         recurrence: R; None means what the network was built with.
         fixed: (B, H, W) for runtimes that want one size; None leaves all three open.
-        opset: of ONNX.
         sizes: (H, W) of the generated pictures the file is checked on; with `fixed` that size is taken instead.
         pictures: (H, W, 3) uint8, more to check on; where there are some, the agreement of int8 with float32 is stated on these alone.
         source: the weights' file; its name, sha256 and notes go into the metadata.
@@ -118,11 +112,10 @@ def export_model(
 
     def write(temporary: Path) -> None:
         nonlocal allowed
-        to_file, from_file = (_write_onnx, _read_onnx) if kind == "onnx" else (_write_pt2, _read_pt2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, about its own exporter
-            to_file(_capture(deployed, fixed, smallest), temporary, metadata, opset)
-            differences.update(_differences(from_file(temporary), reference, batches, labels))
+        through_file = _through_onnx if kind == "onnx" else _through_pt2
+        with warnings.catch_warnings(action="ignore"):  # of torch, about its own exporter
+            run = through_file(_capture(deployed, fixed, smallest), temporary, metadata, opset)
+            differences.update(_differences(run, reference, batches, labels))
         worst = max(differences.values())
         if worst > allowed:
             allowed = max(allowed, 2 * _rounding(network, reference, batches))
@@ -139,12 +132,11 @@ def _batch(picture: NDArray[np.uint8], count: int) -> Tensor:
 
 
 def _check_size(size: tuple[int, ...], fixed: tuple[int, int, int] | None, smallest: int) -> None:
+    given = f"{size[0]} x {size[1]}"
     if min(size) < smallest or (fixed is not None and fixed[0] < 1):
-        raise ExportError(
-            f"a picture of {size[0]} x {size[1]} pixels is too small; expected at least {smallest} x {smallest}, batches of 1"
-        )
+        raise ExportError(f"a picture of {given} pixels is too small; expected at least {smallest} x {smallest}, batches of 1")
     if fixed is not None and size != fixed[1:]:
-        raise ExportError(f"a picture is {size[0]} x {size[1]}, but the size is fixed to {fixed[1]} x {fixed[2]}; give one of that size")
+        raise ExportError(f"a picture is {given}, but the size is fixed to {fixed[1]} x {fixed[2]}; give one of that size")
 
 
 def _capture(deployed: Deployed, fixed: tuple[int, int, int] | None, smallest: int) -> Any:
@@ -162,14 +154,17 @@ def _axes(labels: bool) -> dict[int, str]:
     return {0: "batch", 1: "height", 2: "width"} if labels else {0: "batch", 2: "height", 3: "width"}
 
 
-def _write_pt2(program: Any, path: Path, metadata: dict[str, Any], _: int) -> None:
+def _through_pt2(program: Any, path: Path, metadata: dict[str, Any], _: int) -> _Run:
+    """Write the program and read it back."""
     program.example_inputs = None
     with path.open("wb") as file:  # a path would have to end in .pt2
         torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=1)})
+    with path.open("rb") as file:
+        return torch.export.load(file).module()
 
 
-def _write_onnx(program: Any, path: Path, metadata: dict[str, Any], opset: int) -> None:
-    """One file; int8 weights are not folded back to float32, which the runtime does when it loads them."""
+def _through_onnx(program: Any, path: Path, metadata: dict[str, Any], opset: int) -> _Run:
+    """Write one file and read it back; int8 weights are not folded to float32 in it, which the runtime does when it loads them."""
     labels = metadata["output"].startswith("labels")
     how: dict[str, Any] = dict(opset_version=opset, dynamo=True, optimize="int8" not in metadata, verbose=False)
     written: Any = torch.onnx.export(program, input_names=["images"], output_names=["labels" if labels else "logits"], **how)
@@ -180,15 +175,6 @@ def _write_onnx(program: Any, path: Path, metadata: dict[str, Any], opset: int) 
     for key, value in metadata.items():
         written.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
     written.save(path, external_data=False)
-
-
-def _read_pt2(path: Path) -> _Run:
-    with path.open("rb") as file:
-        run: _Run = torch.export.load(file).module()
-    return run
-
-
-def _read_onnx(path: Path) -> _Run:
     session = _package("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 

@@ -26,84 +26,46 @@ _OTHERWISE = {  # settings in mmsegmentation's stored configuration that this li
 
 @dataclass(frozen=True)
 class Format:
-    """Whose a state dict is.
+    """Whose a state dict is."""
 
-    Attributes:
-        title: what it is called in reports.
-        marks: beginnings of names; one entry that begins so marks the format, unless a format before it in `FORMATS` matches.
-        names: beginnings of its names and of ours that mean the same.
-        ccnet: whether it is a CCNet's.
-        refused: why the whole can't become ours; empty where it can.
-    """
+    title: str  # what it is called in reports
+    marks: tuple[str, ...]  # one entry that begins so marks the format, unless a format before it in `FORMATS` matches
+    names: Mapping[str, str] = field(default_factory=dict)  # beginnings of its names: those of ours that mean the same
+    ccnet: bool = False  # whether it is a CCNet's
+    refused: tuple[str, ...] = ()  # why the whole can't become ours; empty where it can
 
-    title: str
-    marks: tuple[str, ...]
-    names: Mapping[str, str] = field(default_factory=dict)
-    ccnet: bool = False
-    refused: tuple[str, ...] = ()
 
+# Beginnings of the heads' names: ours, SSSegmentation's, mmsegmentation's, the authors'. Source of the last two: mmsegmentation's
+# cc_head.py, fcn_head.py and decode_head.py with mmcv's cc_attention.py; networks/ccnet.py, cc_attention/functions.py and evaluate.py of
+# the authors' repository, in its last version.
+_OURS, *_THEIRS = zip(
+    ("reduce.0.", "conv_before_cca.0.", "decode_head.convs.0.conv.", "head.conva.0."),
+    ("reduce.1.", "conv_before_cca.1.", "decode_head.convs.0.bn.", "head.conva.1."),
+    ("attention.query.", "cca.query_conv.", "decode_head.cca.query_conv.", "head.cca.query_conv."),
+    ("attention.key.", "cca.key_conv.", "decode_head.cca.key_conv.", "head.cca.key_conv."),
+    ("attention.value.", "cca.value_conv.", "decode_head.cca.value_conv.", "head.cca.value_conv."),
+    ("attention.gamma", "cca.gamma.scale", "decode_head.cca.gamma.scale", "head.cca.gamma"),
+    ("refine.0.", "conv_after_cca.0.", "decode_head.convs.1.conv.", "head.convb.0."),
+    ("refine.1.", "conv_after_cca.1.", "decode_head.convs.1.bn.", "head.convb.1."),
+    ("classifier.0.", "decoder.0.", "decode_head.conv_cat.conv.", "head.bottleneck.0."),
+    ("classifier.1.", "decoder.1.", "decode_head.conv_cat.bn.", "head.bottleneck.1."),
+    ("classifier.4.", "decoder.4.", "decode_head.conv_seg.", "head.bottleneck.3."),
+    ("aux_classifier.0.", "auxiliary_decoder.0.", "auxiliary_head.convs.0.conv.", "dsn.0."),
+    ("aux_classifier.1.", "auxiliary_decoder.1.", "auxiliary_head.convs.0.bn.", "dsn.1."),
+    ("aux_classifier.4.", "auxiliary_decoder.4.", "auxiliary_head.conv_seg.", "dsn.3."),
+    strict=True,
+)
+_SSSEG, _MMSEG, _AUTHORS = (dict(zip(names, _OURS, strict=True)) for names in _THEIRS)
+_STEM = {f"{layer}{i + 1}.": f"backbone.stem.{3 * i + k}." for i in range(3) for k, layer in enumerate(("conv", "bn"))}
 
 OURS = Format("a CCNet of ccnet_lab", ("attention.query.", "reduce.0."), ccnet=True)
-# SSSegmentation's names, the published format; the layers below them are numbered as torchvision numbers them.
-PUBLISHED = Format(
-    "SSSegmentation's CCNet",
-    ("backbone_net.", "cca."),
-    {
-        "backbone_net.": "backbone.",
-        "conv_before_cca.": "reduce.",
-        "cca.query_conv.": "attention.query.",
-        "cca.key_conv.": "attention.key.",
-        "cca.value_conv.": "attention.value.",
-        "cca.gamma.scale": "attention.gamma",
-        "conv_after_cca.": "refine.",
-        "decoder.": "classifier.",
-        "auxiliary_decoder.": "aux_classifier.",
-    },
-    ccnet=True,
-)
-# Source: mmsegmentation's cc_head.py, fcn_head.py and decode_head.py, mmcv's cc_attention.py.
-MMSEGMENTATION = Format(
-    "mmsegmentation's CCNet",
-    ("decode_head.cca.",),
-    {
-        "decode_head.convs.0.conv.": "reduce.0.",
-        "decode_head.convs.0.bn.": "reduce.1.",
-        "decode_head.cca.query_conv.": "attention.query.",
-        "decode_head.cca.key_conv.": "attention.key.",
-        "decode_head.cca.value_conv.": "attention.value.",
-        "decode_head.cca.gamma.scale": "attention.gamma",
-        "decode_head.convs.1.conv.": "refine.0.",
-        "decode_head.convs.1.bn.": "refine.1.",
-        "decode_head.conv_cat.conv.": "classifier.0.",
-        "decode_head.conv_cat.bn.": "classifier.1.",
-        "decode_head.conv_seg.": "classifier.4.",
-        "auxiliary_head.convs.0.conv.": "aux_classifier.0.",
-        "auxiliary_head.convs.0.bn.": "aux_classifier.1.",
-        "auxiliary_head.conv_seg.": "aux_classifier.4.",
-    },
-    ccnet=True,
-)
-# Source: networks/ccnet.py, cc_attention/functions.py and evaluate.py of the authors' repository, in its last version.
+# The published format; the layers of the backbone are numbered as torchvision numbers them.
+PUBLISHED = Format("SSSegmentation's CCNet", ("backbone_net.", "cca."), {"backbone_net.": "backbone.", **_SSSEG}, ccnet=True)
+MMSEGMENTATION = Format("mmsegmentation's CCNet", ("decode_head.cca.",), _MMSEG, ccnet=True)
 ORIGINAL = Format(
     "the CCNet of its authors",
     ("head.cca.",),
-    {
-        **{f"conv{i + 1}.": f"backbone.stem.{3 * i}." for i in range(3)},
-        **{f"bn{i + 1}.": f"backbone.stem.{3 * i + 1}." for i in range(3)},
-        **{f"layer{i}.": f"backbone.layer{i}." for i in range(1, 5)},
-        "head.conva.": "reduce.",
-        "head.cca.query_conv.": "attention.query.",
-        "head.cca.key_conv.": "attention.key.",
-        "head.cca.value_conv.": "attention.value.",
-        "head.cca.gamma": "attention.gamma",
-        "head.convb.": "refine.",
-        "head.bottleneck.0.": "classifier.0.",
-        "head.bottleneck.1.": "classifier.1.",
-        "head.bottleneck.3.": "classifier.4.",
-        "dsn.0.": "aux_classifier.0.",
-        "dsn.1.": "aux_classifier.1.",
-        "dsn.3.": "aux_classifier.4.",
-    },
+    {**_STEM, **{f"layer{i}.": f"backbone.layer{i}." for i in range(1, 5)}, **_AUTHORS},
     ccnet=True,
     refused=(
         "stem: convolutions of 64, 64 and 128 channels; here 32, 32 and 64, so stage 1 starts from another width, too",
@@ -135,19 +97,12 @@ UNKNOWN = Format("a network that is not known here", ())
 
 @dataclass(frozen=True)
 class Content:
-    """A file's state dict, unwrapped.
+    """A file's state dict, unwrapped."""
 
-    Attributes:
-        entries: its tensors under the file's own names, less `prefix`.
-        under: the key they lie under; "" where the file is the state dict itself.
-        prefix: what stood before every name, such as "module.".
-        beside: whatever else the file holds, by key.
-    """
-
-    entries: dict[str, Tensor]
-    under: str
-    prefix: str
-    beside: dict[str, Any]
+    entries: dict[str, Tensor]  # under the file's own names, less `prefix`
+    under: str  # the key they lie under; "" where the file is the state dict itself
+    prefix: str  # what stood before every name, such as "module."
+    beside: dict[str, Any]  # whatever else the file holds, by key
 
 
 def unwrap(content: Mapping[str, Any]) -> Content:
@@ -155,13 +110,15 @@ def unwrap(content: Mapping[str, Any]) -> Content:
     under = next((key for key in _KEYS if isinstance(content.get(key), Mapping)), "")
     inner = content[under] if under else content
     if not inner or not all(isinstance(name, str) and _dense(value) for name, value in inner.items()):
-        kinds = ((name, value, "sparse " * isinstance(value, Tensor)) for name, value in inner.items() if not _dense(value))
-        odds = (f"{name!r} is a {sparse}{type(value).__name__}" for name, value, sparse in kinds)
-        odd = next(odds, "it is empty" if not inner else "its keys are no names")
+        odds = ((name, "sparse " * isinstance(value, Tensor) + type(value).__name__) for name, value in inner.items() if not _dense(value))
+        odd = next((f"{name!r} is a {kind}" for name, kind in odds), "it is empty" if not inner else "its keys are no names")
         raise WeightsError(f"this is no state dict: {odd}; expected names with tensors, or those under the key 'model'")
     entries, taken = {name: value.detach() for name, value in inner.items()}, ""
     beside = {key: value for key, value in content.items() if key != under} if under else {}
-    while wrapper := next((w for w in _WRAPPERS if entries.keys() - _COUNTERS and _all_begin(entries, w)), ""):
+    while names := entries.keys() - _COUNTERS:
+        wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), None)
+        if wrapper is None:
+            break
         beside |= {name: entries.pop(name) for name in _COUNTERS if name in entries}
         entries = {name.removeprefix(wrapper): value for name, value in entries.items()}
         taken += wrapper
@@ -170,11 +127,10 @@ def unwrap(content: Mapping[str, Any]) -> Content:
 
 def identify(entries: Mapping[str, Tensor]) -> Format:
     """Whose a state dict is, by its names."""
-    for known in FORMATS:
-        if any(name.startswith(known.marks) for name in entries):
-            bare = known is not RESNET or all(re.match(r"(stem|conv1|bn1|layer[1-4]|fc)\.", name) for name in entries)
-            return known if bare else UNKNOWN
-    return UNKNOWN
+    known = next((known for known in FORMATS if any(name.startswith(known.marks) for name in entries)), UNKNOWN)
+    if known is RESNET and not all(re.match(r"(stem|conv1|bn1|layer[1-4]|fc)\.", name) for name in entries):
+        return UNKNOWN
+    return known
 
 
 def to_own_names(entries: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -211,21 +167,14 @@ def to_published_names(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Told:
-    """What a file tells of its network besides the tensors; None or empty where it doesn't.
+    """What a file tells of its network besides the tensors; None or empty where it doesn't."""
 
-    Attributes:
-        stride: the output stride; `by`: what told it; `certain`: whether that lies in the file, where a name is soon changed.
-        recurrence: R.
-        classes: the class names.
-        refused: settings this library has no counterpart for.
-    """
-
-    stride: int | None = None
-    by: str = ""
-    certain: bool = False
-    recurrence: int | None = None
-    classes: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
+    stride: int | None = None  # the output stride
+    by: str = ""  # what told the stride
+    certain: bool = False  # whether that lies in the file, where a name is soon changed
+    recurrence: int | None = None  # R
+    classes: tuple[str, ...] = ()  # their names
+    refused: tuple[str, ...] = ()  # settings this library has no counterpart for
 
 
 def told(beside: Mapping[str, Any], file_name: str = "") -> Told:
@@ -253,12 +202,11 @@ def told(beside: Mapping[str, Any], file_name: str = "") -> Told:
     )
 
 
-def configurations(entries: Mapping[str, Tensor], known: Told | None = None) -> list[Config]:
+def configurations(entries: Mapping[str, Tensor], known: Told) -> list[Config]:
     """The known configurations with the depth, class count and head of these entries (under our names), made to fit them.
 
     A configuration counts as fitting when it has these; that every entry fits is for `load_weights` to see.
     """
-    known = known or Told()
     classifier, reduce = entries.get("classifier.4.weight"), entries.get("reduce.0.weight")
     if classifier is None or reduce is None:
         return []
@@ -270,11 +218,11 @@ def configurations(entries: Mapping[str, Tensor], known: Told | None = None) -> 
     ]
 
 
-def adapted(config: Config, entries: Mapping[str, Tensor], known: Told | None = None) -> Config:
+def adapted(config: Config, entries: Mapping[str, Tensor], known: Told) -> Config:
     """`config` with the auxiliary classifier these entries (under our names) have, and with the R that was told."""
     aux = entries.get("aux_classifier.0.weight")
     channels = 0 if aux is None or aux.shape[0] == config.channels else aux.shape[0]
-    recurrence = config.recurrence if known is None or known.recurrence is None else known.recurrence
+    recurrence = config.recurrence if known.recurrence is None else known.recurrence
     return replace(config, auxiliary=aux is not None, aux_channels=channels, recurrence=recurrence)
 
 
@@ -292,7 +240,3 @@ def _renamed(name: str, names: Mapping[str, str]) -> str:
 
 def _dense(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided
-
-
-def _all_begin(entries: Mapping[str, Tensor], wrapper: str) -> bool:
-    return all(name.startswith(wrapper) for name in entries if name not in _COUNTERS)

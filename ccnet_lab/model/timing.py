@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.timing import side_by_side, summary
@@ -22,29 +23,21 @@ CUDA_SHAPES = ((16, 512, 64, 64), (8, 512, 64, 128))
 
 
 class Timing(NamedTuple):
-    """One form of the step x + gamma * attention beside the plain one, whose figures are those of its faster layout.
+    """One form of the step x + gamma * attention beside the plain one, whose figures are those of its faster layout."""
 
-    Attributes:
-        shape: (B, C, H, W). form: what it is called.
-        plain_forward, fast_forward, plain_total, fast_total: seconds, medians; total is forward and backward.
-        plain_spread, fast_spread: of the totals, as in `Times`; plain_forward_spread, fast_forward_spread: of the forward passes.
-        plain_saved, fast_saved: bytes that autograd keeps between the passes, as in `saved_bytes`.
-        layouts: each layout's plain forward and total seconds.
-    """
-
-    shape: tuple[int, ...]
-    form: str
-    plain_forward: float
+    shape: tuple[int, ...]  # (B, C, H, W)
+    form: str  # what it is called
+    plain_forward: float  # seconds, medians
     fast_forward: float
-    plain_total: float
+    plain_total: float  # forward and backward
     fast_total: float
-    plain_spread: float
+    plain_spread: float  # of the totals, as in `Times`
     fast_spread: float
     plain_forward_spread: float
     fast_forward_spread: float
-    plain_saved: int
+    plain_saved: int  # bytes that autograd keeps between the passes, as in `saved_bytes`
     fast_saved: int
-    layouts: dict[str, tuple[float, float]]
+    layouts: dict[str, tuple[float, float]]  # each layout's plain forward and total seconds
 
     @property
     def forward_ratio(self) -> float:
@@ -58,23 +51,16 @@ class Timing(NamedTuple):
 
 
 class Inference(NamedTuple):
-    """One way to run a network, beside the published one.
+    """One way to run a network, beside the published one."""
 
-    Attributes:
-        form: what it is called. batch: images per call.
-        median, spread: seconds of one call, as in `Times`. ratio: how many times faster than the published mode.
-        labels_equal: the share of pixels with the published mode's label, on noise with random weights and measured batch-norm statistics.
-        logit_difference: the largest; largest_logit: of the published mode.
-    """
-
-    form: str
-    batch: int
-    median: float
+    form: str  # what it is called
+    batch: int  # images per call
+    median: float  # seconds of one call, as in `Times`
     spread: float
-    ratio: float
-    labels_equal: float
-    logit_difference: float
-    largest_logit: float
+    ratio: float  # how many times faster than the published mode
+    labels_equal: float  # the share of pixels with the published mode's label, on noise, with `time_inference`'s weights
+    logit_difference: float  # the largest
+    largest_logit: float  # of the published mode
 
 
 class PublishedAttention(CrissCrossAttention):
@@ -104,23 +90,16 @@ def time_attention(
 ) -> list[Timing]:
     """Time the step's forms in turn on `shape` (B, C, H, W), float32 on a CPU, bfloat16 on CUDA; the first three rounds are not counted.
 
-    Args:
-        shape: of the features. repeats: counted rounds.
-        query_channels: d. device: where.
-        compiled: whether to time ours under torch.compile, too.
-
     Returns:
-        A record of each of our forms, on channels-last tensors.
+        A record of each of our forms, on channels-last tensors; with `compiled` of ours under torch.compile, too.
     """
     device = device or torch.device("cpu")
     batch, channels, height, width = shape
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
 
     def tensors(layout: torch.memory_format) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        made = [
-            torch.randn(batch, c, height, width, generator=generator).mul(0.5) for c in (channels, query_channels, query_channels, channels)
-        ]
+        generator, widths = torch.Generator().manual_seed(0), (channels, query_channels, query_channels, channels)
+        made = [torch.randn(batch, c, height, width, generator=generator).mul(0.5) for c in widths]
         x, *rest = (t.to(device, dtype).to(memory_format=layout).requires_grad_() for t in made)
         return [x, torch.tensor(0.5, device=device, requires_grad=True), *rest]
 
@@ -177,18 +156,19 @@ def time_inference(
 ) -> list[Inference]:
     """Time a network's forms in turn; the published mode (eager, float32, contiguous, einsum attention, TF32 off) comes first.
 
+    The weights are random, gamma is 0.5, the batch norms hold the statistics of the images, so that logits have a trained network's size.
+
     Args:
-        config: of the network; its weights are random, gamma is 0.5, the batch norms hold the statistics of the images.
-        size: (H, W) of the images. batch: of them.
+        size: (H, W) of the images.
         repeats: counted calls of each form.
-        device: where. bfloat16 is left out where it has no units for it.
+        device: where; bfloat16 is left out where it has no units for it.
         compiled: whether to time torch.compile, too; it takes minutes to start.
     """
     torch.manual_seed(0)
     images = torch.randn(batch, 3, *size, device=device)
     model = build_model(config).to(device)
     torch.nn.init.constant_(model.attention.gamma, 0.5)
-    _measure_statistics(model, images)
+    update_bn([images], model)
     fast, published = folded(model), as_published(copy.deepcopy(model).eval())
     last = images.contiguous(memory_format=torch.channels_last)
     networks: dict[str, nn.Module] = {"folded, channels-last": fast}
@@ -199,19 +179,16 @@ def time_inference(
     def as_in_the_recipe() -> Tensor:
         return published(images).logits  # type: ignore[no-any-return]
 
-    def call(network: nn.Module, bf16: bool) -> Callable[[], Tensor]:
-        @torch.inference_mode()
-        def run() -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                return network(last).logits  # type: ignore[no-any-return]
+    @torch.inference_mode()
+    def run(network: nn.Module, bf16: bool) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return network(last).logits  # type: ignore[no-any-return]
 
-        return run
-
-    forms = {"published mode": as_in_the_recipe}
+    forms: dict[str, Callable[[], Tensor]] = {"published mode": as_in_the_recipe}
     for bf16 in (False, True)[: 1 + has_bf16(device)]:
-        forms |= {name + ", bf16" * bf16: call(network, bf16) for name, network in networks.items()}
+        forms |= {name + ", bf16" * bf16: functools.partial(run, network, bf16) for name, network in networks.items()}
     if device.type == "cpu":
-        forms["folded, channels-last, Winograd"] = call(use_winograd(folded(model)), False)
+        forms["folded, channels-last, Winograd"] = functools.partial(run, use_winograd(folded(model)), False)
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
@@ -230,15 +207,3 @@ def time_inference(
         )
         for name, found in logits.items()
     ]  # fmt: skip
-
-
-@torch.no_grad()
-def _measure_statistics(model: CCNet, images: Tensor) -> None:
-    """Give every batch norm the statistics of these images, so that random weights make logits of a trained network's size."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    model.train()(images)
-    for norm in norms:
-        norm.momentum = 0.1
-    model.eval()

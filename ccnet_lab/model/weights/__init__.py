@@ -58,10 +58,10 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> No
 class Differences(NamedTuple):
     """What keeps entries from filling a model, each by name; all empty where they fit."""
 
-    missing: tuple[str, ...]
-    extra: tuple[str, ...]
-    misshapen: tuple[str, ...]
-    inexact: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    misshapen: tuple[str, ...] = ()
+    inexact: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -140,8 +140,8 @@ def _load_what_fits(model: CCNet, entries: dict[str, Tensor], source: str, say: 
         load_weights(model, entries)  # raises, with all that differs
     load_weights(model, own | {name: value for name, value in entries.items() if name in own and _layer(name) not in left})
     if left:
-        taken = {_layer(name) for name in own} - left
-        say(f"{source} fits {len(taken)} of {len(taken) + len(left)} layers; random at the start: {', '.join(sorted(left))}")
+        layers = {_layer(name) for name in own}
+        say(f"{source} fits {len(layers - left)} of {len(layers)} layers; random at the start: {', '.join(sorted(left))}")
 
 
 def _layer(name: str) -> str:
@@ -176,17 +176,16 @@ def read_weights(path: str | Path, mapped: bool = False) -> dict[str, Any]:
         raise WeightsError(f"{unreadable}{about}; {remedy}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and start[:2] == b"PK")
-    except pickle.UnpicklingError as error:
-        if "truncated" in str(error):
-            raise WeightsError(f"{unreadable}: {_first_line(error)}; download it again") from None
-        named = re.search(r"GLOBAL (\S+) w", str(error))
-        what = f" ({named.group(1)})" if named else ""
+    except Exception as error:  # torch raises many kinds for a damaged file (zip, runtime, end of file, key, ...)
+        said = str(error)
+        if not isinstance(error, pickle.UnpicklingError) or "truncated" in said:
+            reason = said.splitlines()[0].split(". ")[0] if said else type(error).__name__
+            raise WeightsError(f"{unreadable}: {reason}; download it again") from None
+        named = re.search(r"GLOBAL (\S+) w", said)
         raise WeightsError(
-            f"{path.name} holds more than tensors{what} and was refused without running any of it; "
+            f"{path.name} holds more than tensors{f' ({named[1]})' if named else ''} and was refused without running any of it; "
             "ask its author for a plain state dict or a safetensors file, or if you trust it save its state dict alone where it was made"
         ) from None
-    except Exception as error:  # a damaged file: torch raises many kinds here (zip, runtime, end of file, key, ...)
-        raise WeightsError(f"{unreadable}: {_first_line(error)}; download it again") from None
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path.name} holds a {type(content).__name__}; expected a mapping of names to tensors")
     return dict(content)
@@ -264,16 +263,15 @@ def read_config(path: str | Path, given: str | Config | None = None) -> Config:
     """
     path = Path(path)
     given = None if given is None else get_config(given)
-    if given is None and (stored := stored_config(path)):
-        return stored
-    found = re.match(r"ccnet_resnet\d+os\d+_[a-z0-9]+?(?=_train|\.|$)", path.name)
-    if given is None and found and found.group() in CONFIGS and path.is_file():
-        return get_config(found.group())
+    if given is None:
+        if stored := stored_config(path):
+            return stored
+        named = re.match(r"ccnet_resnet\d+os\d+_[a-z0-9]+?(?=_train|\.|$)", path.name)
+        if named and named[0] in CONFIGS and path.is_file():
+            return CONFIGS[named[0]]
     content = read_weights(path, mapped=True)
     entries, known = to_own_names(content), told(unwrap(content).beside, path.name)
-    if given is not None:
-        return adapted(given, entries, known)
-    fitting = configurations(entries, known)
+    fitting = [adapted(given, entries, known)] if given else configurations(entries, known)
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
@@ -284,10 +282,6 @@ def read_config(path: str | Path, given: str | Config | None = None) -> Config:
         "Give the configuration (in the app: PATH as NAME), "
         f"or convert it once: python -m ccnet_lab.model.weights {path.name} --config NAME --out FILE.safetensors"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
 def _open_safetensors(path: Path) -> Any:
