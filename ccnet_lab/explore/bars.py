@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from matplotlib.transforms import blended_transform_factory
 
+from ccnet_lab.explore.figures import panel
+
 OURS, INK = "#0072b2", "#1d2430"
 
 
@@ -25,8 +27,7 @@ def speed_figure(bars: Sequence[Bar], baseline: str, title: str) -> Figure:
     Args:
         bars: from top to bottom. baseline: its name. title: what was measured, and on what machine.
     """
-    figure = Figure(figsize=(8.4, 0.36 * len(bars) + 1.5), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = panel(8.4, 0.36 * len(bars) + 1.5, bars=True)
     places = range(len(bars))
     longest = max(max(bar.ratio, bar.target or 0) for bar in bars)
     log = longest > 20
@@ -48,10 +49,6 @@ def speed_figure(bars: Sequence[Bar], baseline: str, title: str) -> Figure:
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_xlim(0.5 if log else 0, longest * (1.5 if log else 1.08))
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x", alpha=0.25)
-    axis.set_axisbelow(True)
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     shown = [handles[name] for name in ("ours", baseline, "target") if name in handles]
     figure.legend(handles=shown, loc="outside lower left", ncols=3, fontsize=8.5, frameon=False)

@@ -5,6 +5,7 @@ The runs are runs.py's, others' numbers zoo/peers.py's, pictures charts.py's, HT
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,35 +40,25 @@ class Missing(NamedTuple):
 class Row:
     """One configuration, with a run of it where there is one. mIoU and IoU in %; three kinds that are never mixed.
 
-    Attributes:
-        label: unique on its board. config: what it is.
-        log_miou, log_iou: published: the last evaluation in the publisher's training log, if that is on disk; IoU by class.
-        run: the run's folder, perhaps unfinished. whose: "trained here" or "published weights, scored here"; "" without a score.
-        miou, interval, iou, protocol: measured here, the interval over the images (95 %), and how.
-        alike: whether it was measured by the published protocol, or, where nothing is published, as most rows of its board.
-        how: in what it was measured otherwise, in short words.
-        changed: in what the run differs from the published recipe.
-        difference: measured less published, in points; None where they may not be compared.
-        verdict: "tie", "above", "below", or why nothing is compared.
-        missing: what the row lacks.
+    Published (`published`, and the last evaluation in the publisher's log if that is on disk), published weights scored here, trained here.
     """
 
-    label: str
+    label: str  # unique on its board
     config: Config
-    log_miou: float | None = None
-    log_iou: Mapping[str, float | None] = field(default_factory=dict)
-    run: Run | None = None
-    whose: str = ""
-    miou: float | None = None
-    interval: tuple[float, float] | None = None
-    iou: Mapping[str, float | None] = field(default_factory=dict)
-    protocol: Protocol | None = None
-    alike: bool = True
-    how: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-    difference: float | None = None
-    verdict: str = ""
-    missing: tuple[Missing, ...] = ()
+    log_miou: float | None = None  # of the publisher's log
+    log_iou: Mapping[str, float | None] = field(default_factory=dict)  # of the publisher's log, by class
+    run: Run | None = None  # perhaps unfinished
+    whose: str = ""  # "trained here" or "published weights, scored here"; "" without a score
+    miou: float | None = None  # measured here
+    interval: tuple[float, float] | None = None  # of the measured, 95 % over the images
+    iou: Mapping[str, float | None] = field(default_factory=dict)  # measured here, by class
+    protocol: Protocol | None = None  # how it was measured
+    alike: bool = True  # whether by the published protocol, or, where nothing is published, as most rows of its board
+    how: tuple[str, ...] = ()  # in what it was measured otherwise, in short words
+    changed: tuple[str, ...] = ()  # in what the run differs from the published recipe
+    difference: float | None = None  # measured less published, in points; None where they may not be compared
+    verdict: str = ""  # "tie", "above", "below", or why nothing is compared
+    missing: tuple[Missing, ...] = ()  # what the row lacks
 
     @property
     def published(self) -> float | None:
@@ -88,14 +79,12 @@ class Row:
     @property
     def seconds(self) -> float | None:
         """Latency of one image on this machine, once it was measured."""
-        here = measured_costs().get(self.config.name)
-        return here.seconds if here else None
+        return here.seconds if (here := measured_costs().get(self.config.name)) else None
 
     @property
     def peak_bytes(self) -> int | None:
         """Peak memory of one image on this machine, once it was measured."""
-        here = measured_costs().get(self.config.name)
-        return here.peak_bytes if here else None
+        return here.peak_bytes if (here := measured_costs().get(self.config.name)) else None
 
 
 @dataclass(frozen=True)
@@ -136,23 +125,18 @@ class Comparison:
 
     A tie is a difference whose interval holds 0, or that is within `SPREAD`, by which the mIoU varies between trainings. How far a class's
     IoU varies from one training to the next is not known, so beyond a tie stands only: on these images, for these two trainings.
-
-    Attributes:
-        labels: of the rows. class_names: K. images: how many.
-        difference, low, high: (K,), NaN for a class that a row has no IoU for; low and high also for a single image. ties: (K,).
-        miou, interval: of the mean. verdict: "tie", "above" or "below".
     """
 
-    labels: tuple[str, str]
-    class_names: tuple[str, ...]
-    images: int
-    difference: Floats
-    low: Floats
+    labels: tuple[str, str]  # of the rows
+    class_names: tuple[str, ...]  # K
+    images: int  # how many
+    difference: Floats  # (K,), NaN for a class that a row has no IoU for
+    low: Floats  # (K,), NaN also for a single image
     high: Floats
-    ties: NDArray[np.bool_]
-    miou: float
-    interval: tuple[float, float]
-    verdict: str
+    ties: NDArray[np.bool_]  # (K,)
+    miou: float  # difference of the means
+    interval: tuple[float, float]  # of the mean's
+    verdict: str  # "tie", "above" or "below", of the mean's
 
 
 ORDERS: Mapping[str, Callable[[Row], float | None]] = {
@@ -172,10 +156,7 @@ def read_board(folders: str | Path | Iterable[str | Path] = RUNS, dataset: str =
 
     Args:
         folders: of run folders, or one such; one that doesn't exist has none. What can't be read, `Board.problems` names.
-        dataset: a key of `data.catalog.DATASETS`.
-
-    Raises:
-        ConfigError: there is no such data set.
+        dataset: a key of `data.catalog.DATASETS`; another raises `ConfigError`.
     """
     found, problems = [], []
     for path in _run_folders(folders):
@@ -206,10 +187,8 @@ def board_datasets(folders: str | Path | Iterable[str | Path] = RUNS) -> list[st
     """The data sets a board can be made of: those of the twelve, then those of runs on disk."""
     keys = [config.dataset for config in CONFIGS.values()]
     for path in _run_folders(folders):
-        try:
+        with suppress(Exception):  # `read_board` names it
             keys.append(Run.open(path).config.dataset)
-        except Exception:  # `read_board` names it
-            continue
     return list(dict.fromkeys(keys))
 
 
@@ -240,10 +219,8 @@ def compare(a: Row, b: Row, draws: int = 1000) -> Comparison:
 def ordered(board: Board, by: str = "configuration", descending: bool = False) -> list[Row]:
     """The rows by one of `ORDERS` or by a class's IoU (measured, else the publisher's).
 
-    By what was measured, rows measured otherwise come after the comparable ones; rows without a value come last.
-
-    Raises:
-        RunError: there is no such order.
+    By what was measured, rows measured otherwise come after the comparable ones; rows without a value come last. Another order raises
+    `RunError`.
     """
     if by not in ORDERS and by not in board.class_names:
         raise RunError(f"the board can't be ordered by {by!r}; {near(by, [*ORDERS, *board.class_names])}")
@@ -326,11 +303,10 @@ def _with_log(row: Row) -> Row:
         return row
     file = store.find(f"{row.config.name}.log")
     if not file.on_disk:
-        command = f"python scripts/zoo.py get {row.config.name}.log"
-        return replace(row, missing=(*row.missing, Missing("the publisher's IoU per class, if its log has it", command)))
+        lack = Missing("the publisher's IoU per class, if its log has it", f"python scripts/zoo.py get {file.name}")
+        return replace(row, missing=(*row.missing, lack))
     log = read_log(file.path, row.config)
-    classes = {name: _percent(value) for name, value in log.per_class_iou.items()}
-    return replace(row, log_miou=_percent(log.final_miou), log_iou=classes)
+    return replace(row, log_miou=_percent(log.final_miou), log_iou={name: _percent(value) for name, value in log.per_class_iou.items()})
 
 
 def _to_score(config: Config) -> tuple[Missing, ...]:

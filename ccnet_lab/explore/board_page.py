@@ -51,15 +51,9 @@ class Html(str):
 
 
 def board_table(board: Board, sort_by: str = "configuration", descending: bool = False, costs: bool = True) -> Html:
-    """The rows as a table in a box that scrolls by itself.
+    """The rows, as `ordered` by `sort_by`, as a table in a box that scrolls by itself; raises `RunError` where there is no such order.
 
-    Args:
-        board: from `read_board`.
-        sort_by, descending: as `ordered`.
-        costs: whether to show what the configurations cost; the first time that takes about a second for each.
-
-    Raises:
-        RunError: there is no such order.
+    With `costs` it shows what the configurations cost; the first time that takes about a second for each.
     """
     columns = dict(list(_COLUMNS.items())[: None if costs else 4])
     head = "".join(_head(title, order, sort_by, descending) for title, order in columns.items())
@@ -85,14 +79,12 @@ def missing_list(board: Board, costs: bool = True) -> str:
     if costs and any(row.seconds is None for row in board.rows):
         wanted.append(("all", MEASURE))
     items = "".join(f"<li><b>{escape(name)}</b> {escape(lack.what)}: <code>{escape(lack.command)}</code></li>" for name, lack in wanted)
-    told = (
-        "ROOT is the folder that holds VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/. A download happens only when you type it."
-    )
     if not wanted:
         return ""
     shown = "" if any(row.miou is not None for row in board.rows) else " open"
     return (
-        f"<details class='lacking'{shown}><summary>Missing: {len(wanted)} · what to type</summary><ul>{items}</ul><p>{told}</p></details>"
+        f"<details class='lacking'{shown}><summary>Missing: {len(wanted)} · what to type</summary><ul>{items}</ul><p>ROOT is the folder "
+        "that holds VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/. A download happens only when you type it.</p></details>"
     )
 
 
@@ -126,18 +118,15 @@ def peers_table(board: Board) -> Html:
 def comparison_html(comparison: Comparison) -> Html:
     """A comparison in words, to stand beside `comparison_figure`."""
     (one, other), c = map(escape, comparison.labels), comparison
-    better = int((~c.ties & (c.difference > 0)).sum())
-    worse = int((~c.ties & (c.difference < 0)).sum())
+    better, worse = (np.count_nonzero(~c.ties & beyond) for beyond in (c.difference > 0, c.difference < 0))
     low, high = c.interval
-    reach = (
-        "no interval over one image"
-        if np.isnan(low)
-        else f"{low:+.2f} to {high:+.2f}, 95 % over the {c.images:,} images, the same for both"
-    )
+    reach = f"{low:+.2f} to {high:+.2f}, 95 % over the {c.images:,} images, the same for both"
+    if np.isnan(low):
+        reach = "no interval over one image"
     return Html(
         f"<div class='compared'><p>mIoU: <b>{one}</b> less <b>{other}</b> is <b>{c.miou:+.2f}</b> points ({reach}) "
         f"<b class='verdict {c.verdict}'>{c.verdict}</b>. Tie: {TIE}, the spread between trainings.</p>"
-        f"<p>Of {int((~np.isnan(c.difference)).sum())} classes {one} is higher in {better}, {other} in {worse}; the others are ties. "
+        f"<p>Of {np.count_nonzero(~np.isnan(c.difference))} classes {one} is higher in {better}, {other} in {worse}; the others are ties. "
         "The intervals say how far a difference hangs on the choice of images, class by class, so of many classes about one in twenty "
         "leaves 0 by chance. How far a class varies from one training to the next is not known: two trainings of one recipe could differ "
         "as much.</p></div>"
@@ -147,9 +136,7 @@ def comparison_html(comparison: Comparison) -> Html:
 def heat_figure(board: Board, by: str = "configuration", descending: bool = False) -> Figure:
     """`class_heatmap` of a board, its rows as `ordered`. By a class or the measured mIoU, the classes take the order of the first row.
 
-    Args:
-        board: from `read_board`.
-        by, descending: as `ordered`; or one of `Board.heat_rows`, whose order the classes then take.
+    `by` may also be one of `Board.heat_rows`, whose order the classes then take.
     """
     rows = board.heat_rows() if by in board.heat_rows() else board.heat_rows(by, descending)
     first = by if by in rows else next(iter(rows)) if by in ("measured mIoU", *board.class_names) else ""
@@ -164,7 +151,7 @@ def scatter_figure(board: Board, cost: str = "GFLOP of one image, by formula") -
         found = [(row, COSTS[cost](row), row.miou if measured else row.published) for row in rows]
         kind = [(row, price, value) for row, price, value in found if price is not None and value is not None]
         if not measured:  # one published number for however many runs
-            kind = list({row.config.name: (row, price, value) for row, price, value in kind}.values())
+            kind = list({each[0].config.name: each for each in kind}.values())
         front = pareto([price for _, price, _ in kind], [value for _, _, value in kind])
         points += [
             Point(row.short.partition(" (")[0], price, value, measured, on and alike, row.interval if measured else None, alike)
@@ -189,13 +176,16 @@ def _head(title: str, order: str, sort_by: str, descending: bool) -> str:
 
 def _row(row: Row, class_name: str, costs: bool) -> str:
     about = [row.whose, str(row.run.folder) if row.run else "", *row.changed]
+    published = f"<td class='published'>{row.published:.2f}</td>" if row.published is not None else "<td>–</td>"
+    here, verdict = _MISSING, f"<td class='words'>{escape(row.verdict)}</td>" if row.verdict else "<td>–</td>"
+    if row.miou is not None:
+        interval = "" if row.interval is None else f"<small>{row.interval[0]:.1f} to {row.interval[1]:.1f}</small>"
+        how = f"<small>{escape(' · '.join(row.how))}</small>" if row.how else ""
+        here = f"<td class='measured'>{row.miou:.2f}{interval}{how}</td>"
+    if row.difference is not None:
+        verdict = f"<td>{row.difference:+.2f} <b class='verdict {row.verdict}'>{row.verdict}</b></td>"
     name = f"<th scope='row'>{escape(row.short)}<small>{escape(' · '.join(filter(None, about)) or 'no run here')}</small></th>"
-    cells = [
-        name,
-        f"<td class='published'>{row.published:.2f}</td>" if row.published is not None else "<td>–</td>",
-        _MISSING if row.miou is None else f"<td class='measured'>{row.miou:.2f}{_interval(row)}{_how(row)}</td>",
-        _verdict(row),
-    ]
+    cells = [name, published, here, verdict]
     if costs:
         cells += [f"<td>{row.cost.parameters / 1e6:.2f} M</td>"]
         cells += [f"<td>{flops / 1e9:.2f}</td>" for flops in (row.cost.formula_flops, row.cost.counted_flops)]
@@ -207,20 +197,6 @@ def _row(row: Row, class_name: str, costs: bool) -> str:
         value, kind = (logged, "published") if measured is None else (measured, "measured")
         cells.append(_MISSING if value is None else f"<td class='{kind}'>{value:.2f}</td>")
     return f"<tr>{''.join(cells)}</tr>"
-
-
-def _interval(row: Row) -> str:
-    return "" if row.interval is None else f"<small>{row.interval[0]:.1f} to {row.interval[1]:.1f}</small>"
-
-
-def _how(row: Row) -> str:
-    return f"<small>{escape(' · '.join(row.how))}</small>" if row.how else ""
-
-
-def _verdict(row: Row) -> str:
-    if row.difference is None:
-        return f"<td class='words'>{escape(row.verdict)}</td>" if row.verdict else "<td>–</td>"
-    return f"<td>{row.difference:+.2f} <b class='verdict {row.verdict}'>{row.verdict}</b></td>"
 
 
 def _link(address: str) -> str:

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Lines = Mapping[str, Floats]
 # Okabe and Ito's colours without yellow, then five more that stay apart from them in lightness; the markers tell the same.
 LINES = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255", "#999933", "#332288", "#aa4499", "#999999",
@@ -28,11 +29,7 @@ PANELS = (  # what is drawn, its title, factor
 
 
 def growth_figure(
-    sides: Sequence[int],
-    gflop: Mapping[str, Floats],
-    measured_sides: Sequence[int] = (),
-    seconds: Mapping[str, Floats] | None = None,
-    machine: str = "",
+    sides: Sequence[int], gflop: Lines, measured_sides: Sequence[int] = (), seconds: Lines | None = None, machine: str = ""
 ) -> Figure:
     """What each form of attention takes as the map grows, both axes logarithmic: the formula, and beside it what was measured.
 
@@ -56,9 +53,7 @@ def growth_figure(
     return figure
 
 
-def training_figure(
-    runs: Mapping[str, Mapping[str, Floats]], published: Mapping[str, Mapping[str, Floats]] | None = None, over: str = "epoch"
-) -> Figure:
+def training_figure(runs: Mapping[str, Lines], published: Mapping[str, Lines] | None = None, over: str = "epoch") -> Figure:
     """Loss, learning rate, images per second and mIoU of up to twelve runs, one colour per run in all four panels.
 
     Args:
@@ -67,13 +62,10 @@ def training_figure(
         over: "epoch" or "step".
     """
     published = published or {}
-    names = list(dict.fromkeys([*runs, *published]))[: len(LINES)]
-    styles: dict[str, dict[str, Any]] = {
-        name: {"color": colour, "marker": marker} for name, colour, marker in zip(names, LINES, MARKERS, strict=False)
-    }
-    lines = [
-        (name, curves, dashes) for group, dashes in ((runs, "-"), (published, "--")) for name, curves in group.items() if name in styles
-    ]
+    looks: list[dict[str, Any]] = [{"color": colour, "marker": marker} for colour, marker in zip(LINES, MARKERS, strict=False)]
+    styles = dict(zip(dict.fromkeys([*runs, *published]), looks, strict=False))
+    lines = [(name, curves, "-") for name, curves in runs.items() if name in styles]
+    lines += [(name, curves, "--") for name, curves in published.items() if name in styles]
     figure = Figure(figsize=(9.6, 6.4), layout="constrained")
     for axis, (field, title, factor) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         for name, curves, dashes in lines:
@@ -103,11 +95,9 @@ def training_figure(
 
 def _smooth(curve: Floats) -> Floats:
     """The mean over a fiftieth of the curve around each point; what isn't finite is left out."""
-    window = np.ones(max(1, curve.shape[1] // 50) | 1)
-    finite = np.isfinite(curve[2])
-    total, count = (
-        np.convolve(part, window, "full")[len(window) // 2 :][: len(finite)] for part in (np.where(finite, curve[2], 0), finite)
-    )
+    window, finite = np.ones(max(1, curve.shape[1] // 50) | 1), np.isfinite(curve[2])
+    parts = np.where(finite, curve[2], 0), finite
+    total, count = (np.convolve(part, window, "same") for part in parts)
     return np.vstack([curve[:2], total / np.maximum(count, 1e-9)])
 
 
@@ -124,7 +114,7 @@ def _top(values: Sequence[Floats]) -> float | None:
     return 1.1 * max(tops) if tops and max(tops) > 0 else None
 
 
-def _growth(axis: Axes, sides: Sequence[int], rows: Mapping[str, Floats], form: str) -> None:
+def _growth(axis: Axes, sides: Sequence[int], rows: Lines, form: str) -> None:
     x = np.asarray(sides)
     for colour, marker, (name, values) in zip(GROWTH, MARKERS, rows.items(), strict=False):
         axis.plot(x, values, color=colour, marker=marker, markersize=4.5, linewidth=1.8)
@@ -140,7 +130,6 @@ def _growth(axis: Axes, sides: Sequence[int], rows: Mapping[str, Floats], form: 
     axis.set_xlim(x[0] * 0.92, x[-1] * (x[-1] / x[0]) ** 0.42)
     if LABELLED in sides:
         axis.axvline(LABELLED, color=SOFT, linewidth=0.8, linestyle=":", zorder=0)
-        words = f" {LABELLED} × {LABELLED} cells"
-        axis.text(LABELLED, 0.02, words, transform=axis.get_xaxis_transform(), fontsize=8, color=SOFT)
+        axis.text(LABELLED, 0.02, f" {LABELLED} × {LABELLED} cells", transform=axis.get_xaxis_transform(), fontsize=8, color=SOFT)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)

@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -44,13 +45,25 @@ def sheet(figure: Figure, name: str, alt: str) -> str:
 def _working(call: Callable[[Told], T], what: str) -> Generator[str, None, T]:
     """How far a call is, as HTML; returns what it returns."""
     calls = watched(call)
-    while True:
-        try:
-            done, total = next(calls)
-        except StopIteration as end:
-            found: T = end.value
-            return found
-        yield page.working(done, total, what)
+    try:
+        while True:
+            yield page.working(*next(calls), what)
+    except StopIteration as end:
+        found: T = end.value
+        return found
+
+
+def _at_each(recurrences: Sequence[int], answer: Callable[[int], T], what: str) -> Generator[str, None, dict[int, T]]:
+    """As `_working`: the answer at each R."""
+
+    def run(told: Told) -> dict[int, T]:
+        found = {}
+        for done, steps in enumerate(recurrences):
+            told(done, len(recurrences))
+            found[steps] = answer(steps)
+        return found
+
+    return (yield from _working(run, what))
 
 
 # Explore
@@ -63,11 +76,10 @@ def truth(bench: Workbench, scene: Scene) -> Iterator[str]:
         lambda told: deletion_test(view, scene.x, scene.y, scene.recurrence, progress=told),
         f"removing cells for pixel ({scene.x}, {scene.y}), forward pass after forward pass",
     )
-    name, plain = view.explorer.class_names[found.label], found.area > 2 * found.noise
-    words = "The map points at what decides the label."
-    if not plain:
-        words = "No better than chance: here the map doesn't show what decides the label."
-    title = f"pixel ({scene.x}, {scene.y}), R = {found.recurrence}"
+    name, title = view.explorer.class_names[found.label], f"pixel ({scene.x}, {scene.y}), R = {found.recurrence}"
+    words = "No better than chance: here the map doesn't show what decides the label."
+    if found.area > 2 * found.noise:
+        words = "The map points at what decides the label."
     figure = figures.deletion_figure(found.counts, found.attended, found.controls, found.area, found.noise, f"probability of {name}", title)
     number = f"Area between the curves: <b>{found.area:+.2f}</b> (random orders: ±{found.noise:.2f}). {words}"
     told = "Removed are the cells' own values wherever they enter by attention; the pixel's own features stay."
@@ -91,61 +103,39 @@ def recurrence(bench: Workbench, scene: Scene, mask: str | None = None) -> Itera
     except LabError as error:
         refused = page.problem(error)
 
-    def at_each(told: Told) -> Comparison:
-        for done, steps in enumerate(STEPS):
-            told(done, len(STEPS))
-            view.labels_at(steps)
-        return compare_recurrences(view, STEPS, truth)
-
-    found = yield from _working(at_each, "the same weights at each R")
-    palette, size = view.explorer.palette, pictures.shown_size(*view.size, page.MAP)
+    yield from _at_each(STEPS, view.labels_at, "the same weights at each R")
+    found, names = compare_recurrences(view, STEPS, truth), view.explorer.class_names
+    size = pictures.shown_size(*view.size, page.MAP)
     image = pictures.resized(view.image, size)
-    labels = [pictures.blend(image, pictures.label_picture(at.labels, palette, size), 0.6) for at in found.at]
     ground = (pictures.grey(image) * 0.45).astype(np.uint8)
-    changes = [np.where(pictures.label_picture(at.changed.astype(np.uint8), BLACK_WHITE, size) > 0, CHANGED, ground) for at in found.at]
-    rows = [
-        "".join(
-            _at(found, at, picture, f"labels_R{at.recurrence}", _words(found, at)) for at, picture in zip(found.at, labels, strict=True)
-        ),
-        "".join(
-            _at(found, at, picture, f"changed_R{at.recurrence}", f"<span>changed: <b>{percent(at.changed_share)}</b></span>")
-            for at, picture in zip(found.at, changes, strict=True)
-        ),
-    ]
-    warning = (
-        f"<div class='notice'>gamma is {found.gamma:.4f}, near 0: the attention adds next to nothing, so every R gives the same.</div>"
-        if found.gamma_near_zero
-        else ""
-    )
+    above = below = ""
+    for at in found.at:
+        words = "<span>as trained</span>" if at.recurrence == found.trained else ""
+        words += "" if at.scores is None else f"<span>mIoU <b>{percent(at.scores.miou)}</b></span>"
+        labels = pictures.blend(image, pictures.label_picture(at.labels, view.explorer.palette, size), 0.6)
+        above += _at(found, at, labels, "labels", words)
+        changed = pictures.label_picture(at.changed.astype(np.uint8), BLACK_WHITE, size) > 0
+        words = f"<span>changed: <b>{percent(at.changed_share)}</b></span>"
+        below += _at(found, at, np.where(changed, CHANGED, ground), "changed", words)
+    warning = f"gamma is {found.gamma:.4f}, near 0: the attention adds next to nothing, so every R gives the same."
+    warning = f"<div class='notice'>{warning}</div>" if found.gamma_near_zero else ""
     head = (
         f"<p class='tabtext'>One set of weights, trained at <b>R = {found.trained}</b> (gamma {found.gamma:.2f}), run at R = 0 to 3 on the "
         "picture of the tab Explore. At another R than the trained one the weights are used outside what they learned.</p>"
     )
     scored = {f"R = {at.recurrence}": at.scores.iou for at in found.at if at.scores is not None}
-    chart = ""
-    if scored:
-        chart = sheet(figures.iou_figure(view.explorer.class_names, scored, "IoU on this picture"), "iou_by_R", "IoU by class at each R")
-    yield (
-        refused
-        + warning
-        + head
-        + "".join(f"<div class='four'>{row}</div>" for row in rows)
-        + _flips(found, view.explorer.class_names)
-        + chart
-    )
+    chart = sheet(figures.iou_figure(names, scored, "IoU on this picture"), "iou_by_R", "IoU by class at each R") if scored else ""
+    rows = f"<div class='four'>{above}</div><div class='four'>{below}</div>"
+    yield f"{refused}{warning}{head}{rows}{_flips(found, names)}{chart}"
 
 
-def _at(found: Comparison, at: AtRecurrence, picture: pictures.Rgb, name: str, words: str) -> str:
+def _at(found: Comparison, at: AtRecurrence, picture: pictures.Rgb, shown: str, words: str) -> str:
+    name = f"{shown}_R{at.recurrence}"
     trained = " class='trained'" if at.recurrence == found.trained else ""
     return (
         f"<figure{trained}><img alt='{escape(name)}' src='{page.inline(pictures.png(picture))}'>"
         f"<figcaption><b>R = {at.recurrence}</b>{words}{page.save_button(name)}</figcaption></figure>"
     )
-
-
-def _words(found: Comparison, at: AtRecurrence) -> str:
-    told = "<span>as trained</span>" if at.recurrence == found.trained else ""
-    return told if at.scores is None else f"{told}<span>mIoU <b>{percent(at.scores.miou)}</b></span>"
 
 
 def _flips(found: Comparison, names: tuple[str, ...]) -> str:
@@ -163,10 +153,7 @@ def on_and_off_cross(bench: Workbench, scene: Scene) -> Iterator[str]:
     """Accuracy on generated scenes at each R, for discs on the beacon's cross and off it, measured on the spot."""
     explorer = bench.explorer(scene.model)
     found = yield from _working(lambda told: beacon_accuracy(explorer, STEPS, progress=told), "labelling 40 held-out scenes at each R")
-    series = {
-        "on the beacon's cross": [found[steps].on_cross for steps in STEPS],
-        "off it": [found[steps].off_cross for steps in STEPS],
-    }
+    series = {"on the beacon's cross": [found[r].on_cross for r in STEPS], "off it": [found[r].off_cross for r in STEPS]}
     groups = [f"R = {steps}" + (" (trained)" if steps == explorer.config.recurrence else "") for steps in STEPS]
     figure = figures.bar_figure(groups, series, "accuracy on disc pixels", chance=0.25)
     yield sheet(figure, "accuracy_on_and_off_the_cross", "accuracy on and off the beacon's cross at each R")
@@ -175,15 +162,7 @@ def on_and_off_cross(bench: Workbench, scene: Scene) -> Iterator[str]:
 def places(bench: Workbench, scene: Scene) -> Iterator[str]:
     """How far what pixels look at depends on the pixel, at each R."""
     view = bench.view(scene)
-
-    def measured(told: Told) -> dict[int, float]:
-        found = {}
-        for done, steps in enumerate(RECURRENCES):
-            told(done, len(RECURRENCES))
-            found[steps] = query_dependence(view, steps).value
-        return found
-
-    found = yield from _working(measured, "comparing the maps of 64 pixels")
+    found = yield from _at_each(RECURRENCES, lambda steps: query_dependence(view, steps).value, "comparing the maps of 64 pixels")
     numbers = ", ".join(f"R = {steps}: <b>{value:.2f}</b>" for steps, value in found.items())
     told = (
         "0: all pixels look at the same place; 1: each looks somewhere else. The maps of 64 pixels are compared pair by pair, on the cells "
@@ -208,10 +187,6 @@ def _folders(bench: Workbench) -> list[Path]:
     return [*{folder.resolve(): folder for folder in reversed(folders)}.values()]
 
 
-def _board(bench: Workbench, dataset: str) -> boards.Board:
-    return boards.read_board(_folders(bench), dataset)
-
-
 def warm() -> None:
     """Count the twelve's operations once, some two seconds, so that the first board opens at once."""
     for config in CONFIGS.values():
@@ -231,11 +206,10 @@ def board(bench: Workbench, dataset: str, order: str, price: str = PRICES[0]) ->
     """A data set's board, first without its pictures; the largest first where large is good, the smallest where it is a cost.
 
     Args:
-        bench: knows the folder of runs.
-        dataset: a key of the catalog. order: of `ShownBoard.orders`; another becomes the first.
-        price: of `PRICES`, the x axis of the scatter.
+        bench: knows the folder of runs. dataset: a key of the catalog.
+        order: of `ShownBoard.orders`. price: of `PRICES`, the x axis of the scatter. What is unknown becomes the first.
     """
-    found = _board(bench, dataset)
+    found = boards.read_board(_folders(bench), dataset)
     orders = [*boards.ORDERS, *found.class_names]
     order = order if order in orders else orders[0]
     descending = order not in COSTS
@@ -254,7 +228,7 @@ def compare(bench: Workbench, dataset: str, one: str | None, other: str | None) 
     """Two rows of a board, class by class; what to do where there are not two."""
     if not one or not other:
         return "<p class='tabtext'>Two runs with confusion matrices can be compared here, class by class; so far there are not two.</p>"
-    found = _board(bench, dataset)
+    found = boards.read_board(_folders(bench), dataset)
     try:
         compared = boards.compare(found.row(one), found.row(other))
     except LabError as error:
@@ -292,37 +266,31 @@ class Shown:
 
 
 def runs(bench: Workbench, names: list[str] | None = None, before: str = "") -> Shown:
-    """The runs folder as it is now, curves of the runs named beside the published logs on this machine.
+    """The runs folder as it is now, curves of the first twelve of the runs named beside the published logs on this machine.
 
     Args:
-        bench: knows the folder.
-        names: of runs; those that are gone are passed over. None for all of them. The first twelve are drawn.
+        bench: knows the folder. names: of runs; those that are gone are passed over. None for all of them.
         before: the mark of what is drawn already.
     """
     folder = bench.runs or Path("runs")
     lines, problems = training_runs.read_runs(folder)
-    known = [line.name for line in lines]
     chosen = [line for line in lines if names is None or line.name in names]
     drawn = chosen[:DRAWN]
     mark = json.dumps([(line.name, line.step, line.miou) for line in chosen])
-    table = runs_page.runs_table(folder, lines, problems)
-    if mark == before:
-        return Shown(table, None, known, [line.name for line in drawn], mark)
-    picture = ""
-    if any(line.curves for line in drawn):
-        published = {line.name: log for line in drawn if (log := _published_curves(line.config.name))}
-        figure = curves.training_figure({line.name: line.curves for line in drawn}, published)
-        picture = sheet(figure, "training_curves", "loss, learning rate, images per second and mIoU of the runs")
-    if len(chosen) > len(drawn):
-        picture = f"<p class='tabtext'>The first {DRAWN} of {len(chosen)} runs are drawn; choose others above.</p>{picture}"
-    return Shown(table, picture, known, [line.name for line in drawn], mark)
+    picture = None
+    if mark != before:
+        many = f"<p class='tabtext'>The first {DRAWN} of {len(chosen)} runs are drawn; choose others above.</p>"
+        picture = many if len(chosen) > DRAWN else ""
+        if any(line.curves for line in drawn):
+            published = {line.name: log for line in drawn if (log := _published_curves(line.config.name))}
+            figure = curves.training_figure({line.name: line.curves for line in drawn}, published)
+            picture += sheet(figure, "training_curves", "loss, learning rate, images per second and mIoU of the runs")
+    return Shown(runs_page.runs_table(folder, lines, problems), picture, [line.name for line in lines], [line.name for line in drawn], mark)
 
 
 def _published_curves(name: str) -> dict[str, training_runs.Curve]:
     """The curves of a configuration's published log, if that is on this machine and can be read."""
-    if name not in CONFIGS or not store.find(f"{name}.log").on_disk:
-        return {}
-    try:
-        return training_runs.curves_of(read_log(store.find(f"{name}.log").path, name).metrics)
-    except LabError:  # the board names it
-        return {}
+    with suppress(LabError):  # the board names it
+        if name in CONFIGS and (file := store.find(f"{name}.log")).on_disk:
+            return training_runs.curves_of(read_log(file.path, name).metrics)
+    return {}

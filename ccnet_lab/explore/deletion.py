@@ -35,23 +35,14 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Deletion:
-    """How one class's score falls as cells are removed. S steps, D random orders, N cells in reach.
+    """How one class's score falls as cells are removed. S steps, D random orders, N cells in reach."""
 
-    Attributes:
-        recurrence: R of the forward pass and of the map.
-        label: the class the pixel is taken for at that R, whose softmax probability at the pixel is the score.
-        cells: (N, 2) i, j of the cells in reach, the most attended first.
-        counts: (S,) how many cells are removed: 0, then from 1 to N in equal ratios.
-        attended: (S,) the score with the `counts` most attended cells removed.
-        controls: (D, S) the score with as many cells of each random order removed.
-    """
-
-    recurrence: int
-    label: int
-    cells: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    attended: Floats
-    controls: Floats
+    recurrence: int  # R of the forward pass and of the map
+    label: int  # the class the pixel is taken for at that R, whose softmax probability at the pixel is the score
+    cells: NDArray[np.int64]  # (N, 2) i, j of the cells in reach, the most attended first
+    counts: NDArray[np.int64]  # (S,) how many cells are removed: 0, then from 1 to N in equal ratios
+    attended: Floats  # (S,) the score with the `counts` most attended cells removed
+    controls: Floats  # (D, S) the score with as many cells of each random order removed
 
     @property
     def score(self) -> float:
@@ -61,8 +52,7 @@ class Deletion:
     @property
     def random(self) -> Floats:
         """(S,) the mean of the random orders."""
-        mean: Floats = self.controls.mean(0)
-        return mean
+        return np.asarray(self.controls.mean(0))
 
     @property
     def area(self) -> float:
@@ -110,11 +100,9 @@ def deletion_test(
 
     Args:
         view: an image as a model sees it.
-        x, y: the pixel, image coordinates.
-        recurrence: R, 1 or more; None for the one the model was trained with.
+        x, y: the pixel, image coordinates. recurrence: R, 1 or more; None for the one the model was trained with.
         steps: how many counts there are, 0 aside, 1 or more; fewer where there are not so many cells.
-        draws: random orders, 2 or more.
-        seed: of the random orders.
+        draws: random orders, 2 or more. seed: of them.
         weights: a map (h, w) to be tested in place of the view's own, finite and nowhere negative.
         progress: called with (what-ifs done, what-ifs in all).
 
@@ -174,8 +162,7 @@ def what_ifs(view: View, x: int, y: int, removed: Tensor, recurrence: int) -> It
     def step(rows: State, columns: State, ys: slice, xs: slice) -> Tensor:
         """One step (n, m, C) for the cells of rows `ys` and columns `xs`, from these whole rows (n, w, .) and whole columns (h, m, .)."""
         found = block_weights(rows.query[:, xs], rows.key, columns.key, ys.start)
-        out: Tensor = rows.features[:, xs] + attention.gamma * _gather(found, rows.value, columns.value)
-        return out
+        return torch.add(rows.features[:, xs], attention.gamma * _gather(found, rows.value, columns.value))
 
     def near(cells: Tensor) -> Tensor:
         """The features (n, m, C) near the pixel with some cells removed."""
@@ -211,14 +198,12 @@ def _gather(weights: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(n, m, C): what a block of cells takes from its rows' values (n, w, C) and its columns' (h, m, C)."""
     height = len(columns)
     down = torch.bmm(weights[..., :height].transpose(0, 1), columns.transpose(0, 1)).transpose(0, 1)  # (m, n, h) @ (m, h, C)
-    out: Tensor = torch.bmm(weights[..., height:], rows) + down
-    return out
+    return torch.bmm(weights[..., height:], rows) + down
 
 
 def support(view: View, x: int, y: int, recurrence: int) -> NDArray[np.bool_]:
     """(h, w): the cells that pixel (x, y) can see in R steps, whether or not its map gives them weight."""
-    reach: NDArray[np.bool_] = maps.uniform_map(view.grid, *view.cell(x, y), min(recurrence, 2)).numpy() > 0
-    return reach
+    return np.asarray(maps.uniform_map(view.grid, *view.cell(x, y), min(recurrence, 2)) > 0)
 
 
 def shuffled(weights: Floats, where: NDArray[np.bool_], seed: int = 0) -> Floats:

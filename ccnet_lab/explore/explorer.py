@@ -32,29 +32,18 @@ STRIP = 2**27  # logits resized at once, half a GiB
 
 @dataclass(frozen=True)
 class Pixel:
-    """What one pixel is taken for and what it looks at. K classes, one map per recurrence asked for.
+    """What one pixel is taken for and what it looks at. K classes, one map per recurrence asked for."""
 
-    Attributes:
-        x, y: the pixel, image coordinates.
-        cell: (i, j) of its feature cell; box: (left, top, right, bottom) of that cell in image pixels, floats.
-        probabilities: (K,) softmax at the pixel, at the recurrence the model was trained with.
-        recurrences: the R of each map.
-        maps: (h, w) each, summing to 1.
-        on_cross: the share of each map's mass on the pixel's row and column of cells.
-        class_shares: (K,) share of each map's mass by predicted class.
-        cell_shares: (K,) share of all cells by predicted class: what a map that looks everywhere alike would have.
-    """
-
-    x: int
+    x: int  # image coordinates
     y: int
-    cell: tuple[int, int]
-    box: tuple[float, float, float, float]
-    probabilities: Floats
-    recurrences: tuple[int, ...]
-    maps: tuple[Floats, ...]
-    on_cross: tuple[float, ...]
-    class_shares: tuple[Floats, ...]
-    cell_shares: Floats
+    cell: tuple[int, int]  # (i, j) of its feature cell
+    box: tuple[float, float, float, float]  # (left, top, right, bottom) of that cell in image pixels
+    probabilities: Floats  # (K,) softmax at the pixel, at the recurrence the model was trained with
+    recurrences: tuple[int, ...]  # the R of each map
+    maps: tuple[Floats, ...]  # (h, w) each, summing to 1
+    on_cross: tuple[float, ...]  # the share of each map's mass on the pixel's row and column of cells
+    class_shares: tuple[Floats, ...]  # (K,) share of each map's mass by predicted class
+    cell_shares: Floats  # (K,) share of all cells by predicted class: what a map that looks everywhere alike would have
 
 
 class Explorer:
@@ -63,10 +52,7 @@ class Explorer:
     Args:
         model: put into eval mode and moved to `device`.
         config: what it was built from; decides how images are fitted, and the class names.
-        device: "cpu", "cuda", ...
-
-    Raises:
-        DeviceError: there is no such device here.
+        device: "cpu", "cuda", ...; raises `DeviceError` where there is no such device here.
     """
 
     def __init__(self, model: CCNet, config: str | Config, device: str | torch.device = "cpu") -> None:
@@ -130,19 +116,14 @@ class Explorer:
 
 
 class View:
-    """One image as one model sees it. Made by `Explorer.look`; answers are computed on demand and kept.
-
-    Attributes:
-        image: (H, W, 3) uint8, as the eye sees it.
-        size: (H, W). input_size: (H', W') of the network's input. grid: (h, w) of the feature map.
-    """
+    """One image as one model sees it. Made by `Explorer.look`; answers are computed on demand and kept."""
 
     def __init__(self, explorer: Explorer, image: NDArray[np.uint8], input_size: tuple[int, ...], stage4: Tensor, start: Tensor) -> None:
         self.explorer = explorer
-        self.image = image
-        self.size: tuple[int, int] = (image.shape[0], image.shape[1])
-        self.input_size = input_size
-        self.grid: tuple[int, int] = (start.shape[2], start.shape[3])
+        self.image = image  # (H, W, 3) uint8, as the eye sees it
+        self.size: tuple[int, int] = (image.shape[0], image.shape[1])  # (H, W)
+        self.input_size = input_size  # (H', W') of the network's input
+        self.grid: tuple[int, int] = (start.shape[2], start.shape[3])  # (h, w) of the feature map
         self._stage4 = stage4
         self._states = [start]  # x_0, x_1, ...: (1, C, h, w)
         self._steps: list[Step] = []
@@ -171,8 +152,7 @@ class View:
 
     def cell_labels(self, recurrence: int | None = None) -> NDArray[np.uint8]:
         """(h, w) class ids of the feature cells."""
-        labels: NDArray[np.uint8] = self.logits(recurrence)[0].argmax(0).to(torch.uint8).cpu().numpy()
-        return labels
+        return np.asarray(self.logits(recurrence)[0].argmax(0).to(torch.uint8).cpu())
 
     @torch.inference_mode()
     def logits(self, recurrence: int | None = None) -> Tensor:
@@ -216,11 +196,7 @@ class View:
 
     @torch.inference_mode()
     def attention(self, x: int, y: int, recurrence: int = 2) -> Floats:
-        """What pixel (x, y) looks at: (h, w), sums to 1; its cell's row of A_R ... A_1. R = 0 is the cell itself.
-
-        Raises:
-            ImageError: the pixel lies outside the image.
-        """
+        """What pixel (x, y) looks at: (h, w), sums to 1; its cell's row of A_R ... A_1. R = 0 is the cell itself. Raises as `cell`."""
         i, j = self.cell(x, y)
         if recurrence == 0:
             weights = np.zeros(self.grid, np.float32)
@@ -279,11 +255,7 @@ class View:
 
     @torch.inference_mode()
     def pixel(self, x: int, y: int, recurrences: Sequence[int] = (1, 2, 3)) -> Pixel:
-        """Everything the app and the notebooks show of one pixel.
-
-        Raises:
-            ImageError: the pixel lies outside the image.
-        """
+        """Everything the app and the notebooks show of one pixel. Raises as `cell`."""
         i, j = self.cell(x, y)
         found = [torch.as_tensor(self.attention(x, y, r)) for r in recurrences]
         names = len(self.explorer.class_names)
@@ -297,19 +269,14 @@ class View:
         )  # fmt: skip
 
     def figure(self, x: int, y: int, recurrence: int | Sequence[int] = (1, 2, 3), clip: float = 0.0, labels: float = 0.45) -> Figure:
-        """The labels with pixel (x, y), and beside them its map for each R, all on one colour scale.
+        """The labels with pixel (x, y), and beside them its map for each R, all on one colour scale. Raises as `cell`.
 
         Args:
-            x, y: image coordinates.
-            recurrence: one R or several, each 1 or more.
+            x, y: image coordinates. recurrence: one R or several, each 1 or more.
             clip: 0..1, lowers the top of the colour scale as `pictures.clip_level` says.
             labels: opacity 0..1 of the labels over the image.
-
-        Raises:
-            ImageError: the pixel lies outside the image.
         """
-        pixel = self.pixel(x, y, (recurrence,) if isinstance(recurrence, int) else tuple(recurrence))
-        explorer = self.explorer
+        pixel, explorer = self.pixel(x, y, (recurrence,) if isinstance(recurrence, int) else recurrence), self.explorer
         return figures.attention_figure(
             self.image, self.labels, explorer.palette, explorer.class_names, (x, y), pixel.box,
             {f"R = {r}": m for r, m in zip(pixel.recurrences, pixel.maps, strict=True)},
@@ -329,8 +296,7 @@ def _usable(device: str | torch.device) -> torch.device:
 
 
 def _array(tensor: Tensor) -> Floats:
-    array: Floats = tensor.detach().cpu().float().numpy()
-    return array
+    return np.asarray(tensor.detach().cpu().float())
 
 
 def _resized_rows(logits: Tensor, height: int, first: int, last: int) -> Tensor:
@@ -346,13 +312,11 @@ def _resized_rows(logits: Tensor, height: int, first: int, last: int) -> Tensor:
 def _upsampled_argmax(logits: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
     """(H, W) argmax of (1, K, h, w) resized to `size`, some rows at a time so that memory stays small for large photographs."""
     height, width = size
-    labels = torch.empty(height, width, dtype=torch.uint8)
+    labels = np.empty(size, np.uint8)
     step = max(1, STRIP // (logits.shape[1] * width))
-    if step >= height:
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0].argmax(0).to(torch.uint8).cpu().numpy()
     for first in range(0, height, step):
-        rows = _resized_rows(logits, height, first, min(first + step, height))
-        labels[first : first + step] = (
-            F.interpolate(rows, size=(rows.shape[2], width), mode="bilinear", align_corners=False)[0].argmax(0).cpu()
-        )
-    return labels.numpy()
+        last = min(first + step, height)
+        rows = logits if step >= height else _resized_rows(logits, height, first, last)
+        rows = F.interpolate(rows, size=(last - first, width), mode="bilinear", align_corners=False)
+        labels[first:last] = rows[0].argmax(0).to(torch.uint8).cpu()
+    return labels

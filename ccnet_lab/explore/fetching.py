@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from ccnet_lab import store
@@ -15,18 +15,12 @@ class _CancelledError(Exception):
 
 @dataclass
 class Fetch:
-    """One file that is coming, in a thread of its own.
+    """One file that is coming, in a thread of its own."""
 
-    Attributes:
-        name: of the published file.
-        done: bytes so far. total: bytes in all, None until the host has said so.
-        error: what ended it, if anything did.
-    """
-
-    name: str
-    done: int = 0
-    total: int | None = None
-    error: LabError | None = None
+    name: str  # of the published file
+    done: int = 0  # bytes so far
+    total: int | None = None  # bytes in all, None until the host has said so
+    error: LabError | None = None  # what ended it, if anything did
     _waiting: set[str] = field(default_factory=set)
     _thread: threading.Thread | None = None
 
@@ -51,9 +45,8 @@ class Fetch:
             self.done, self.total = done, total
 
         try:
-            store.obtain(self.name, progress)
-        except _CancelledError:
-            pass
+            with suppress(_CancelledError):
+                store.obtain(self.name, progress)
         except LabError as error:
             self.error = error
 

@@ -16,11 +16,13 @@ from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.transforms import Affine2D, Bbox
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from ccnet_lab.explore.pictures import COLOURS, blend, grey, heat, label_picture, resized, shown_size
+from ccnet_lab.explore.pictures import COLOURS, Rgb, blend, grey, heat, label_picture, resized, shown_size
 
 Array = NDArray[np.floating]
+Ids = NDArray[np.uint8]
+Palette = Sequence[tuple[int, int, int]]
 ATTENDED, RANDOM = "#d55e00", "#0072b2"  # vermilion and blue of Okabe and Ito, told apart with any colour vision
 PANEL, GAP = 264, 16  # pixels: a panel's width, and between two
 
@@ -28,7 +30,7 @@ PANEL, GAP = 264, 16  # pixels: a panel's width, and between two
 class Sheet(Artist):
     """A finished RGB picture that fills its figure, row 0 on top. Drawn at the figure's own dpi it is copied, not resampled."""
 
-    def __init__(self, picture: NDArray[np.uint8]) -> None:
+    def __init__(self, picture: Rgb) -> None:
         super().__init__()
         self.picture = picture
 
@@ -68,10 +70,23 @@ def _font(path: str, size: float) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size)
 
 
+def panel(width: float, height: float, title: str = "", bars: bool = False) -> tuple[Figure, Axes]:
+    """An empty figure of that many inches, its axes open to the top and the right, a faint grid; for lying `bars` open to the left, too."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axis = figure.subplots()
+    axis.set_title(title, fontsize=11)
+    axis.spines[["top", "right", *(["left"] if bars else [])]].set_visible(False)
+    axis.grid(axis="x" if bars else "both", alpha=0.25)
+    if bars:
+        axis.tick_params(axis="y", length=0)
+        axis.set_axisbelow(True)
+    return figure, axis
+
+
 def attention_figure(
-    image: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-    palette: Sequence[tuple[int, int, int]],
+    image: Rgb,
+    labels: Ids,
+    palette: Palette,
     class_names: Sequence[str],
     pixel: tuple[int, int],
     box: tuple[float, float, float, float],
@@ -149,41 +164,28 @@ def grid_figure(maps: Mapping[str, Array], cell: tuple[int, int] | None = None, 
         axis.imshow(weights, cmap=COLOURS, vmin=0, vmax=top, interpolation="nearest")
         axis.set_title(name, fontsize=10)
         if cell is not None:
-            _outline(axis, (cell[1] - 0.5, cell[0] - 0.5, cell[1] + 0.5, cell[0] + 0.5))
+            for thickness, colour in ((3.0, "black"), (1.4, "white")):  # shows on dark and on light
+                axis.add_patch(Rectangle((cell[1] - 0.5, cell[0] - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=thickness))
         digits = 2 if np.any(weights % 1) else 0
         for (i, j), value in np.ndenumerate(weights) if numbers else ():
             colour = "black" if value > 0.6 * top else "white"
             axis.text(j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=7, color=colour)
-    for axis in axes:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    for axis in axes[len(maps) :]:
-        axis.set_visible(False)
+    for k, axis in enumerate(axes):
+        axis.set(xticks=[], yticks=[], visible=k < len(maps))
     return figure
 
 
-def curve_figure(
-    x: Array,
-    curves: Mapping[str, Array],
-    xlabel: str,
-    ylabel: str,
-    logarithmic: bool = True,
-    title: str = "",
-) -> Figure:
+def curve_figure(x: Array, curves: Mapping[str, Array], xlabel: str, ylabel: str, logarithmic: bool = True, title: str = "") -> Figure:
     """Curves over one axis, each labelled at its end."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = panel(6.4, 3.6)
     for name, values in curves.items():
         (line,) = axis.plot(x, values, linewidth=2)
-        axis.annotate(
-            name, (float(x[-1]), float(values[-1])), xytext=(5, 0), textcoords="offset points", color=line.get_color(), va="center"
-        )
+        axis.annotate(name, (x[-1], values[-1]), (5, 0), textcoords="offset points", color=line.get_color(), va="center")
     if logarithmic:
         axis.set_yscale("log")
-    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.set_title(title, fontsize=12)
     axis.margins(x=0.12)
-    axis.grid(alpha=0.25)
     return figure
 
 
@@ -205,13 +207,7 @@ def bar_figure(groups: Sequence[str], series: Mapping[str, Sequence[float]], yla
 
 
 def deletion_figure(
-    counts: NDArray[np.integer],
-    attended: Array,
-    controls: Array,
-    area: float,
-    noise: float,
-    score: str,
-    title: str = "",
+    counts: NDArray[np.integer], attended: Array, controls: Array, area: float, noise: float, score: str, title: str = ""
 ) -> Figure:
     """How a score falls as cells are removed: the most attended first, and in random order; the area between them is named.
 
@@ -221,8 +217,7 @@ def deletion_figure(
         area, noise: numbers of a `Deletion`.
         score: what the score is, for the axis.
     """
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = panel(6.4, 3.8, title)
     mean = controls.mean(0)
     axis.fill_between(counts, attended, mean, where=list(mean >= attended), color=ATTENDED, alpha=0.16, linewidth=0, interpolate=True)
     axis.fill_between(counts, attended, mean, where=list(mean < attended), color=RANDOM, alpha=0.16, linewidth=0, interpolate=True)
@@ -235,21 +230,13 @@ def deletion_figure(
     axis.set_xticks(ticks, [f"{int(tick):,}" for tick in ticks])
     axis.minorticks_off()
     axis.set(xlabel="cells removed", ylabel=score, xlim=(0, counts[-1] * 1.05), ylim=(0, max(1.02 * float(controls.max()), 0.05)))
-    axis.set_title(title, fontsize=11)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.25)
     handles = [*axis.get_legend_handles_labels()[0], Patch(color=ATTENDED, alpha=0.16, label=f"area {area:.3f}  (chance: 0 ± {noise:.3f})")]
     figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside lower center", ncols=1)
     return figure
 
 
 def recurrence_figure(
-    image: NDArray[np.uint8],
-    labels: Mapping[int, NDArray[np.uint8]],
-    trained: int,
-    palette: Sequence[tuple[int, int, int]],
-    class_names: Sequence[str],
-    title: str = "",
+    image: Rgb, labels: Mapping[int, Ids], trained: int, palette: Palette, class_names: Sequence[str], title: str = ""
 ) -> Figure:
     """The labels at each R in a row, and below each the pixels that differ from the R the model was trained with, in orange.
 
@@ -264,22 +251,15 @@ def recurrence_figure(
     ground = blend(grey(image), np.full_like(image, 255), 0.55)
     for (above, below), (recurrence, ids) in zip(axes.T, labels.items(), strict=True):
         changed = ids != labels[trained]
+        name, weight, words = f"R = {recurrence}", "normal", f"changed {100 * changed.mean():.1f} % of the pixels"
+        if recurrence == trained:
+            name, weight, words = f"{name}, as trained", "bold", "what the others are held against"
         above.imshow(blend(image, label_picture(ids, palette, (height, width)), 0.7), aspect=aspect)
-        above.set_title(
-            f"R = {recurrence}" + (", as trained" if recurrence == trained else ""),
-            fontsize=11,
-            fontweight="bold" if recurrence == trained else "normal",
-        )
-        marked = ground.copy()
-        marked[changed] = [int(ATTENDED[k : k + 2], 16) for k in (1, 3, 5)]
-        below.imshow(marked, aspect=aspect)
-        below.set_xlabel(
-            "what the others are held against" if recurrence == trained else f"changed {100 * changed.mean():.1f} % of the pixels",
-            fontsize=9,
-        )
-    for axis in axes.ravel():
-        axis.set_xticks([])
-        axis.set_yticks([])
+        above.set_title(name, fontsize=11, fontweight=weight)
+        below.imshow(np.where(changed[..., None], ImageColor.getrgb(ATTENDED), ground).astype(np.uint8), aspect=aspect)
+        below.set_xlabel(words, fontsize=9)
+        for axis in (above, below):
+            axis.set(xticks=[], yticks=[])
     counts = np.bincount(np.concatenate([ids.ravel() for ids in labels.values()]), minlength=len(palette))
     shown = [k for k in np.argsort(-counts) if counts[k]][:12]
     patches = [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*palette[k]), edgecolor="0.5", label=class_names[k]) for k in shown]
@@ -306,10 +286,3 @@ def iou_figure(class_names: Sequence[str], iou: Mapping[str, Array], title: str 
     axis.set_title(title, fontsize=11)
     figure.colorbar(drawn, label="IoU, %", shrink=0.8)
     return figure
-
-
-def _outline(axis: Axes, box: tuple[float, float, float, float]) -> None:
-    """A rectangle that shows on dark and on light."""
-    left, top, right, bottom = box
-    for width, colour in ((3.0, "black"), (1.4, "white")):
-        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=width))

@@ -33,29 +33,22 @@ class Formula:
 
 @dataclass(frozen=True)
 class Growth:
-    """Measured on this machine, on square maps of random features, float32, one image, forward pass.
+    """Measured on this machine, on square maps of random features, float32, one image, forward pass."""
 
-    Attributes:
-        sides: in cells.
-        seconds: per form of `FORMS`, median; NaN where it was not measured.
-        machine: processor and threads, or the GPU.
-        left_out: why something was not measured, in a sentence; "" where all was.
-    """
-
-    sides: tuple[int, ...]
-    seconds: dict[str, Floats]
-    machine: str
-    left_out: str = ""
+    sides: tuple[int, ...]  # cells
+    seconds: dict[str, Floats]  # per form of `FORMS`, median; NaN where it was not measured
+    machine: str  # processor and threads, or the GPU
+    left_out: str = ""  # why something was not measured, in a sentence
 
 
 def formula_growth(sides: Sequence[int], channels: int = 512, query_channels: int = 64) -> Formula:
     """The authors' formula and the size of the weights; at 97: 8.29, 16.58, 24.88 and 108.16 GFLOP."""
-    gflop = {f"R = {r}": [criss_cross_flops(s, s, channels, query_channels, r) / 1e9 for s in sides] for r in RECURRENCES}
-    gflop[FULL] = [non_local_flops(s, s, channels, query_channels) / 1e9 for s in sides]
-    size = {f"R = {r}": [r * criss_cross_bytes(s, s) for s in sides] for r in RECURRENCES}
-    size[FULL] = [non_local_bytes(s, s) for s in sides]
-    as_floats = [{name: np.asarray(row, np.float64) for name, row in rows.items()} for rows in (gflop, size)]
-    return Formula(tuple(sides), *as_floats)
+    sizes = channels, query_channels
+    gflop = {f"R = {r}": np.array([criss_cross_flops(s, s, *sizes, r) / 1e9 for s in sides]) for r in RECURRENCES}
+    gflop[FULL] = np.array([non_local_flops(s, s, *sizes) / 1e9 for s in sides])
+    size = {f"R = {r}": np.array([float(r * criss_cross_bytes(s, s)) for s in sides]) for r in RECURRENCES}
+    size[FULL] = np.array([float(non_local_bytes(s, s)) for s in sides])
+    return Formula(tuple(sides), gflop, size)
 
 
 def non_local_attention(step: CrissCrossAttention, x: Tensor) -> Tensor:
@@ -82,18 +75,14 @@ def measure_growth(
     """Time the forms in turn, side after side, the smallest first.
 
     Args:
-        sides: of the square feature maps, cells.
-        channels, query_channels: C and d.
-        repeats: rounds per side, 1 or more; the median counts.
+        sides: of the square feature maps, cells. channels, query_channels: C and d.
+        repeats: rounds per side, 1 or more (else `ValueError`); the median counts.
         budget_seconds: for everything, as far as the last times and the formula can tell. A side gets fewer rounds where there would
             be no time left for one on each side after it. Where not even one round of a side would be done in time, full attention is
             left out from there on, and if that is not enough, everything.
         most_bytes: full attention is left out where one of its maps would be larger.
         device: "cpu", "cuda", ...
         progress: called with (rounds done, rounds in all) before each; what it raises ends the measurement.
-
-    Raises:
-        ValueError: fewer than 1 round.
     """
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}; expected 1 or more")
@@ -107,9 +96,8 @@ def measure_growth(
 
     def in_time(which: Sequence[int], known: int) -> bool:
         """Whether one round on each of these sides ends in time, by the times on the side `known` and the formula."""
-        expected = sum(
-            seconds[name][known] * gflop[name][j] / gflop[name][known] for j in which for name in going if name != FULL or fits[j]
-        )
+        timed = ((name, j) for j in which for name in going if name != FULL or fits[j])
+        expected = sum(seconds[name][known] * gflop[name][j] / gflop[name][known] for name, j in timed)
         return bool(time.perf_counter() + expected < until)
 
     for k, side in enumerate(sides):

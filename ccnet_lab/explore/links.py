@@ -27,35 +27,25 @@ _keeping = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """Everything that decides what is seen; plain values, as they stand in the address.
+    """Everything that decides what is seen; plain values, as they stand in the address."""
 
-    Attributes:
-        image, weights: the first 32 hex digits of `picture_hash` and `weights_hash`.
-        model: as in the menu, or a path. config: the name of its configuration.
-        input: short side of the network's input, pixels; 0 as evaluated.
-        r: the recurrence of the facts. x, y: the pixel, image coordinates.
-        labels, photo, clip: the sliders, 0..1.
-        tab: which part of the page.
-        board, order, one, other, drawn: what the tabs Configurations and Runs show; "" for what they begin with; `drawn` separated by "|".
-    """
-
-    image: str
-    weights: str
-    model: str
-    config: str
-    input: int = 0
-    r: int = 2
-    x: int = 0
+    image: str  # first 32 hex digits of `picture_hash`
+    weights: str  # and of `weights_hash`
+    model: str  # as in the menu, or a path
+    config: str  # the name of its configuration
+    input: int = 0  # short side of the network's input, pixels; 0 as evaluated
+    r: int = 2  # the recurrence of the facts
+    x: int = 0  # the pixel, image coordinates
     y: int = 0
-    labels: float = 0.45
+    labels: float = 0.45  # the sliders, 0..1
     photo: float = 0.25
     clip: float = 0.35
-    tab: str = "Explore"
-    board: str = ""
+    tab: str = "Explore"  # which part of the page
+    board: str = ""  # from here on what the tabs Configurations and Runs show; "" for what they begin with
     order: str = ""
     one: str = ""
     other: str = ""
-    drawn: str = ""
+    drawn: str = ""  # separated by "|"
 
     def query(self) -> str:
         """The address's end: "?image=...&weights=...", numbers in full."""
@@ -65,27 +55,17 @@ class Link:
     def read(cls, query: Mapping[str, str]) -> "Link":
         """A link from an address's parameters; those it doesn't know are passed over, sliders beyond their ends are clamped.
 
-        Raises:
-            ConfigError: a parameter that is missing, or no number where there should be one.
+        Raises `ConfigError` for a parameter that is missing, or no number where there should be one.
         """
         found: dict[str, Any] = {}
-        for field in fields(cls):
-            if field.name not in query:
-                continue
+        for name, kind in ((field.name, field.type) for field in fields(cls) if field.name in query):
             try:
-                found[field.name] = field.type(query[field.name])  # type: ignore[operator]
+                found[name] = kind(query[name])  # type: ignore[operator]
             except ValueError:
-                raise ConfigError(
-                    f"this link is damaged: {field.name} is {query[field.name]!r}; expected a number, so copy the link again"
-                ) from None
-        for name in ("labels", "photo", "clip"):
-            if name in found:
-                found[name] = clamped(found[name])
-        try:
-            return cls(**found)
-        except TypeError:
-            missing = [name for name in ("image", "weights", "model", "config") if name not in found]
-            raise ConfigError(f"this link is cut short: it doesn't name {', '.join(missing)}; copy the link again") from None
+                raise ConfigError(f"this link is damaged: {name} is {query[name]!r}; expected a number, so copy the link again") from None
+        if missing := [name for name in ("image", "weights", "model", "config") if name not in found]:
+            raise ConfigError(f"this link is cut short: it doesn't name {', '.join(missing)}; copy the link again")
+        return cls(**found | {name: clamped(found[name]) for name in ("labels", "photo", "clip") if name in found})
 
 
 def clamped(share: float) -> float:
@@ -116,20 +96,15 @@ def keep_picture(image: NDArray[np.uint8]) -> Path:
     Beyond `MOST_PICTURES` or `MOST_BYTES` the oldest are removed. Raises `ImageError` where it cannot be written.
     """
     digest = picture_hash(image)
-    path = kept_picture(digest)
+    path, kept = kept_picture(digest), None
     with _keeping:
-        if not _holds(path, digest):
+        with suppress(ImageError, MissingFileError):
+            kept = picture_hash(read_image(path))
+        if kept != digest:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, lambda file: file.write_bytes(png(image)), ImageError)
             _make_room(path)
     return path
-
-
-def _holds(path: Path, digest: str) -> bool:
-    try:
-        return picture_hash(read_image(path)) == digest
-    except (ImageError, MissingFileError):
-        return False
 
 
 def _make_room(newest: Path) -> None:

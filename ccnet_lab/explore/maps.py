@@ -26,15 +26,10 @@ class Step(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A pixel's output after R steps as an exact sum.
+    """A pixel's output after R steps as an exact sum."""
 
-    Attributes:
-        parts: (R + 1, C); row l came by l hops, gamma ** l, the value projections and their bias included; row 0 is what stayed.
-        maps: (R + 1, h, w); the attention paths of each hop count, summed over the C(R, l) choices of steps; row l sums to C(R, l).
-    """
-
-    parts: Tensor
-    maps: Tensor
+    parts: Tensor  # (R + 1, C); row l came by l hops, gamma ** l, the value projections and their bias included; row 0 is what stayed
+    maps: Tensor  # (R + 1, h, w); the attention paths of each hop count, summed over the C(R, l) choices of steps; row l sums to C(R, l)
 
 
 def attention_map(steps: list[Step], i: int, j: int) -> Tensor:
@@ -76,11 +71,9 @@ def split_output(steps: list[Step], start: Tensor, gamma: Tensor, weight: Tensor
     of l of the R attention matrices. Exact, as every row of an attention matrix sums to 1.
 
     Args:
-        steps: the R steps, first step first.
-        start: x_0, (C, h, w).
+        steps: the R steps, first step first. start: x_0, (C, h, w).
         gamma, weight, bias: the attention's residual weight, and its value projection (C, C) and (C,).
     """
-    recurrence = len(steps)
     maps = [_one_hot(steps, i, j)] + [torch.zeros_like(start[0]) for _ in steps]
     for done, step in enumerate(reversed(steps)):
         for hops in range(done + 1, 0, -1):  # from many to few, so that each map is read before it grows
@@ -89,7 +82,7 @@ def split_output(steps: list[Step], start: Tensor, gamma: Tensor, weight: Tensor
     for hops, weights in enumerate(maps):
         part = torch.einsum("yx,cyx->c", weights, start)
         for level in range(hops):
-            part = weight @ part + (comb(recurrence, hops) * bias if level == 0 else 0)
+            part = weight @ part + (comb(len(steps), hops) * bias if level == 0 else 0)
         parts.append(gamma**hops * part)
     return Split(torch.stack(parts), torch.stack(maps))
 
@@ -104,10 +97,8 @@ def block_weights(query: Tensor, rows: Tensor, columns: Tensor, first: int) -> T
     """Attention of a block of n x m cells: (n, m, h + w), column entries first, as `criss_cross_weights` but without gradients.
 
     Args:
-        query: (n, m, d), of the block's cells.
-        rows: (n, w, d), keys of the whole rows they lie in.
-        columns: (h, m, d), keys of their whole columns.
-        first: the row of the map that is the block's first.
+        query: (n, m, d), of the block's cells. first: the row of the map that is the block's first.
+        rows, columns: (n, w, d) and (h, m, d), keys of the whole rows and of the whole columns they lie in.
     """
     height = len(columns)
     weights = query.new_empty(*query.shape[:2], height + rows.shape[1])
@@ -119,8 +110,7 @@ def block_weights(query: Tensor, rows: Tensor, columns: Tensor, first: int) -> T
 
 def on_cross_share(weights: Tensor, i: int, j: int) -> float:
     """The share of a map's mass that lies in row i or column j."""
-    total = weights.sum()
-    return float((weights[i].sum() + weights[:, j].sum() - weights[i, j]) / total)
+    return float((weights[i].sum() + weights[:, j].sum() - weights[i, j]) / weights.sum())
 
 
 def class_shares(weights: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -16,32 +16,20 @@ from ccnet_lab.explore.explorer import View
 
 @dataclass(frozen=True)
 class SameClass:
-    """How much of a map lies on the pixel's own class.
+    """How much of a map lies on the pixel's own class."""
 
-    Attributes:
-        label: the class the pixel is taken for, at the R the model was trained with.
-        share: of the map's mass, on the cells taken for that class.
-        chance: the share that features which are the same everywhere would put there.
-    """
-
-    label: int
-    share: float
-    chance: float
+    label: int  # the class the pixel is taken for, at the R the model was trained with
+    share: float  # of the map's mass, on the cells taken for that class
+    chance: float  # the share that features which are the same everywhere would put there
 
 
 @dataclass(frozen=True)
 class QueryDependence:
-    """How far what a pixel looks at depends on the pixel. N pixels.
+    """How far what a pixel looks at depends on the pixel. N pixels."""
 
-    Attributes:
-        value: 0 where all pixels look at the same place, 1 where each looks somewhere else; the mean over the pairs below.
-        cells: (N, 2) i, j of the pixels' cells.
-        distances: (N, N) between the maps of two pixels; NaN for pairs that are not compared.
-    """
-
-    value: float
-    cells: NDArray[np.int64]
-    distances: NDArray[np.float64]
+    value: float  # 0 where all pixels look at the same place, 1 where each looks somewhere else; the mean over the pairs below
+    cells: NDArray[np.int64]  # (N, 2) i, j of the pixels' cells
+    distances: NDArray[np.float64]  # (N, N) between the maps of two pixels; NaN for pairs that are not compared
 
 
 def same_class(view: View, x: int, y: int, recurrence: int | None = None) -> SameClass:
@@ -49,10 +37,7 @@ def same_class(view: View, x: int, y: int, recurrence: int | None = None) -> Sam
 
     Chance is the mass of `maps.uniform_map` on the class: for R = 1 the class's share of the reachable cells (the cross); for R >= 2 the
     same with each cell weighted by the paths that lead to it, so that features which tell nothing apart have exactly chance for every R.
-    Classes are those at the R the model was trained with, as shown, so that numbers for several R can be compared.
-
-    Raises:
-        ImageError: the pixel lies outside the image.
+    Classes are those at the R the model was trained with, as shown, so that numbers for several R can be compared. Raises as `View.cell`.
     """
     recurrence = view.recurrence if recurrence is None else recurrence
     weights = view.attention(x, y, recurrence)
@@ -73,11 +58,8 @@ def query_dependence(view: View, recurrence: int | None = None, grid: int = 8) -
 
     Args:
         view: an image as a model sees it.
-        recurrence: R, 1 or more; None for the one the model was trained with.
-        grid: rows and columns of the lattice, 1 or more; fewer on smaller maps.
-
-    Raises:
-        ValueError: a recurrence or a lattice below 1.
+        recurrence: R; None for the one the model was trained with. grid: rows and columns of the lattice; fewer on smaller maps.
+            Raises `ValueError` for either below 1.
     """
     recurrence = view.recurrence if recurrence is None else recurrence
     for name, value in (("recurrence", recurrence), ("grid", grid)):

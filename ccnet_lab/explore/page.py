@@ -1,7 +1,7 @@
 """The app's words: small pieces of HTML made from a view and a pixel. Where they stand is in app.py, how they look in page.css."""
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -67,7 +67,7 @@ GROWTH = """
 def problem(error: Exception | str) -> str:
     """An error's message, readable: long lists of names are cut."""
     message = str(error)
-    shown = message if len(message) <= 600 else message[:600] + f" … ({len(message) - 600:,} characters more)"
+    shown = message[:600] + (f" … ({len(message) - 600:,} characters more)" if len(message) > 600 else "")
     return f"<div class='problem' role='alert'>{escape(shown)}</div>"
 
 
@@ -88,22 +88,20 @@ def offer(file: Published, address: str, config: Config, size: int) -> str:
 
 def fetching(file: Published, done: int, total: int | None) -> str:
     """How far a download is."""
-    share = 100 * done / total if total else 0.0
     much = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB" if done else "asking"
-    return (
-        f"<div class='offer'><b>{escape(file.name)}</b> is coming: {much} "
-        f"<div class='progress' role='progressbar' aria-valuenow='{share:.0f}'><s style='width:{share:.1f}%'></s></div></div>"
-    )
+    return f"<div class='offer'><b>{escape(file.name)}</b> is coming: {much} {progress(100 * done / total if total else 0.0)}</div>"
 
 
 def working(done: int = 0, total: int = 0, what: str = "computing") -> str:
     """How far a computation is."""
-    share = 100 * done / total if total else 0.0
     how = f"{what}: {done} of {total}" if total else f"{what} …"
-    return (
-        f"<div class='working'>{escape(how)}<div class='progress' role='progressbar' aria-valuenow='{share:.0f}'>"
-        f"<s style='width:{share:.1f}%'></s></div></div>"
-    )
+    return f"<div class='working'>{escape(how)}{progress(100 * done / total if total else 0.0)}</div>"
+
+
+def progress(share: float, about: str = "") -> str:
+    """A bar that is filled to that share, in percent; `about` tells what it is to those who do not see it."""
+    label = f" aria-label='{escape(about)}'" if about else ""
+    return f"<div class='progress' role='progressbar'{label} aria-valuenow='{share:.0f}'><s style='width:{share:.1f}%'></s></div>"
 
 
 def sheet(picture: bytes, name: str, alt: str, width: int) -> str:
@@ -134,16 +132,14 @@ def model_line(explorer: Explorer) -> str:
 
 def notice(explorer: Explorer, generated: bool) -> str:
     """What a visitor must know about this model on a generated scene or a photograph; "" if there is nothing."""
-    beacons = explorer.config.dataset == "beacons"
-    if beacons and not generated:
-        text = (
-            "This is a photograph, and the model on show is the embedded demo, which knows only generated beacon scenes. "
-            "Its labels mean nothing here; how its attention spreads over one, two and three steps is real all the same."
-        )
-    elif generated and not beacons:
-        text = f"This is a generated scene, and {escape(explorer.config.name)} was trained on photographs. Its labels mean nothing here."
-    else:
+    if generated == (explorer.config.dataset == "beacons"):
         return ""
+    text = (
+        "This is a photograph, and the model on show is the embedded demo, which knows only generated beacon scenes. "
+        "Its labels mean nothing here; how its attention spreads over one, two and three steps is real all the same."
+    )
+    if generated:
+        text = f"This is a generated scene, and {escape(explorer.config.name)} was trained on photographs. Its labels mean nothing here."
     return f"<div class='notice'>{text}</div>"
 
 
@@ -169,9 +165,9 @@ def marker(view: View, pixel: Pixel) -> str:
 def panels(view: View, pixel: Pixel, heats: Sequence[bytes], captions: Sequence[str], opacity: float) -> str:
     """The maps side by side: PNG files of one pixel per cell, which the browser enlarges sharply over the image; the cell as a box."""
     figures = (
-        f"<figure><div class='map' style='{_aspect(view)}'><img alt='{alt}' style='opacity:{opacity:.2f}' src='{inline(heat)}'>"
-        f"{_cell(view, pixel)}</div>{caption}</figure>"
-        for heat, caption, alt in zip(heats, captions, (f"attention map, R = {r}" for r in pixel.recurrences), strict=True)
+        f"<figure><div class='map' style='{_aspect(view)}'><img alt='attention map, R = {r}' style='opacity:{opacity:.2f}' "
+        f"src='{inline(heat)}'>{_cell(view, pixel)}</div>{caption}</figure>"
+        for heat, caption, r in zip(heats, captions, pixel.recurrences, strict=True)
     )
     return f"<div class='panels'>{''.join(figures)}</div>"
 
@@ -196,28 +192,17 @@ def caption(recurrence: int, share: float, weights: NDArray[np.floating[Any]]) -
 
 def colour_scale(top: float, clipped: Sequence[float]) -> str:
     """The colour bar of the maps and how much of their mass lies above its end."""
-    lost = "nothing is clipped"
-    if max(clipped) > 5e-4:
-        lost = "mass above its end: " + ", ".join(percent(v) for v in clipped)
+    lost = "mass above its end: " + ", ".join(map(percent, clipped)) if max(clipped) > 5e-4 else "nothing is clipped"
     return f"<div class='scale'><i>0</i><b></b><i>{top:.2g}</i><span>one scale for all three; {lost}</span></div>"
 
 
 def facts(view: View, pixel: Pixel, recurrences: Sequence[int], own: SameClass, recurrence: int) -> str:
     """What the pixel is taken for, and what its map lies on, class by class; `own` is of that recurrence."""
-    names = view.explorer.class_names
-    taken = "".join(
-        _bar(view, k, names[k], float(pixel.probabilities[k]), f"{pixel.probabilities[k]:.2f}")
-        for k in np.argsort(-pixel.probabilities)[:4]
-        if pixel.probabilities[k] >= 0.005
-    )
-    shown = recurrences.index(recurrence)
-    mass, area = pixel.class_shares[shown], pixel.cell_shares
-    looks = "".join(
-        _bar(view, k, names[k], float(mass[k]), percent(mass[k]), f"of the image: {percent(area[k])}")
-        for k in np.argsort(-mass)[:4]
-        if mass[k] >= 0.005
-    )
-    chance = f"its own class, {escape(names[own.label])}: <b>{percent(own.share)}</b> of the map, {percent(own.chance)} by chance"
+    likely, mass, area = pixel.probabilities, pixel.class_shares[recurrences.index(recurrence)], pixel.cell_shares
+    taken = _bars(view, likely, lambda k: f"<i>{likely[k]:.2f}</i>")
+    looks = _bars(view, mass, lambda k: f"<i>{percent(mass[k])}</i><em>of the image: {percent(area[k])}</em>")
+    name = escape(view.explorer.class_names[own.label])
+    chance = f"its own class, {name}: <b>{percent(own.share)}</b> of the map, {percent(own.chance)} by chance"
     return (
         f"<div class='facts'><section><h3>Pixel ({pixel.x}, {pixel.y}) is taken for</h3>{taken}</section>"
         f"<section><h3>With R = {recurrence} it looks at</h3>{looks}<p>{chance}</p></section></div>"
@@ -229,10 +214,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
 
 
-def _bar(view: View, k: int, name: str, value: float, text: str, note: str = "") -> str:
-    return (
-        f"<div class='bar'>{_swatch(view, k)}<span>{escape(name)}</span><b><s style='width:{100 * value:.1f}%'></s></b>"
-        f"<i>{text}</i>{f'<em>{note}</em>' if note else ''}</div>"
+def _bars(view: View, shares: NDArray[np.floating[Any]], told: Callable[[int], str]) -> str:
+    """The largest of some shares (K,) by class, at most four, with what is told of each."""
+    return "".join(
+        f"<div class='bar'>{_swatch(view, k)}<span>{escape(view.explorer.class_names[k])}</span>"
+        f"<b><s style='width:{100 * float(shares[k]):.1f}%'></s></b>{told(k)}</div>"
+        for k in np.argsort(-shares)[:4]
+        if shares[k] >= 0.005
     )
 
 

@@ -45,8 +45,7 @@ def grey(image: Rgb) -> Rgb:
 
 def heat(weights: NDArray[np.floating], top: float, size: tuple[int, ...]) -> Rgb:
     """A map (h, w) in colours from 0 to `top`, everything above clipped; every cell a sharp rectangle of (height, width)."""
-    levels = np.clip(weights * (255 / max(top, 1e-30)), 0, 255).astype(np.uint8)
-    cells = Image.fromarray(levels)
+    cells = Image.fromarray(np.clip(weights * (255 / max(top, 1e-30)), 0, 255).astype(np.uint8))
     cells.putpalette(_SCALE.tobytes())
     return np.asarray(cells.convert("RGB").resize((size[1], size[0]), Image.Resampling.NEAREST))
 

@@ -30,38 +30,23 @@ class Flip(NamedTuple):
 
 @dataclass(frozen=True)
 class AtRecurrence:
-    """What the weights give at one R.
-
-    Attributes:
-        recurrence: R.
-        labels: (H, W) class ids.
-        changed: (H, W) where they differ from those at the R the model was trained with.
-        changed_share: 0..1 of the pixels.
-        flips: the changes by class, the most frequent first.
-        scores: IoU per class, NaN for one that is neither in the mask nor predicted, mIoU over the others; None without a mask.
-    """
+    """What the weights give at one R."""
 
     recurrence: int
-    labels: NDArray[np.uint8]
-    changed: NDArray[np.bool_]
-    changed_share: float
-    flips: tuple[Flip, ...]
-    scores: Scores | None
+    labels: NDArray[np.uint8]  # (H, W) class ids
+    changed: NDArray[np.bool_]  # (H, W) where they differ from those at the R the model was trained with
+    changed_share: float  # 0..1 of the pixels
+    flips: tuple[Flip, ...]  # the changes by class, the most frequent first
+    scores: Scores | None  # IoU per class, NaN for one neither in the mask nor predicted, mIoU over the others; None without a mask
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same weights at several R.
+    """The same weights at several R."""
 
-    Attributes:
-        trained: the R they were trained with; at any other they are used outside what they learned.
-        gamma: the attention's residual weight.
-        at: one record per R asked for.
-    """
-
-    trained: int
-    gamma: float
-    at: tuple[AtRecurrence, ...]
+    trained: int  # the R they were trained with; at any other they are used outside what they learned
+    gamma: float  # the attention's residual weight
+    at: tuple[AtRecurrence, ...]  # one record per R asked for
 
     @property
     def gamma_near_zero(self) -> bool:
@@ -75,10 +60,7 @@ def compare_recurrences(view: View, recurrences: Sequence[int] = (0, 1, 2, 3), m
     Args:
         view: an image as a model sees it.
         recurrences: each 0 or more; 0 leaves the attention out.
-        mask: (H, W) class ids of the image's size; pixels of `IGNORE` count for nothing in the scores.
-
-    Raises:
-        ImageError: a mask of another size, not of integers, or with ids that are no classes.
+        mask: (H, W) class ids of the image's size; pixels of `IGNORE` count for nothing in the scores. Raises as `check_mask`.
     """
     if mask is not None:
         check_mask(mask, view)
@@ -100,11 +82,8 @@ def read_mask(path: str | Path, view: View) -> NDArray[np.uint8]:
     """(H, W) class ids and `IGNORE` of a mask that belongs to the view's image: a palette or grey PNG with the data set's own ids.
 
     Ids are those of the data set's files, see `data.datasets.label_table`: for VOC, CamVid and beacons the classes as they are, for ADE20K
-    1..150 and 0 ignored, for Cityscapes its label ids.
-
-    Raises:
-        DataError: not readable, a colour picture, or ids the data set doesn't have.
-        ImageError: the mask is not of the image's size.
+    1..150 and 0 ignored, for Cityscapes its label ids. Raises as `check_mask`, and `DataError` where the file is not readable, a colour
+    picture, or has ids the data set doesn't have.
     """
     mask = read_labels(Path(path), get_dataset(view.explorer.config.dataset))
     check_mask(mask, view)
@@ -114,35 +93,25 @@ def read_mask(path: str | Path, view: View) -> NDArray[np.uint8]:
 def check_mask(mask: NDArray[np.integer], view: View) -> None:
     """Raise `ImageError` unless the mask has the image's size and holds nothing but class ids and `IGNORE`."""
     if mask.shape != view.size:
-        came = " x ".join(map(str, mask.shape[::-1]))
-        raise ImageError(
-            f"the mask is {came} pixels and the image {view.size[1]} x {view.size[0]}; give the mask that was made for this very image"
-        )
+        came, expected = (" x ".join(map(str, shape[::-1])) for shape in (mask.shape, view.size))
+        raise ImageError(f"the mask is {came} pixels and the image {expected}; give the mask that was made for this very image")
     if not np.issubdtype(mask.dtype, np.integer):
         raise ImageError(f"the mask holds {mask.dtype}; expected class ids as integers, uint8 say")
     ids, classes = np.unique(mask), len(view.explorer.class_names)
     if strange := [str(i) for i in ids if not 0 <= i < classes and i != IGNORE]:
-        raise ImageError(
-            f"the mask holds ids that are no classes here: {', '.join(strange[:10])}; expected 0 to {classes - 1}, or {IGNORE} for ignored"
-        )
+        expected = f"expected 0 to {classes - 1}, or {IGNORE} for ignored"
+        raise ImageError(f"the mask holds ids that are no classes here: {', '.join(strange[:10])}; {expected}")
 
 
 def beacon_accuracy(
-    explorer: Explorer,
-    recurrences: Sequence[int] = (0, 1, 2, 3),
-    seeds: range = SOME,
-    progress: Callable[[int, int], object] | None = None,
+    explorer: Explorer, recurrences: Sequence[int] = (0, 1, 2, 3), seeds: range = SOME, progress: Callable[[int, int], object] | None = None
 ) -> dict[int, BeaconScores]:
     """Accuracy on and off the beacon's cross, on scenes made on the spot, with the same weights at each R.
 
     Args:
-        explorer: of a model trained on beacons.
-        recurrences: each 0 or more.
-        seeds: of the scenes; the default are held out from training.
+        explorer: of a model trained on beacons; raises `ConfigError` for one that knows other classes.
+        recurrences: each 0 or more. seeds: of the scenes; the default are held out from training.
         progress: called with (recurrences done, recurrences in all).
-
-    Raises:
-        ConfigError: the model knows other classes.
     """
     if explorer.config.dataset != "beacons":
         title = get_dataset(explorer.config.dataset).title

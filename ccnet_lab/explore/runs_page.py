@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from ccnet_lab.explore.page import progress
 from ccnet_lab.explore.training_runs import EMPTY, FINISHED, RUNNING, Problem, RunLine
 
 
@@ -34,12 +35,10 @@ def _row(line: RunLine) -> str:
         miou = f"<b>{100 * line.miou:.2f} %</b><small>{'final' if line.final else f'at epoch {at:.0f}'}</small>"
     elif (crops := line.newest("train_miou")) is not None:
         miou = f"-<small>crops {100 * crops:.1f} %</small>"
-    cells = "".join(f"<td data-of='{title}'>{value}</td>" for title, value in (
-        ("loss", _number(line.newest("loss"), ".3f")),
-        ("learning rate", _number(line.newest("lr"), ".2g")),
-        ("images/s", _number(line.newest("images_per_second"), ".1f")),
-        ("mIoU", miou),
-    ))  # fmt: skip
+    numbers = (("loss", "loss", ".3f"), ("learning rate", "lr", ".2g"), ("images/s", "images_per_second", ".1f"))  # title, curve, form
+    values = [(title, line.newest(curve), form) for title, curve, form in numbers]
+    cells = "".join(f"<td data-of='{title}'>{'-' if value is None else format(value, form)}</td>" for title, value, form in values)
+    cells += f"<td data-of='mIoU'>{miou}</td>"
     return f"<tr><th scope='row'>{escape(line.name)}{label}</th><td class='far'>{_far(line)}</td>{cells}</tr>"
 
 
@@ -48,19 +47,13 @@ def _far(line: RunLine) -> str:
     words = [f"<span class='status {line.status.split()[0]}'>{line.status}</span>"]
     bar = ""
     if line.step and line.total_steps:
-        share = min(1.0, line.step / line.total_steps)
-        bar = (
-            f"<div class='progress' role='progressbar' aria-label='{escape(line.name, quote=True)}' aria-valuenow='{100 * share:.0f}'>"
-            f"<s style='width:{100 * share:.1f}%'></s></div>"
-        )
+        bar = progress(100 * min(1.0, line.step / line.total_steps), line.name)
     if line.step:
         words.append(f"step {line.step:,}" + (f" of {line.total_steps:,}" if line.total_steps else ""))
         words.append(f"epoch {line.epoch:.1f} of {line.config.epochs}")
     if line.status == RUNNING:
-        left = line.seconds_left
-        words.append(
-            "the first numbers are to come" if not line.step else f"{duration(left)} left" if left else "evaluating or nearly done"
-        )
+        left = f"{duration(line.seconds_left)} left" if line.seconds_left else "evaluating or nearly done"
+        words.append(left if line.step else "the first numbers are to come")
     elif line.written is not None and line.status not in (FINISHED, EMPTY):
         name = "" if line.name == line.config.name else f" --name {shlex.quote(line.name)}"
         into = shlex.quote(str(line.folder.parent))
@@ -77,7 +70,3 @@ def duration(seconds: float) -> str:
             rest = whole % size // part
             return f"{whole // size} {name}" + (f" {rest} {smaller}" if rest else "")
     return f"{whole} s"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -1,5 +1,6 @@
 """Where models come from: a name, a run folder or a file to the weights behind it. What is done with them is in explorer.py."""
 
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,11 +19,10 @@ def find_weights(source: str | Path) -> Path:
     name = str(source)
     if name in EXTRAS:
         path = Path(str(files("ccnet_lab").joinpath("assets", f"{name}.safetensors")))
-        if not path.is_file():
-            raise MissingFileError(
-                f"no weights of {name} are shipped; `python scripts/train.py {name} --data ROOT` trains it, then give the run folder"
-            )
-        return path
+        if path.is_file():
+            return path
+        train = f"`python scripts/train.py {name} --data ROOT` trains it, then give the run folder"
+        raise MissingFileError(f"no weights of {name} are shipped; {train}")
     if name in CONFIGS:
         published = store.find(name).path
         for path in (published.with_name(f"{name}.safetensors"), published, published.with_name(f"{name}.pth")):
@@ -47,18 +47,17 @@ def find_weights(source: str | Path) -> Path:
 def obtain_weights(source: str | Path, progress: Progress | None = None) -> Path:
     """As `find_weights`, but the published checkpoint of one of the twelve is downloaded where it is not on disk, with a progress bar.
 
-    Raises:
-        DownloadError: it cannot be had, or is no longer the file that it was at its first use.
+    Raises `DownloadError` where it cannot be had, or is no longer the file that it was at its first use.
     """
-    if str(source) not in CONFIGS:
-        return find_weights(source)
+    name = str(source)
     try:
         path = find_weights(source)
     except MissingFileError:
-        path = store.obtain(str(source), progress or progress_bar(str(source)))
-    else:
-        if path == store.find(str(source)).path:
-            store.verify(path)
+        if name in CONFIGS:
+            return store.obtain(name, progress or progress_bar(name))
+        raise
+    if name in CONFIGS and path == store.find(name).path:
+        store.verify(path)
     return path
 
 
@@ -66,8 +65,6 @@ def available_models() -> dict[str, Path]:
     """Models that can be opened by name now: the embedded ones, and those of the twelve whose checkpoint is on disk."""
     found = {}
     for name in [*EXTRAS, *CONFIGS]:
-        try:
+        with suppress(MissingFileError):
             found[name] = find_weights(name)
-        except MissingFileError:
-            continue
     return found

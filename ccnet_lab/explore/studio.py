@@ -43,14 +43,9 @@ def explorer(model: str) -> Explorer:
 
 @lru_cache(8)
 def look(model: str, image: str) -> View:
-    """What a model sees in a picture, kept: the network runs once for each pair.
+    """What a model sees in a picture, one of `IMAGES` or a path, kept: the network runs once for each pair.
 
-    Args:
-        model: as `Explorer.open` takes it.
-        image: one of `IMAGES`, or a path.
-
-    Raises:
-        LabError: as `Explorer.open` and `Explorer.look`.
+    Takes the model and raises as `Explorer.open`; raises as `Explorer.look`, too.
     """
     if image in SCENES:
         return explorer(model).look(make_scene(SCENES[image]).image)
@@ -90,8 +85,7 @@ def attention_picture(
         clip: 0..1, the threshold t as `pictures.clip_level` says; the clipped map is t where the map exceeds it.
         labels: opacity 0..1 of the labels over the picture.
 
-    Returns:
-        The figure; where the picture or the model cannot be had, one that says so in words.
+    Where the picture or the model cannot be had, the figure says so in words.
     """
     try:
         view = look(model, path.strip() or image)
@@ -173,8 +167,7 @@ def smoothed(values: list[float], window: int = 20) -> NDArray[np.float64]:
     sums = np.cumsum([0.0, *values])
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)
-    means: NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
-    return means
+    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
 
 
 def write_shapes_dataset(folder: str | Path, images: int = 60, height: int = 96, width: int = 128, seed: int = 0) -> Path:
@@ -211,12 +204,11 @@ def write_shapes_dataset(folder: str | Path, images: int = 60, height: int = 96,
 def write_damaged_dataset(folder: str | Path) -> Path:
     """As `write_shapes_dataset`, ten pictures, but one mask has an id that is no class and another lacks a column: for the doctor."""
     folder = write_shapes_dataset(folder, images=10)
-    for number in (3, 4):
-        path = folder / "masks" / f"{number:04}.png"
-        ids = np.array(Image.open(path))
-        if number == 3:
-            ids[:8, :8] = 7
-        Image.fromarray(ids[:, number - 3 :]).save(path)
+    strange, narrow = (folder / "masks" / f"{number:04}.png" for number in (3, 4))
+    ids = np.array(Image.open(strange))
+    ids[:8, :8] = 7
+    Image.fromarray(ids).save(strange)
+    Image.fromarray(np.array(Image.open(narrow))[:, 1:]).save(narrow)
     return folder
 
 

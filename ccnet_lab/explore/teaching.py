@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_weights
-from ccnet_lab.model.flops import criss_cross_bytes as criss_cross_bytes
-from ccnet_lab.model.flops import criss_cross_flops as criss_cross_flops
-from ccnet_lab.model.flops import non_local_bytes as non_local_bytes
-from ccnet_lab.model.flops import non_local_flops as non_local_flops
+from ccnet_lab.model.flops import criss_cross_bytes, criss_cross_flops, non_local_bytes, non_local_flops  # noqa: F401  for notebooks
 
 
 def toy_features(channels: int, height: int, width: int, seed: int = 0) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ccnet_lab.data.timing import side_by_side
 from ccnet_lab.explore.maps import Step, attention_map, dense_weights
+from ccnet_lab.explore.teaching import dense_from_weights
 
 GRIDS = ((64, 64), (64, 128), (128, 256))  # cells: 512 x 512, 512 x 1024 and 1024 x 2048 pixels at stride 8
 CALLS = 5  # of ours in a round, timed together: right after a dense matrix the caches hold nothing of what a click needs
@@ -48,8 +49,8 @@ def time_maps(grid: tuple[int, int], repeats: int, device: torch.device, query_c
             forms["dense"] = partial(dense_map, used, i, j)
         times = side_by_side(forms, repeats, device, warm_up=3)
         median, spread = times["ours"].median / CALLS, times["ours"].spread
-        dense_median, dense_spread = times.get("dense", (None, None))
         difference = float((forms["ours"]() - forms["dense"]()).abs().max()) if "dense" in forms else None
+        dense_median, dense_spread = times.get("dense", (None, None))
         found.append(MapTiming(grid, recurrence, median, spread, dense_median, dense_spread, difference))
     return found
 
@@ -72,10 +73,4 @@ def dense_map(steps: list[Step], i: int, j: int) -> Tensor:
 
 def dense_matrix(step: Step) -> Tensor:
     """A step's attention matrix, (hw, hw): every cell's weights over its cross in a row of zeros."""
-    cross = dense_weights(step)  # (h, w, h + w)
-    height, width = cross.shape[:2]
-    ys, xs = torch.arange(height, device=cross.device), torch.arange(width, device=cross.device)
-    matrix = cross.new_zeros(height, width, height, width)
-    matrix[:, xs, :, xs] = cross[..., :height].transpose(0, 1)  # (w, h, h): of column x
-    matrix[ys, :, ys] += cross[..., height:]  # (h, w, w): of row y
-    return matrix.view(height * width, height * width)
+    return dense_from_weights(dense_weights(step)[None])[0]

@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,30 +36,20 @@ _HELD = re.compile(r"POSIX +\w+ +WRITE +-?\d+ +\w+:\w+:(\d+) ")  # a line of /pr
 
 @dataclass(frozen=True)
 class RunLine:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        name: of its folder. folder: where. config: what is trained.
-        status: "running", "finished" (scored), "stopped" or "no steps yet".
-        step, epoch: of the newest line, 0 without any. total_steps: None where the run doesn't say.
-        curves: of `FIELDS`, those that were logged; val_miou ends with the final score.
-        miou: the newest evaluation, 0..1, or None; final where it is that of the finished run.
-        seconds_left: of training, by the steps per second of the last lines; None where it doesn't run or nothing is known.
-        written: when the log was last written, seconds since 1970; None without one.
-    """
-
-    name: str
+    name: str  # of its folder
     folder: Path
     config: Config
-    status: str
-    step: int
+    status: str  # "running", "finished" (scored), "stopped" or "no steps yet"
+    step: int  # of the newest line, 0 without any
     epoch: float
-    total_steps: int | None
-    curves: Mapping[str, Curve]
-    miou: float | None
-    final: bool
-    seconds_left: float | None
-    written: float | None
+    total_steps: int | None  # None where the run doesn't say
+    curves: Mapping[str, Curve]  # of `FIELDS`, those that were logged; val_miou ends with the final score
+    miou: float | None  # the newest evaluation, 0..1
+    final: bool  # whether it is that of the finished run
+    seconds_left: float | None  # of training, by the steps per second of the last lines; None where it doesn't run or nothing is known
+    written: float | None  # when the log was last written, seconds since 1970; None without one
 
     def newest(self, name: str) -> float | None:
         """The newest value of a curve; None where it wasn't logged."""
@@ -196,30 +187,14 @@ def _read_run(path: Path, held: set[int]) -> tuple[RunLine, str]:
     elif "val_miou" in curves:
         miou = float(curves["val_miou"][2, -1])
     age = time.time() - (written or 0.0)
+    grows = 0 < step != total and age < PATIENCE * log.interval()
+    status = FINISHED if scores is not None else EMPTY if not step else RUNNING if grows else STOPPED
     if _inode(run.lock_file) in held:
         status = RUNNING
-    elif scores is not None:
-        status = FINISHED
-    elif not step:
-        status = EMPTY
-    else:
-        status = RUNNING if step != total and age < PATIENCE * log.interval() else STOPPED
     rate = log.steps_per_second()
     left = max(0.0, (total - step) / rate - age) if status == RUNNING and total and rate else None
-    line = RunLine(
-        path.name,
-        path,
-        run.config,
-        status,
-        step,
-        epoch,
-        None if total is None else int(total),
-        curves,
-        miou,
-        scores is not None,
-        left,
-        written,
-    )
+    steps, final = None if total is None else int(total), scores is not None
+    line = RunLine(path.name, path, run.config, status, step, epoch, steps, curves, miou, final, left, written)
     bad = f"{len(log.bad)} lines of its log cannot be read, the first is line {log.bad[0]}; the others are shown" if log.bad else ""
     return line, bad
 
@@ -230,15 +205,13 @@ def _number(value: Any) -> float | None:
 
 
 def _inode(path: Path) -> int:
-    try:
+    with suppress(FileNotFoundError):
         return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
+    return 0
 
 
 def _held() -> set[int]:
     """Inodes of the files that a process of this machine has locked; only Linux tells."""
-    try:
+    with suppress(OSError):
         return {int(inode) for inode in _HELD.findall(Path("/proc/locks").read_text())}
-    except OSError:
-        return set()
+    return set()

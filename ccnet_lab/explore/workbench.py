@@ -36,7 +36,6 @@ SCENE_SEEDS = (10_000_018, 10_000_002, 10_000_005)  # held-out scenes
 SHORT_SIDES = (0, 256, 512, 1024)  # of the network's input that can be chosen; 0 as evaluated
 QUICK = 512  # short side of the network's input that a first look on a CPU uses where the evaluation's is larger
 
-
 T = TypeVar("T")
 
 
@@ -55,17 +54,15 @@ class Kept:
             busy = self._busy.setdefault(key, threading.Lock())
         try:
             with busy:
+                found: T = self._found.get(key, self)
+                if found is self:  # nothing is kept
+                    found = make()
                 with self._lock:
-                    if key in self._found:
-                        self._found.move_to_end(key)
-                        found: T = self._found[key]
-                        return found
-                made = make()
-                with self._lock:
-                    self._found[key] = made
+                    self._found[key] = found
+                    self._found.move_to_end(key)
                     while len(self._found) > self._most:
                         self._found.popitem(last=False)
-                return made
+                return found
         finally:
             with self._lock:
                 self._busy.pop(key, None)
@@ -73,25 +70,17 @@ class Kept:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one visitor looks at: plain values that name it, nothing large.
+    """What one visitor looks at: plain values that name it, nothing large."""
 
-    Attributes:
-        model: a model's name or path; "PATH as NAME" names the configuration of a file that leaves it open.
-        image: path of the picture. short_side: of the network's input; 0 as evaluated.
-        x, y: the chosen pixel, image coordinates.
-        recurrence: R of the facts, of the deletion test and of the Python to copy.
-        labels, photo: opacity 0..1 of the labels over the image and of the image under the maps. clip: 0..1, see `pictures.clip_level`.
-    """
-
-    model: str
-    image: str = ""
-    short_side: int = 0
-    x: int = 0
+    model: str  # a name or path; "PATH as NAME" names the configuration of a file that leaves it open
+    image: str = ""  # path of the picture
+    short_side: int = 0  # of the network's input; 0 as evaluated
+    x: int = 0  # the chosen pixel, image coordinates
     y: int = 0
-    recurrence: int = 2
-    labels: float = 0.45
-    photo: float = 0.25
-    clip: float = 0.35
+    recurrence: int = 2  # R of the facts, of the deletion test and of the Python to copy
+    labels: float = 0.45  # opacity 0..1 of the labels over the image
+    photo: float = 0.25  # and of the image under the maps
+    clip: float = 0.35  # 0..1, see `pictures.clip_level`
 
 
 class Workbench:
@@ -146,8 +135,7 @@ class Workbench:
     def fetch(self, model: str, visitor: str) -> Iterator[str]:
         """Download a checkpoint; gives how far it is, as HTML, a few times per second until it is here or the visitor has left.
 
-        Raises:
-            DownloadError: it cannot be had; says what to do.
+        Raises `DownloadError` where it cannot be had; it says what to do.
         """
         with self.fetches.waiting(model, visitor) as coming:
             while coming.running and coming.waited_for_by(visitor):
@@ -158,8 +146,10 @@ class Workbench:
 
     def view(self, scene: Scene) -> View:
         """The view of a scene; runs the network if this picture is new to this model. Raises as `Explorer.look`."""
-        explorer = self.explorer(scene.model)
-        return self._views.get(_key(scene), lambda: explorer.look(Path(scene.image), scene.short_side or None))
+        explorer, path = self.explorer(scene.model), Path(scene.image)
+        written = path.stat().st_mtime_ns if path.is_file() else 0  # tells a file that was written again from what it was
+        key = scene.model, scene.image, written, scene.short_side
+        return self._views.get(key, lambda: explorer.look(path, scene.short_side or None))
 
     def start(self, model: str) -> Scene:
         """What a visitor sees first: an example of the model's kind."""
@@ -234,9 +224,7 @@ class Workbench:
     def reopen(self, query: Mapping[str, str]) -> tuple[Scene, Link]:
         """The scene of a link's parameters, and the link; what lies beyond its ends is clamped, the network's input to `SHORT_SIDES`.
 
-        Raises:
-            ConfigError: a link that is damaged.
-            MissingFileError: its picture or its weights are gone; says which.
+        Raises `ConfigError` for a damaged link, and `MissingFileError` where its picture or its weights are gone; it says which.
         """
         link = Link.read(query)
         model = self._with_weights(link)
@@ -274,14 +262,11 @@ class Workbench:
     def attention_at(self, image: str, x: int, y: int, recurrence: int = 2, model: str = "demo") -> dict[str, Any]:
         """The answer to one click as plain values: the map (h rows of w), its cell, probabilities and shares by class name.
 
-        Raises:
-            LabError: as `Explorer.open` and `Explorer.look`; `ImageError` for a pixel outside the picture.
-            ConfigError: a recurrence outside 1..8.
+        Raises as `Explorer.open`, `Explorer.look` and `View.cell`; `ConfigError` for a recurrence outside 1..8.
         """
         if not 1 <= recurrence <= 8:
             raise ConfigError(f"recurrence is {recurrence}; expected 1 to 8")
-        scene = self.with_model(Scene(model, image), model)
-        view = self.view(scene)
+        view = self.view(self.with_model(Scene(model, image), model))
         pixel = view.pixel(x, y, (recurrence,))
         names = view.explorer.class_names
         return {
@@ -318,36 +303,26 @@ def first_pixel(view: View) -> tuple[int, int]:
     """A pixel worth showing first: in a beacon scene a disc pixel as far from the beacon's cross as there is; else the image's middle."""
     height, width = view.size
     if view.explorer.config.dataset == "beacons" and (height, width) == (96, 96):
-        bright = view.image.astype(int)
-        colourful = bright.max(axis=2) - bright.min(axis=2) > 60
-        discs = (view.labels > 0) & ~colourful & (bright.min(axis=2) > 110)
+        darkest = view.image.min(axis=2)
+        colourful = view.image.max(axis=2) - darkest > 60
+        discs = (view.labels > 0) & ~colourful & (darkest > 110)
         for axis, shift in ((0, 3), (0, -3), (1, 3), (1, -3)):  # well inside its disc
             discs = discs & np.roll(discs, shift, axis)
         if colourful.any() and discs.any():
-            centre = np.argwhere(colourful).mean(axis=0)
             candidates = np.argwhere(discs)
-            y, x = candidates[np.abs(candidates - centre).min(axis=1).argmax()]
-            return int(x), int(y)
+            distances = np.abs(candidates - np.argwhere(colourful).mean(axis=0)).min(axis=1)
+            y, x = candidates[distances.argmax()].tolist()
+            return x, y
     return width // 2, height // 2
 
 
 def _examples(folder: Path) -> list[str]:
     """Paths of the example pictures: generated scenes, the Summer Palace, then matplotlib's public-domain sample photograph."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for seed in SCENE_SEEDS:
-        paths.append(str(folder / f"scene_{seed}.png"))
-        Path(paths[-1]).write_bytes(pictures.png(make_scene(seed).image))
     palace = Path(str(files("ccnet_lab").joinpath("assets", "summer_palace.jpg")))
-    for photograph in (palace, Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"):
-        if photograph.is_file():
-            copy = folder / f"{photograph.stem}.png"
-            copy.write_bytes(pictures.png(read_image(photograph)))
-            paths.append(str(copy))
-    return paths
-
-
-def _key(scene: Scene) -> tuple[str, str, int, int]:
-    """What a view depends on; the time stamp tells a file that was written again from what it was."""
-    path = Path(scene.image)
-    return scene.model, scene.image, path.stat().st_mtime_ns if path.is_file() else 0, scene.short_side
+    photographs = (palace, Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
+    images = {f"scene_{seed}.png": make_scene(seed).image for seed in SCENE_SEEDS}
+    images |= {f"{path.stem}.png": read_image(path) for path in photographs if path.is_file()}
+    for name, image in images.items():
+        (folder / name).write_bytes(pictures.png(image))
+    return [str(folder / name) for name in images]

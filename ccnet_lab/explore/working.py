@@ -1,8 +1,8 @@
 """Working: a slow call in a thread of its own, with how far it is given a few times per second, so that a page can show it."""
 
-import queue
 import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,36 +14,29 @@ def watched(call: Callable[[Told], T], seconds: float = 0.2) -> Generator[tuple[
 
     Where nobody reads on (a visitor who has left), the call ends at the next thing it tells.
     """
-    so_far: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
-    found: list[T] = []
-    failed: list[BaseException] = []
+    newest = shown = (0, 0)
+    found: Future[T] = Future()
     left = threading.Event()
 
     def told(done: int, total: int) -> None:
+        nonlocal newest
         if left.is_set():
             raise GeneratorExit
-        so_far.put((done, total))
+        newest = (done, total)
 
     def run() -> None:
         try:
-            found.append(call(told))
+            found.set_result(call(told))
         except BaseException as error:
-            failed.append(error)
-        so_far.put(None)
+            found.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    threading.Thread(target=run, daemon=True).start()
     try:
-        yield 0, 0
-        while thread.is_alive():
-            thread.join(seconds)
-            newest = None
-            while not so_far.empty():
-                newest = so_far.get() or newest
-            if newest is not None and thread.is_alive():
-                yield newest
+        yield shown
+        while wait([found], seconds).not_done:
+            if newest is not shown:  # told since, be it the same numbers
+                shown = newest
+                yield shown
     finally:
         left.set()
-    if failed:
-        raise failed[0]
-    return found[0]
+    return found.result()
