@@ -6,7 +6,6 @@ Everything but the log is written whole or not at all: to a temporary file, forc
 import errno
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,11 +126,6 @@ class Run:
         except OSError as error:
             raise RunError(f"the log of {self.folder} cannot be written: {error}; make room, then --resume") from None
 
-    def sync_log(self) -> None:
-        """Force the log to disk, so that it never lags behind a checkpoint."""
-        if self.log_file.exists():
-            sync(self.log_file)
-
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last line that was cut short is left out."""
         path = self.log_file
@@ -147,8 +141,7 @@ class Run:
 
     def rewind_log(self, step: int) -> None:
         """Take out the lines after `step`: they will be written again."""
-        kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
-        write_whole(self.log_file, lambda path: path.write_text("".join(kept), encoding="utf-8"), RunError)
+        write_text(self.log_file, "".join(json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step))
 
     # Checkpoints
 
@@ -157,11 +150,9 @@ class Run:
         return sorted(self.folder.glob("checkpoint-*-*.pt"), reverse=True)
 
     def save_checkpoint(self, state: dict[str, Any], step: int) -> Path:
-        """Store a training state of tensors and plain values, and keep the one before it.
-
-        Raises:
-            RunError: it could not be written (a full disk, say); the checkpoints already there are untouched.
-        """
+        """Store a training state of tensors and plain values, and keep the one before it; raises `RunError` where the disk is full, say."""
+        if self.log_file.exists():  # which never lags behind a checkpoint
+            sync(self.log_file)
         temporary = self.folder / "checkpoint.writing"
         try:
             with temporary.open("wb") as file:
@@ -174,24 +165,18 @@ class Run:
             temporary.unlink(missing_ok=True)
             last = self.checkpoints()
             kept = f"the last one, {last[0].name}, is untouched" if last else "there is none yet"
-            raise RunError(
-                f"the checkpoint of step {step} cannot be written to {self.folder}: {error}; {kept}; make room, then --resume"
-            ) from None
+            what = f"the checkpoint of step {step} cannot be written to {self.folder}"
+            raise RunError(f"{what}: {error}; {kept}; make room, then --resume") from None
         for old in self.checkpoints()[KEPT_CHECKPOINTS:]:
             old.unlink()
         return path
 
     def load_checkpoint(self, say: Callable[[str], None] = print) -> dict[str, Any] | None:
-        """The newest state that is whole, or None where none was ever saved; damaged ones are named to `say` and set aside.
-
-        Raises:
-            RunError: there are checkpoints and none can be read.
-        """
+        """The newest state that is whole, None where none was ever saved; damaged ones are named to `say`, and `RunError` if all are."""
         (self.folder / "checkpoint.writing").unlink(missing_ok=True)
         candidates = self.checkpoints()
         for path in candidates:
-            wanted = re.fullmatch(r"checkpoint-\d+-([0-9a-f]+)\.pt", path.name)
-            if wanted and sha256(path)[:_DIGITS] == wanted.group(1):  # whole: an error now is none of the file's
+            if path.stem.endswith(f"-{sha256(path)[:_DIGITS]}"):  # whole: an error now is none of the file's
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 return state
             path.rename(path.with_suffix(".damaged"))
@@ -220,9 +205,8 @@ class Run:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
                     raise RunError(f"{self.folder} cannot be locked: {error}; this file system may not allow it, so use another") from None
                 file.seek(0)
-                raise RunBusyError(
-                    f"{self.folder} is being written by process {file.read().strip() or '?'}; wait for it or stop it"
-                ) from None
+                holder = file.read().strip() or "?"
+                raise RunBusyError(f"{self.folder} is being written by process {holder}; wait for it or stop it") from None
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -241,5 +225,9 @@ class Run:
         return self._read(name) if (self.folder / name).exists() else None
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        text = json.dumps(content, indent=1) + "\n"
-        write_whole(self.folder / name, lambda path: path.write_text(text, encoding="utf-8"), RunError)
+        write_text(self.folder / name, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), RunError)

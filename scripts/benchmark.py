@@ -73,13 +73,9 @@ def main() -> None:
 def surroundings(args: argparse.Namespace) -> dict[str, Any]:
     """Commit, versions and machine."""
     packages = {name: version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless")}
-    place = {
-        "name": machine(args.device),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "threads": args.threads,
-        "system": platform.platform(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    place = {"name": machine(args.device), "cpu": torch.backends.cpu.get_cpu_capability(), "threads": args.threads}
+    place |= {"system": platform.platform(), "load": load}
     return {
         "commit": commit(), "torch": torch.__version__, "versions": {"python": platform.python_version(), **packages}, "machine": place,
         "repeats": args.repeats, "spread": "range of the middle half of the rounds, as a share of their median",
@@ -92,24 +88,20 @@ def train(args: argparse.Namespace) -> Measured:
         return agree(args)
     rows, bars = [], []
     table("configuration", "batch, crop", "images/s, published mode", "ours", "ratio", "ours compiled", "ratio", "its warm-up, s")
-    for name in args.only:
+    for name in args.only[:1] if args.small else args.only:
         config = get_config(name)
         config = replace(config, crop_size=(64, 64), batch_size=2) if args.small else config
         found = measure(config, args.device, repeats=args.repeats, steps=1 if args.small else 5, compiled=args.compile)
         rows.append({"name": name, **found})
-        rates = [
-            f"{found[mode]['images_per_second']:.2f} ± {50 * found[mode]['spread']:.0f} %" if "spread" in found.get(mode, {}) else "-"
-            for mode in MODES
-        ]
+        modes = [found.get(mode, {}) for mode in MODES]
+        rates = [f"{mode['images_per_second']:.2f} ± {50 * mode['spread']:.0f} %" if "spread" in mode else "-" for mode in modes]
         ratios = [f"{found[ratio]:.2f}" if ratio in found else "-" for ratio in ("ratio", "compiled_ratio")]
-        warm_up = f"{found['compiled']['warm_up']:.0f}" if "warm_up" in found.get("compiled", {}) else "-"
+        warm_up = f"{modes[2]['warm_up']:.0f}" if "warm_up" in modes[2] else "-"
         size = f"{found['batch']}, {found['crop'][0]} x {found['crop'][1]}"
         table_row(name, size, *rates[:2], ratios[0], rates[2], ratios[1], warm_up)
         for mode, ratio, rate in (("", "ratio", rates[1]), (", compiled", "compiled_ratio", rates[2])):
             if ratio in found:
                 bars.append(Bar(name + mode, found[ratio], f"{rates[0]} to {rate} images/s", 6.0 if args.device.type == "cuda" else None))
-        if args.small:
-            break
     return rows, bars, "published mode: float32, contiguous, eager, einsum"
 
 
@@ -133,15 +125,8 @@ def data(args: argparse.Namespace) -> Measured:
     """The input pipeline."""
     rows, bars = [], []
     targets = {("voc", "files"): 1.8, ("cityscapes", "files"): 1.25, ("cityscapes", "cache"): 7.0}
-    table(
-        "data set",
-        "from",
-        "file, kB",
-        "recipe's order from files, ms, read + transforms",
-        "ours",
-        "ratio",
-        f"images/s per core; needed of {CORES}",
-    )
+    per_core = f"images/s per core; needed of {CORES}"
+    table("data set", "from", "file, kB", "recipe's order from files, ms, read + transforms", "ours", "ratio", per_core)
     for key in ("voc", "cityscapes"):
         with tempfile.TemporaryDirectory() as folder:
             found = time_samples(key, Path(folder), *((1, 1) if args.small else (6, args.repeats)))
@@ -168,11 +153,8 @@ def infer(args: argparse.Namespace) -> Measured:
         table_row(f.form, time, f"{batch / f.median:.2f}", f"{f.ratio:.2f}", f"{100 * f.labels_equal:.2f} %", differences)
     if not has_bf16(args.device):
         print(f"| bf16 | no bf16 units here ({machine(args.device)}) |")
-    bf16, plain = (5.0, 5.0) if cuda else (5.0, 1.25)
-    bars = [
-        Bar(f.form, f.ratio, f"{1e3 * f.median:.0f} ms, {batch} x {size[0]} x {size[1]}", bf16 if "bf16" in f.form else plain)
-        for f in found[1:]
-    ]
+    what = f"{batch} x {size[0]} x {size[1]}"
+    bars = [Bar(f.form, f.ratio, f"{1e3 * f.median:.0f} ms, {what}", 5.0 if cuda or "bf16" in f.form else 1.25) for f in found[1:]]
     return [{**f._asdict(), "size": size, "bf16_units": has_bf16(args.device)} for f in found], bars, found[0].form
 
 
@@ -199,25 +181,19 @@ def attention(args: argparse.Namespace) -> Measured:
     rows, bars = [], []
     table("features", "form", "forward, einsum / ours ms", "ratio", "forward + backward, einsum / ours ms", "ratio", "kept, MiB", "ratio")
     for t in (t for shape in shapes for t in time_attention(shape, args.repeats, device=args.device, compiled=not args.small)):
-        forward, total = (
-            f"{1e3 * before:.1f} ± {50 * loose:.0f} % / {1e3 * after:.1f} ± {50 * spread:.0f} %"
-            for before, loose, after, spread in (
-                (t.plain_forward, t.plain_forward_spread, t.fast_forward, t.fast_forward_spread),
-                (t.plain_total, t.plain_spread, t.fast_total, t.fast_spread),
-            )
-        )
-        kept = t.fast_saved / t.plain_saved
-        name, memory = " x ".join(map(str, t.shape)), f"{t.plain_saved / 2**20:.1f} / {t.fast_saved / 2**20:.1f}"
-        table_row(name, t.form, forward, f"{t.forward_ratio:.2f}", total, f"{t.total_ratio:.2f}", memory, f"{kept:.2f}")
-        rows.append({**t._asdict(), "forward_ratio": t.forward_ratio, "total_ratio": t.total_ratio, "saved_ratio": kept})
+        place = f"{t.shape[0]} x {t.shape[2]} x {t.shape[3]}{t.form.removeprefix('ours')}"
         target = 8.0 if cuda else 3.2 if "compiled" in t.form else 2.4
-        for what, ratio, before, after in (
-            ("forward", t.forward_ratio, t.plain_forward, t.fast_forward),
-            ("both", t.total_ratio, t.plain_total, t.fast_total),
+        cells = []
+        for what, ratio, before, loose, after, spread in (
+            ("forward", t.forward_ratio, t.plain_forward, t.plain_forward_spread, t.fast_forward, t.fast_forward_spread),
+            ("both", t.total_ratio, t.plain_total, t.plain_spread, t.fast_total, t.fast_spread),
         ):
+            cells += [f"{1e3 * before:.1f} ± {50 * loose:.0f} % / {1e3 * after:.1f} ± {50 * spread:.0f} %", f"{ratio:.2f}"]
             if not (cuda and what == "forward"):
-                place = f"{t.shape[0]} x {t.shape[2]} x {t.shape[3]}{t.form.removeprefix('ours')}, {what}"
-                bars.append(Bar(place, ratio, f"{1e3 * before:.1f} to {1e3 * after:.1f} ms", target))
+                bars.append(Bar(f"{place}, {what}", ratio, f"{1e3 * before:.1f} to {1e3 * after:.1f} ms", target))
+        kept, memory = t.fast_saved / t.plain_saved, f"{t.plain_saved / 2**20:.1f} / {t.fast_saved / 2**20:.1f}"
+        table_row(" x ".join(map(str, t.shape)), t.form, *cells, memory, f"{kept:.2f}")
+        rows.append({**t._asdict(), "forward_ratio": t.forward_ratio, "total_ratio": t.total_ratio, "saved_ratio": kept})
     return rows, bars, "einsum in its faster layout; both: forward and backward"
 
 

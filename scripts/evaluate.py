@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,11 @@ from tqdm import tqdm
 from ccnet_lab.configs import CONFIGS, Config, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
-from ccnet_lab.errors import ConfigError, LabError, ProtocolError, RunError
+from ccnet_lab.errors import ConfigError, LabError, ProtocolError
 from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.explore.sources import obtain_weights
-from ccnet_lab.files import write_whole
 from ccnet_lab.model.weights import read_config
-from ccnet_lab.runs import Run
+from ccnet_lab.runs import Run, write_text
 from ccnet_lab.scoring.protocol import MODES, Protocol, check_comparable, plan
 from ccnet_lab.training import campaign
 from ccnet_lab.training.distributed import choose_device
@@ -28,9 +28,8 @@ from ccnet_lab.training.published import evaluate_published
 def main() -> int:
     """Find the model, score it, print and store; a known error is one sentence and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "source", nargs="?", help="a run folder, a checkpoint (ours or in the published format), or the name of a model on disk"
-    )
+    words = "a run folder, a checkpoint (ours or in the published format), or the name of a model on disk"
+    parser.add_argument("source", nargs="?", help=words)
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds VOCdevkit/, cityscapes/, ...")
     parser.add_argument("--config", help="what a checkpoint was made for, where the file itself leaves that open")
     parser.add_argument("--split", help="by default the split the data set is scored on")
@@ -38,11 +37,9 @@ def main() -> int:
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="softmax averaged over these factors of the image's size")
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
     parser.add_argument("--recurrence", type=int, help="R, by default the one the model was trained with")
-    parser.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16", "fast"), default="auto",
-        help="auto: fp32, as the published scores; fast: batch norms folded, bf16 where the device has units for it, on other CPUs "
-        "Winograd's convolutions",
-    )  # fmt: skip
+    words = "auto: fp32, as the published scores; fast: batch norms folded, bf16 where the device has units for it, on other CPUs "
+    words += "Winograd's convolutions"
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fast"), default="auto", help=words)
     parser.add_argument("--device", default="auto", help="auto: CUDA where there is one")
     parser.add_argument("--workers", type=int, default=2, help="processes that read images ahead")
     parser.add_argument("--json", type=Path, help="store the scores here, the confusion matrix of every image beside it as .npz")
@@ -69,12 +66,8 @@ def main() -> int:
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
         with tqdm(total=len(split), desc=config.name, unit="image") as bar:
-
-            def show(done: int, miou: float) -> None:
-                bar.set_postfix(mIoU=f"{100 * miou:.2f}", refresh=False)
-                bar.update(done - bar.n)
-
-            found = evaluate(explorer.model, split, config, **how, device=explorer.device, workers=args.workers, progress=show)
+            how |= {"progress": lambda done, miou: show(bar, config, done, len(split), miou)}
+            found = evaluate(explorer.model, split, config, **how, device=explorer.device, workers=args.workers)
         scores = found.to_dict()
         print(score_table(scores), published_line(config, scores), sep="\n")
         if run is not None and into_run:
@@ -83,8 +76,7 @@ def main() -> int:
             print(f"stored in {run.folder}")
         if args.json:
             found.confusions.save(args.json.with_suffix(".npz"))
-            text = json.dumps(scores, indent=1) + "\n"
-            write_whole(args.json, lambda path: path.write_text(text, encoding="utf-8"), RunError)
+            write_text(args.json, json.dumps(scores, indent=1) + "\n")
             print(f"stored in {args.json}")
     except (LabError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
@@ -94,19 +86,19 @@ def main() -> int:
 def published(args: argparse.Namespace) -> int:
     """Score the zoo; the table comes at the end, exit code 1 if anything failed."""
     configs = campaign.select(args.only)
-    bar = tqdm(unit="image", disable=None)
-
-    def show(config: Config, done: int, count: int, miou: float) -> None:
-        bar.total = count
-        bar.set_description(config.name, refresh=False)
-        bar.set_postfix(mIoU=f"{100 * miou:.2f}", refresh=False)
-        bar.update(done - bar.n)
-
-    with bar:
-        device = str(choose_device(args.device))
-        outcomes = evaluate_published(configs, args.data, args.runs, device=device, workers=args.workers, progress=show, say=tqdm.write)
+    with tqdm(unit="image", disable=None) as bar:
+        how: dict[str, Any] = dict(device=str(choose_device(args.device)), workers=args.workers, say=tqdm.write)
+        outcomes = evaluate_published(configs, args.data, args.runs, **how, progress=partial(show, bar))
     print(campaign.results_table([c.name for c in configs], args.runs, {o.name: o.reason for o in outcomes if o.reason}))
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def show(bar: Any, config: Config, done: int, count: int, miou: float) -> None:
+    """Move the progress bar on."""
+    bar.total = count
+    bar.set_description(config.name, refresh=False)
+    bar.set_postfix(mIoU=f"{100 * miou:.2f}", refresh=False)
+    bar.update(done - bar.n)
 
 
 def _config(source: str, name: str | None, run: Run | None) -> Config:

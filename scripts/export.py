@@ -4,9 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ccnet_lab.data.images import read_image
 from ccnet_lab.data.transforms import fit
 from ccnet_lab.errors import LabError, MissingFileError
@@ -37,7 +34,7 @@ def main() -> None:
         explorer = Explorer.open(args.source, config=args.config)
         config, out = explorer.config, args.out or Path(explorer.config.name)
         how["fixed"] = tuple(args.fixed) if args.fixed else None
-        how["pictures"] = [_fitted(path, config.resize) for path in _files(args.images)]
+        how["pictures"] = [fit(read_image(path), *config.resize) for path in _files(args.images)]  # as the evaluation fits them
         out.parent.mkdir(parents=True, exist_ok=True)
         for kind in dict.fromkeys(args.format):
             path = out if out.suffix == f".{kind}" else out.with_name(f"{out.name.removesuffix('.pt2').removesuffix('.onnx')}.{kind}")
@@ -55,15 +52,9 @@ def _files(places: list[Path]) -> list[Path]:
     found = [file for place in places for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
     found = [file for file in found if file in places or file.suffix.lower() in PICTURES]
     if places and not found:
-        raise MissingFileError(
-            f"there is no picture in {', '.join(map(str, places))}; expected files that end in {' '.join(sorted(PICTURES))}"
-        )
+        expected = f"expected files that end in {' '.join(sorted(PICTURES))}"
+        raise MissingFileError(f"there is no picture in {', '.join(map(str, places))}; {expected}")
     return found
-
-
-def _fitted(path: Path, resize: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture as the evaluation fits it."""
-    return fit(read_image(path), *resize)
 
 
 def _told(done: Exported) -> str:

@@ -8,17 +8,17 @@ Each part runs in a process of its own, so that one that fails or hangs costs it
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from ccnet_lab.configs import Config, get_config
-from ccnet_lab.data.timing import make_files as make_files
+from ccnet_lab.data.timing import make_files
 from ccnet_lab.errors import LabError
 from ccnet_lab.model.attention import FORM, criss_cross_attention, criss_cross_attention_plain
-from ccnet_lab.model.costs import commit
+from ccnet_lab.model.costs import commit, machine
 from ccnet_lab.model.fast import has_bf16
 from ccnet_lab.model.timing import time_inference
 from ccnet_lab.training.agreement import agreement
@@ -39,7 +39,8 @@ from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import Settings
 from ccnet_lab.training.throughput import feeding, measure, our_step
 
-SHAPES = ((2, 64, 33, 47), (1, 512, 64, 64), (4, 512, 64, 128), (1, 512, 97, 97), (2, 8, 1, 9), (2, 8, 9, 1))  # (B, C, H, W)
+Shape = tuple[int, int, int, int]  # (B, C, H, W)
+SHAPES: tuple[Shape, ...] = ((2, 64, 33, 47), (1, 512, 64, 64), (4, 512, 64, 128), (1, 512, 97, 97), (2, 8, 1, 9), (2, 8, 9, 1))
 TIMED = ((16, 512, 64, 64), (8, 512, 64, 128))  # (B, C, H, W), d = 64: stride 8 at the recipe's batch, VOC's and Cityscapes' crop
 # other tiles of the Triton kernels to try, for lines up to 64 and up to 128 pixels: pixels, channels, warps, stages
 FORWARD_TILES = {
@@ -71,6 +72,8 @@ def main() -> int:
         args.device = choose_device(args.device)
         if len(args.parts) > 1:
             return one_by_one(args.parts, minutes)
+        if args.parts[0] in ("agreement", "camvid") and args.data is None:
+            raise LabError(f"the part {args.parts[0]} needs --data ROOT")
         PARTS[args.parts[0]][0](args)
     except LabError as error:
         parser.error(str(error))
@@ -84,16 +87,12 @@ def one_by_one(parts: list[str], minutes: float) -> int:
         share = PARTS[part][1] * unit
         print(f"{part}: at most {share:.1f} minutes", flush=True)  # the last --parts and --minutes of a command line count
         process = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--parts", part, "--minutes", str(share)])
-        try:
-            code = process.wait(60 * share + 60)
-        except subprocess.TimeoutExpired:
-            process.terminate()
+        for seconds, end in ((60 * share + 60, process.terminate), (60, process.kill)):  # it may stand in a call that takes no signal
             try:
-                code = process.wait(60)
-            except subprocess.TimeoutExpired:  # it stands in a call that takes no signal
-                process.kill()
-                code = process.wait()
-        if code:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                end()
+        if process.wait():
             failed.append(part)
     if failed:
         print(f"failed, or out of time: {', '.join(failed)}", file=sys.stderr)
@@ -103,34 +102,32 @@ def one_by_one(parts: list[str], minutes: float) -> int:
 def check(args: argparse.Namespace) -> None:
     """The attention's forms on the device against the plain form in float64 on the CPU, forward and backward."""
     forms: dict[str, Any] = {"default": criss_cross_attention}
-    missing = _no_triton(args)
-    if not missing:
-        from ccnet_lab.model.attention_cuda import criss_cross_triton
-
-        forms["triton"] = criss_cross_triton
+    if kernels := _kernels(args):
+        forms["triton"] = kernels.criss_cross_triton
     rows = []
-    for batch, channels, height, width in SHAPES[:1] if args.small else SHAPES:
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            exact = [t.double().requires_grad_() for t in _inputs(batch, channels, height, width, max(1, channels // 8))]
-            expected = criss_cross_attention_plain(*exact)
-            gradients = torch.autograd.grad(expected.float().square().mean(), exact)
-            for name, form in forms.items():
-                if name == "triton" and dtype == torch.float32:
-                    continue  # not taken: see attention_cuda.DTYPES
-                given = [t.detach().to(args.device, dtype).requires_grad_() for t in exact]
-                found = form(*given)
-                results = (found, *torch.autograd.grad(found.float().square().mean(), given))
-                errors = [_error(a, b) for a, b in zip((expected, *gradients), results, strict=True)]
-                named = dict(zip(("out", "query", "key", "value"), errors, strict=True))
-                rows.append({"form": name, "shape": [batch, channels, height, width], "dtype": str(dtype), **named})
-                print(rows[-1], flush=True)
-                store(args, "check", rows)
+    for shape, dtype in product(SHAPES[:1] if args.small else SHAPES, (torch.float32, torch.bfloat16, torch.float16)):
+        exact = [t.double().requires_grad_() for t in _inputs(*shape, max(1, shape[1] // 8))]
+        expected = criss_cross_attention_plain(*exact)
+        gradients = torch.autograd.grad(expected.float().square().mean(), exact)
+        for name, form in forms.items():
+            if name == "triton" and dtype == torch.float32:
+                continue  # not taken: see attention_cuda.DTYPES
+            given = [t.detach().to(args.device, dtype).requires_grad_() for t in exact]
+            found = form(*given)
+            results = (found, *torch.autograd.grad(found.float().square().mean(), given))
+            named = {  # the largest difference, as a share of the largest value
+                what: float((b.double().cpu() - a).abs().max() / a.abs().max().clamp(min=1e-30))
+                for what, a, b in zip(("out", "query", "key", "value"), (expected, *gradients), results, strict=True)
+            }
+            rows.append({"form": name, "shape": list(shape), "dtype": str(dtype), **named})
+            print(rows[-1], flush=True)
+            store(args, "check", rows)
 
 
 def attention(args: argparse.Namespace) -> None:
     """Milliseconds of plain, compiled plain and the kernels with each tile, bfloat16, channels-last, in turn; (H + W)-wide tensors kept."""
     rows: list[dict[str, Any]] = []
-    kernels = None if _no_triton(args) else import_module("ccnet_lab.model.attention_cuda")
+    kernels = _kernels(args)
     forward, backward = (kernels.FORWARD, kernels.BACKWARD) if kernels else ({}, {})
     for shape in ((1, 64, 16, 24),) if args.small else TIMED:
         given = [t.to(args.device, torch.bfloat16, memory_format=torch.channels_last).requires_grad_() for t in _inputs(*shape, 64)]
@@ -168,18 +165,14 @@ def attention(args: argparse.Namespace) -> None:
 def _tiled(kernels: Any, forward: dict[int, Any], backward: dict[int, Any], longest: int) -> dict[str, Callable[..., Tensor]]:
     """The kernels with the library's tiles, then with each other one in place of that for the longest lines."""
 
-    def with_tiles(ahead: dict[int, Any], back: dict[int, Any]) -> Callable[..., Tensor]:
-        def form(*given: Tensor) -> Tensor:
-            kernels.FORWARD, kernels.BACKWARD = ahead, back
-            out: Tensor = kernels.criss_cross_triton(*given)
-            return out
-
-        return form
+    def with_tiles(ahead: dict[int, Any], back: dict[int, Any], *given: Tensor) -> Any:
+        kernels.FORWARD, kernels.BACKWARD = ahead, back
+        return kernels.criss_cross_triton(*given)
 
     key = min if longest == 64 else max
-    forms = {"triton": with_tiles(forward, backward)}
-    forms |= {f"triton, forward {t}": with_tiles({**forward, key(forward): t}, backward) for t in FORWARD_TILES[longest]}
-    forms |= {f"triton, backward {t}": with_tiles(forward, {**backward, key(backward): t}) for t in BACKWARD_TILES[longest]}
+    forms: dict[str, Callable[..., Tensor]] = {"triton": partial(with_tiles, forward, backward)}
+    forms |= {f"triton, forward {t}": partial(with_tiles, {**forward, key(forward): t}, backward) for t in FORWARD_TILES[longest]}
+    forms |= {f"triton, backward {t}": partial(with_tiles, forward, {**backward, key(backward): t}) for t in BACKWARD_TILES[longest]}
     return forms
 
 
@@ -196,11 +189,9 @@ def _wide_kept(form: Callable[..., Tensor], given: list[Tensor]) -> int:
     return sum(given[2].shape[2] + given[2].shape[3] in shape for shape in kept)
 
 
-def _no_triton(args: argparse.Namespace) -> str:
-    """Why the Triton kernels can't run here; empty where they can."""
-    if args.device.type != "cuda":
-        return "no CUDA device: the kernels run on GPUs only"
-    return "" if find_spec("triton") else "triton isn't installed"
+def _kernels(args: argparse.Namespace) -> Any:
+    """The module of the Triton kernels; None where they can't run."""
+    return import_module("ccnet_lab.model.attention_cuda") if args.device.type == "cuda" and find_spec("triton") else None
 
 
 def _inputs(batch: int, channels: int, height: int, width: int, d: int) -> list[Tensor]:
@@ -211,61 +202,53 @@ def _inputs(batch: int, channels: int, height: int, width: int, d: int) -> list[
 
 def sync(args: argparse.Namespace) -> None:
     """Whether a training step, eager and compiled, makes the host wait for the GPU; torch raises where it does."""
-    found = {}
+    found, cuda = {}, args.device.type == "cuda"
     losses = replace(get_config("street"), ohem=True, category_loss=0.1)
     networks = {"street with every loss": losses} | ({} if args.small else {"R-50-D16": get_config("ccnet_resnet50os16_voc")})
-    for name, config in networks.items():
-        config = replace(config, crop_size=(64, 64), batch_size=2)
-        for compiled in (False,) if args.small else (False, True):
-            label = name + ", compiled" * compiled
-            try:
-                step = our_step(config, args.device, has_bf16(args.device), compiled)
-                step()  # what is tried out, compiled and allocated at first may wait
+    for (name, config), compiled in product(networks.items(), (False,) if args.small else (False, True)):
+        label = name + ", compiled" * compiled
+        try:
+            step = our_step(replace(config, crop_size=(64, 64), batch_size=2), args.device, has_bf16(args.device), compiled)
+            step()  # what is tried out, compiled and allocated at first may wait
+            step()
+            if cuda:
+                torch.cuda.synchronize(args.device)
+                torch.cuda.set_sync_debug_mode("error")
+            for _ in range(3):
                 step()
-                with _waiting_refused(args):
-                    for _ in range(3):
-                        step()
-                found[label] = "no wait in 3 steps" if args.device.type == "cuda" else "ran; only a GPU can be waited for"
-            except RuntimeError as error:
-                found[label] = f"waits, or does not run: {str(error).splitlines()[0]}"
-            print(label, found[label], flush=True)
-            store(args, "sync", found)
-
-
-@contextmanager
-def _waiting_refused(args: argparse.Namespace) -> Iterator[None]:
-    """Let torch raise where the host waits for the GPU."""
-    if args.device.type != "cuda":
-        yield
-        return
-    torch.cuda.synchronize(args.device)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+            found[label] = "no wait in 3 steps" if cuda else "ran; only a GPU can be waited for"
+        except RuntimeError as error:
+            found[label] = f"waits, or does not run: {str(error).splitlines()[0]}"
+        finally:
+            if cuda:
+                torch.cuda.set_sync_debug_mode("default")
+        print(label, found[label], flush=True)
+        store(args, "sync", found)
 
 
 def throughput(args: argparse.Namespace) -> None:
     """Images per second and memory of the twelve at recipe crop and batch, ours beside the published mode; then ours compiled, too."""
     found: dict[str, Any] = {}
-    for compiled in (False,) if args.small else (False, True):
-        for config in select(args.only):
-            if time.monotonic() > args.until:
-                return
-            name = config.name
-            config = replace(config, crop_size=(64, 64), batch_size=2) if args.small else config
-            found[name] = measure(config, args.device, repeats=1 if args.small else 2, steps=1 if args.small else 3, compiled=compiled)
-            print(name, json.dumps(found[name]), flush=True)
-            store(args, "train", found)
+    repeats, steps = (1, 1) if args.small else (2, 3)
+    for compiled, config in product((False,) if args.small else (False, True), select(args.only)):
+        if time.monotonic() > args.until:
+            return
+        name = config.name
+        found[name] = measure(shrunk(config, args), args.device, repeats=repeats, steps=steps, compiled=compiled)
+        print(name, json.dumps(found[name]), flush=True)
+        store(args, "train", found)
+
+
+def shrunk(config: Config, args: argparse.Namespace) -> Config:
+    """The configuration, with tiny crops and batches for --small."""
+    return replace(config, crop_size=(64, 64), batch_size=2) if args.small else config
 
 
 def infer(args: argparse.Namespace) -> None:
     """Inference of R-50-D8 in every form, batch 16 at 512x512."""
     size, batch, repeats = ((64, 96), 1, 1) if args.small else ((512, 512), 16, 7)
     found = time_inference(get_config("ccnet_resnet50os8_voc"), size, batch, repeats, args.device, not args.small)
-    for row in found:
-        print(row, flush=True)
+    print(*found, sep="\n", flush=True)
     store(args, "infer", [row._asdict() for row in found])
 
 
@@ -275,8 +258,7 @@ def feed(args: argparse.Namespace) -> None:
     for key in ("voc",) if args.small else ("voc", "cityscapes"):
         if time.monotonic() > args.until:
             return
-        config = get_config(f"ccnet_resnet50os16_{key}")
-        config = replace(config, crop_size=(64, 64), batch_size=2) if args.small else config
+        config = shrunk(get_config(f"ccnet_resnet50os16_{key}"), args)
         with tempfile.TemporaryDirectory() as folder:
             split = make_files(key, Path(folder), config.batch_size)
             workers, steps = (0, 3) if args.small else (16, 60)
@@ -287,46 +269,35 @@ def feed(args: argparse.Namespace) -> None:
 
 def agree(args: argparse.Namespace) -> None:
     """A small network on CamVid in float32, bf16 and bf16 compiled, three seeds each."""
-    if args.data is None:
-        raise LabError("the part agreement needs --data ROOT")
     forms, seeds, steps = (("float32", "bf16"), 1, 2) if args.small else (("float32", "bf16", "bf16, compiled"), 3, 300)
-    settings = Settings(
-        data=args.data, device=str(args.device), steps=steps, workers=0 if args.small else 12, save_every=100 * steps
-    )  # fmt: skip
+    workers = 0 if args.small else 12
+    settings = Settings(data=args.data, device=str(args.device), steps=steps, workers=workers, save_every=100 * steps)
     found = agreement(args.out / "runs" / "agreement", settings, forms, seeds)
     print(json.dumps(found), flush=True)
     store(args, "agreement", found)
 
 
 def camvid(args: argparse.Namespace) -> None:
-    """CamVid from scratch, the same budget for each: R-50-D8 at R = 2, 0, 1, 3, then the other depths and strides, then more seeds."""
-    if args.data is None:
-        raise LabError("the part camvid needs --data ROOT")
+    """The published recipe on CamVid, from scratch, crops of the images' own size, the same budget for each; three seeds.
+
+    R-50-D8 at R = 2, 0, 1, 3, then the other depths and strides.
+    """
     found: dict[str, Any] = {}
-    for seed in range(3):
-        for depth, stride, recurrence in ((50, 8, 2), (50, 8, 0), (50, 8, 1), (50, 8, 3), (50, 16, 2), (101, 8, 2), (101, 16, 2)):
-            if time.monotonic() > args.until:
-                return
-            config = camvid_config(depth, stride, recurrence, args)
-            name = f"{config.name}_seed{seed}"
-            settings = Settings(
-                data=args.data, seed=seed, device=str(args.device), weights="none", log_every=100,
-                workers=0 if args.small else 12, save_every=500, resume=True,
-                steps=2 if args.small else None,
-            )  # fmt: skip
-            start = time.monotonic()
-            scores = train(args.out / "runs" / name, config, settings) or {}
-            found[name] = {"miou": scores["miou"], "per_class_iou": scores["per_class_iou"], "seconds": time.monotonic() - start}
-            print(name, json.dumps(found[name]), flush=True)
-            store(args, "camvid", found)
-
-
-def camvid_config(depth: int, stride: int, recurrence: int, args: argparse.Namespace) -> Config:
-    """The published recipe on CamVid: crops of the images' own size, the budget of `--epochs`."""
-    recipe = replace(get_config(f"ccnet_resnet{depth}os{stride}_voc"), dataset="camvid", recurrence=recurrence, epochs=args.epochs)
-    if args.small:
-        return replace(recipe, crop_size=(32, 32), resize=(64, 48), batch_size=2)
-    return replace(recipe, crop_size=(352, 480), resize=(480, 360))
+    networks = ((50, 8, 2), (50, 8, 0), (50, 8, 1), (50, 8, 3), (50, 16, 2), (101, 8, 2), (101, 16, 2))
+    workers, steps = (0, 2) if args.small else (12, None)
+    settings = Settings(data=args.data, device=str(args.device), weights="none", log_every=100, workers=workers, steps=steps, resume=True)
+    recipe: dict[str, Any] = {"dataset": "camvid", "epochs": args.epochs, "crop_size": (352, 480), "resize": (480, 360)}
+    recipe |= {"crop_size": (32, 32), "resize": (64, 48), "batch_size": 2} if args.small else {}
+    for seed, (depth, stride, recurrence) in product(range(3), networks):
+        if time.monotonic() > args.until:
+            return
+        config = replace(get_config(f"ccnet_resnet{depth}os{stride}_voc"), recurrence=recurrence, **recipe)
+        name = f"{config.name}_seed{seed}"
+        start = time.monotonic()
+        scores = train(args.out / "runs" / name, config, replace(settings, seed=seed)) or {}
+        found[name] = {"miou": scores["miou"], "per_class_iou": scores["per_class_iou"], "seconds": time.monotonic() - start}
+        print(name, json.dumps(found[name]), flush=True)
+        store(args, "camvid", found)
 
 
 def _mark(args: argparse.Namespace) -> Any:
@@ -345,15 +316,8 @@ def _milliseconds(begin: Any, end: Any) -> float:
 
 def store(args: argparse.Namespace, part: str, content: Any) -> None:
     """Write a part's results with machine, versions and commit."""
-    cuda = args.device.type == "cuda"
-    machine = torch.cuda.get_device_name(args.device) if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    record = {"machine": machine, "torch": torch.__version__, "commit": commit(), "attention on CUDA": FORM, part: content}
+    record = {"machine": machine(args.device), "torch": torch.__version__, "commit": commit(), "attention on CUDA": FORM, part: content}
     (args.out / f"gpu_{part}.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _error(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """The largest difference, as a share of the largest value."""
-    return float((found.double().cpu() - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
 PARTS: dict[str, tuple[Callable[[argparse.Namespace], None], float]] = {  # what runs, and its share of the minutes

@@ -15,9 +15,8 @@ STORED = Path("results/runs")
 def main() -> None:
     """Parse, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--runs", type=Path, nargs="*", default=[], help=f"folders of runs whose scores go onto the cards, besides {STORED}"
-    )
+    words = f"folders of runs whose scores go onto the cards, besides {STORED}"
+    parser.add_argument("--runs", type=Path, nargs="*", default=[], help=words)
     parser.add_argument("--out", type=Path, default=Path("results/cards"), help="where the cards go")
     args = parser.parse_args()
     try:

@@ -33,9 +33,8 @@ def main() -> None:
     scenes = HELD_OUT[: args.scenes]
     table = demo_table(models, scenes)
     for name, model in models.items():
-        save_weights(
-            model, args.out / f"{name}.safetensors", name, scores=asdict(score_demo(model, seeds=scenes)), steps=args.steps, seed=args.seed
-        )
+        notes = {"scores": asdict(score_demo(model, seeds=scenes)), "steps": args.steps, "seed": args.seed}
+        save_weights(model, args.out / f"{name}.safetensors", name, **notes)
     (args.out / "README.md").write_text(table)
     print(table)
     print(f"training took {trained:.0f} s on {args.threads} threads; weights and table are in {args.out}")

@@ -20,10 +20,8 @@ def main() -> int:
     parser.add_argument("what", help=f"{', '.join(KEYS)}, or the folder of a data set of your own (images/, masks/, classes.json)")
     parser.add_argument("--data", type=Path, help="the data root: the folder above VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/")
     parser.add_argument("--check", action="store_true", help="only examine what is there; fetch nothing")
-    parser.add_argument(
-        "--cache", action="store_true",
-        help="also store the training images decoded (25 GB for Cityscapes) in the data set's folder cache/; training then reads them",
-    )  # fmt: skip
+    words = "also store the training images decoded (25 GB for Cityscapes) in the data set's folder cache/; training then reads them"
+    parser.add_argument("--cache", action="store_true", help=words)
     parser.add_argument("--figure", type=Path, metavar="FILE", help="where to save the pixels per class as a picture (.png, .pdf, .svg)")
     parser.add_argument("--base-url", default="", metavar="URL", help="a mirror that has the archives under their own names")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read files in the check")

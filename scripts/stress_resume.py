@@ -1,12 +1,12 @@
 """Kill a run at random moments, go on with it, and compare it with an unbroken one, bit by bit; resuming is in training/loop.py."""
 
 import argparse
-import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -28,16 +28,8 @@ def main() -> int:
     args = parser.parse_args()
     draw = random.Random(args.seed)
     usual = ["--steps", "30", "--crop", "64", "64", "--batch-size", "4", "--log-every", "1", "--save-every", "2", "--workers", "1"]
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("train.py")),
-        "street",
-        "--data",
-        str(args.data),
-        "--resume",
-        *usual,
-        *args.options,
-    ]
+    script = str(Path(__file__).with_name("train.py"))
+    command = [sys.executable, script, "street", "--data", str(args.data), "--resume", *usual, *args.options]
     with tempfile.TemporaryDirectory() as temporary:
         expected = Path(temporary) / "unbroken"
         start = time.monotonic()
@@ -64,13 +56,9 @@ def main() -> int:
 
 def kill_after(seconds: float, command: list[str], folder: Path) -> str | None:
     """Start, wait, SIGKILL; where the run then was, None if it got through before."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        process.wait(seconds)
+    with suppress(subprocess.TimeoutExpired):  # then it was sent SIGKILL
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=seconds, check=False)
         return None
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
     if not (folder / "config.json").exists():
         return "before there was a folder"
     run = Run(folder)
@@ -86,7 +74,7 @@ def kill_after(seconds: float, command: list[str], folder: Path) -> str | None:
 
 def check_call(command: list[str]) -> None:
     """Run to the end; the words are shown only where it fails."""
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         sys.exit(result.stderr)
 

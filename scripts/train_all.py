@@ -29,9 +29,8 @@ def main() -> int:
     own.add_argument("--tflops", type=float, help="for --dry-run: the rate to reckon with, instead of a short probe of this machine")
     own.add_argument("--nproc-per-node", type=int, default=1, metavar="N", help="GPUs (processes) per run, through torchrun")
     own.add_argument("--slurm", nargs="*", metavar="KEY=VALUE", help="submit the runs as a Slurm array, with these parameters of submitit")
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[own], allow_abbrev=False
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, parents=[own], allow_abbrev=False)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folders are")
     add_options(parser)
     args = parser.parse_args()
@@ -62,10 +61,8 @@ def dry_run(args: argparse.Namespace) -> int:
     bf16 = uses_bf16(args.precision, device)
     rate = args.tflops * 1e12 if args.tflops else probe(device, bf16) * args.nproc_per_node
     source = f"a stated {args.tflops:g} TFLOP/s" if args.tflops else f"{rate / 1e12:.3g} TFLOP/s, from a probe of {device}"
-    found = []
-    for _, config in chosen(args).values():
-        micro_batch = config.batch_size // (args.accumulate * args.nproc_per_node)
-        found.append(estimate(config, rate, args.steps, max(1, micro_batch), bf16))
+    shares = args.accumulate * args.nproc_per_node
+    found = [estimate(config, rate, args.steps, max(1, config.batch_size // shares), bf16) for _, config in chosen(args).values()]
     print(estimates_table(found, source))
     return 0
 
@@ -92,10 +89,10 @@ def carry_out(args: argparse.Namespace, passed: list[str]) -> int:
         return 0
     outcomes = campaign.run_all(list(runs), args.runs, command, done=done)
     print(campaign.results_table(runs, args.runs))
-    problems = [outcome for outcome in outcomes if outcome.status in ("failed", "busy")]
-    for outcome in problems:
-        print(f"{outcome.status}: {outcome.name}: {outcome.reason}", file=sys.stderr)
-    return 1 if any(outcome.status == "failed" for outcome in problems) else 0
+    for outcome in outcomes:
+        if outcome.status in ("failed", "busy"):
+            print(f"{outcome.status}: {outcome.name}: {outcome.reason}", file=sys.stderr)
+    return int(any(outcome.status == "failed" for outcome in outcomes))
 
 
 if __name__ == "__main__":

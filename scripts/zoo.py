@@ -50,11 +50,10 @@ def table() -> str:
     lines = [f"{'name':<36} {'MB':>8}  sha256"]
     for published in store.PUBLISHED.values():
         whole, part = kept.pop(published.path, None), kept.pop(published.path.with_name(published.path.name + ".part"), None)
+        size, state = "-", f"the first {part.bytes / 1e6:.1f} MB are here" if part else "not on this machine"
         if whole is not None:
-            lines.append(f"{published.name:<36} {whole.bytes / 1e6:8.1f}  {whole.sha256[:16] or 'not recorded yet'}")
-        else:
-            came = f"the first {part.bytes / 1e6:.1f} MB are here" if part else "not on this machine"
-            lines.append(f"{published.name:<36} {'-':>8}  {came}")
+            size, state = f"{whole.bytes / 1e6:.1f}", whole.sha256[:16] or "not recorded yet"
+        lines.append(f"{published.name:<36} {size:>8}  {state}")
     lines += [f"{file.path.name:<36} {file.bytes / 1e6:8.1f}  {file.sha256[:16]}" for file in kept.values()]
     total = sum(file.bytes for file in store.kept())
     return "\n".join([*lines, f"{total / 1e6:.1f} MB in {store.home()}"])

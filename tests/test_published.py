@@ -1,4 +1,4 @@
-"""training/published.py and tally.py: the zoo is scored unattended, what was broken off is gone on with, what fails stops nothing."""
+"""training/published.py and evaluation.py: the zoo is scored unattended, what was broken off is gone on with, what fails stops nothing."""
 
 import json
 import os

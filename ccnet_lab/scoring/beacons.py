@@ -16,10 +16,9 @@ HELD_OUT = range(10_000_000, 10_000_500)  # seeds of the scenes that are never t
 
 @dataclass(frozen=True)
 class BeaconScores:
-    """Scores on held-out scenes, all 0..1. Disc accuracies count disc pixels only; chance is 0.25.
+    """Scores on held-out scenes, all 0..1: the mean IoU, and accuracies that count disc pixels only, with a chance of 0.25.
 
     Attributes:
-        miou: mean IoU over background and the four kinds of disc.
         on_cross: accuracy on discs whose cell shares a row or column with the beacon.
         off_cross: accuracy on the other disc pixels.
         out_of_reach: accuracy on the disc pixels off the cross that not even the upsampling connects with it at R = 1.

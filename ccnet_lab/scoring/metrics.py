@@ -74,8 +74,6 @@ class Confusions:
     """The confusion matrix of every image, kept as its non-zero cells. N images, K classes, M cells in all.
 
     Attributes:
-        names: of the images.
-        num_classes: K.
         starts: (N + 1,) int64; image n has the cells starts[n] : starts[n + 1].
         cells: (M,) uint16, true class * K + predicted class.
         counts: (M,) uint32 pixels.
@@ -135,16 +133,17 @@ class Confusions:
 
     def save(self, path: str | Path) -> None:
         """Write a compressed .npz of the five attributes, whole or not at all."""
-        arrays: dict[str, Any] = {
-            "names": np.array(self.names, np.str_),
-            **{name: getattr(self, name) for name in ("num_classes", "starts", "cells", "counts")},
-        }
+        save_arrays(Path(path), **{name: getattr(self, name) for name in ("names", "num_classes", "starts", "cells", "counts")})
 
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:  # given a path, NumPy would change its ending
-                np.savez_compressed(file, **arrays)
 
-        write_whole(Path(path), write, RunError)
+def save_arrays(path: Path, **arrays: Any) -> None:
+    """Write a compressed .npz, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a path, NumPy would change its ending
+            np.savez_compressed(file, **arrays)
+
+    write_whole(path, write, RunError)
 
 
 def load_confusions(path: str | Path) -> Confusions:
@@ -167,9 +166,7 @@ def load_confusions(path: str | Path) -> Confusions:
 
 
 def bootstrap_interval(confusions: Confusions, draws: int = 1000, seed: int = 0, level: float = LEVEL) -> tuple[float, float]:
-    """(low, high) of the mIoU, 0..1, when as many images are drawn anew with replacement: how far the score hangs on the choice of images.
-
-    NaN for fewer than two images, which say nothing of that.
+    """(low, high) of the mIoU, 0..1, when as many images are drawn anew with replacement; NaN for fewer than two images.
 
     The symmetric bootstrap-t interval: a draw's distance from the score counts in the draw's own standard errors. Plain percentiles of the
     draws miss the truth too often where classes occur in few images, since every draw's mIoU is biased once more
@@ -191,10 +188,9 @@ def bootstrap_interval(confusions: Confusions, draws: int = 1000, seed: int = 0,
 
 
 def paired_intervals(a: Confusions, b: Confusions, draws: int = 1000, seed: int = 0, level: float = LEVEL) -> NDArray[np.float64]:
-    """(2, K + 1) low and high of the IoU of `a` less that of `b`, per class and for the mIoU last, the same images drawn for both.
+    """(2, K + 1) low and high of the IoU of `a` less that of `b`, per class and for the mIoU last; both hold the same images in one order.
 
-    Percentiles of the draws; NaN for a class that neither has, and for fewer than two images. `a` and `b` hold the same images in the same
-    order.
+    Percentiles of the draws, which are the same for both; NaN for a class that neither has, and for fewer than two images.
     """
     if len(a.names) < 2:
         return np.full((2, a.num_classes + 1), np.nan)

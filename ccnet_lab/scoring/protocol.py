@@ -28,8 +28,7 @@ class Protocol:
         precision: "fp32" (TF32 off) or "bf16" autocast, of the network itself or, "fast" before it, of what `model.fast.ready` gives.
         recurrence: R used.
 
-    Raises:
-        ProtocolError: a value that cannot be.
+    A value that cannot be raises `ProtocolError`.
     """
 
     dataset: str
@@ -95,21 +94,14 @@ def plan(
 
 def published_protocol(config: Config) -> Protocol:
     """What the published mIoU was measured with: the whole val split, whole images, one scale, no flip, float32."""
-    dataset = get_dataset(config.dataset)
-    return Protocol(
-        dataset=dataset.key, split=dataset.val_split, images=dataset.val_images, resize=config.resize, recurrence=config.recurrence
-    )
+    data = get_dataset(config.dataset)
+    return Protocol(dataset=data.key, split=data.val_split, images=data.val_images, resize=config.resize, recurrence=config.recurrence)
 
 
 def check_comparable(a: Protocol, b: Protocol, varied: Sequence[str] = ()) -> None:
-    """Pass if scores under `a` and `b` may stand side by side.
+    """Pass if scores under `a` and `b` may stand side by side; else a `ProtocolError` names the fields that differ with both values.
 
-    Args:
-        a, b: the protocols.
-        varied: fields that may differ because they are what is compared, such as "recurrence".
-
-    Raises:
-        ProtocolError: fields differ; each is named with both values.
+    Those in `varied` may differ because they are what is compared, such as "recurrence".
     """
     found = [f"{name} {getattr(a, name)!r} and {getattr(b, name)!r}" for name in unlike(a, b) if name not in varied]
     if found:

@@ -3,10 +3,11 @@
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ccnet_lab.configs import Config, get_config
+from ccnet_lab.configs import get_config
 from ccnet_lab.runs import Run
 from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import Settings
@@ -21,28 +22,23 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def agreement(folder: Path, settings: Settings, forms: tuple[str, ...], seeds: int, config: Config = SMALL) -> dict[str, Any]:
-    """Train every form from every seed and compare each with float32, the first form.
+def agreement(folder: Path, settings: Settings, forms: tuple[str, ...], seeds: int) -> dict[str, Any]:
+    """Train `SMALL` in every form from every seed and compare each with float32, the first form.
 
-    Args:
-        folder: for the runs; those that are finished there are not made again.
-        settings: data, device, steps and workers.
-        forms: names in `FORMS`, "float32" first.
-        seeds: how many, from 0. A seed fixes weights, order, crops and dropout, whatever the form.
-        config: what is trained.
+    Runs that are finished in `folder` are not made again. The forms are names in `FORMS`, "float32" first. A seed, of those from 0 on,
+    fixes weights, order, crops and dropout, whatever the form.
 
     Returns:
         runs: form, seed, loss (mean over the last fifth of the steps), miou; spread: of float32's losses and mIoUs, largest less smallest;
         difference: per other form, the mean over the seeds of its loss and mIoU less float32's; agrees: whether that is within the spread.
     """
     runs = []
-    for seed in range(seeds):
-        for form in forms:
-            place = folder / f"{form.replace(', ', '_')}_seed{seed}"
-            every = max(1, (settings.steps or 0) // 5)
-            scores = train(place, config, replace(settings, seed=seed, log_every=every, resume=True, **FORMS[form])) or {}
-            runs.append({"form": form, "seed": seed, "loss": Run.open(place).metrics()[-1]["loss"], "miou": scores["miou"]})
-    return {"config": config.to_dict(), "steps": settings.steps, "runs": runs, **compared(runs)}
+    for seed, form in product(range(seeds), forms):
+        place = folder / f"{form.replace(', ', '_')}_seed{seed}"
+        every = max(1, (settings.steps or 0) // 5)
+        scores = train(place, SMALL, replace(settings, seed=seed, log_every=every, resume=True, **FORMS[form])) or {}
+        runs.append({"form": form, "seed": seed, "loss": Run.open(place).metrics()[-1]["loss"], "miou": scores["miou"]})
+    return {"config": SMALL.to_dict(), "steps": settings.steps, "runs": runs, **compared(runs)}
 
 
 def compared(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Campaign: several runs after one another, what became of each, and the table beside the published numbers. One run is loop.py's."""
 
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from ccnet_lab.configs import CONFIGS, Config
 from ccnet_lab.errors import LabError, MissingPackageError, RunBusyError, UnknownConfigError, near
 from ccnet_lab.runs import Run
-from ccnet_lab.training.guards import BUSY, SIGNALS, Stopped
+from ccnet_lab.training.guards import BUSY, SIGNALS, Stopped, handling
 from ccnet_lab.training.settings import Settings
 from ccnet_lab.zoo.peers import SPREAD, beside_published
 
@@ -33,19 +33,16 @@ class Outcome:
 
 
 def select(patterns: Iterable[str] | None) -> list[Config]:
-    """Those of the twelve whose name matches a pattern such as `*os16_voc`, all without patterns; the cheapest first.
+    """Those of the twelve whose name matches a pattern such as `*os16_voc`, all without; `UnknownConfigError` for one that matches none.
 
-    A mistake in data or set-up then shows after minutes, and the first rows of the table come early.
-
-    Raises:
-        UnknownConfigError: a pattern matches none.
+    The cheapest come first: a mistake in data or set-up then shows after minutes, and the first rows of the table come early.
     """
     patterns = list(patterns or ["*"])
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in CONFIGS):
             raise UnknownConfigError(f"--only {pattern!r} matches none of the twelve; {near(pattern, CONFIGS)}")
     chosen = [config for config in CONFIGS.values() if any(fnmatch(config.name, pattern) for pattern in patterns)]
-    return sorted(chosen, key=lambda c: (c.depth + 100 * (c.output_stride == 8), list(CONFIGS).index(c.name)))
+    return sorted(chosen, key=lambda config: config.depth + 100 * (config.output_stride == 8))
 
 
 def run_all(
@@ -57,14 +54,8 @@ def run_all(
 ) -> list[Outcome]:
     """Run `command(name)` for each run that isn't finished, one after another, each in its own process.
 
-    Start it several times, each with one GPU visible, and the runs are shared out: what one trains, the others pass over.
-
-    Args:
-        names: of the run folders below `runs`.
-        runs: where the run folders are.
-        command: the command line that trains a run, or goes on with it.
-        say: is told what begins and what failed.
-        done: whether the run of that name needs nothing more.
+    Start it several times, each with one GPU visible, and the runs are shared out: what one trains, the others pass over. The names are
+    those of the run folders below `runs`; `say` is told what begins and what failed; `done(name)` is whether a run needs nothing more.
 
     Raises:
         Stopped: on SIGTERM or Ctrl-C, once the run under way has saved and ended.
@@ -80,28 +71,21 @@ def run_all(
         code, last_words, told = (BUSY, "", []) if _busy(runs / name) else _call(command(name))
         if told or code - 128 in SIGNALS:
             raise Stopped(told[0] if told else code - 128, f"{name} was stopped; the same command goes on with it")
-        if code == 0:
-            outcomes.append(Outcome(name, "finished"))
-        elif code == BUSY:
-            outcomes.append(Outcome(name, "busy", "another process trains it"))
-        else:
-            outcomes.append(Outcome(name, "failed", last_words or f"exit code {code}"))
+        known = {0: ("finished", ""), BUSY: ("busy", "another process trains it")}
+        if code not in known:
             say(f"{where}: failed, going on with the next")
+        outcomes.append(Outcome(name, *known.get(code, ("failed", last_words or f"exit code {code}"))))
     return outcomes
 
 
 def submit(commands: Sequence[list[str]], folder: Path, parameters: Mapping[str, Any], cluster: str | None = None) -> list[Any]:
-    """Hand the commands to Slurm as one array, through submitit; returns its jobs.
+    """Hand the commands to Slurm as one array, through submitit; returns its jobs; `MissingPackageError` without it.
 
     Args:
         commands: one per run.
         folder: for submitit's logs.
         parameters: submitit's, such as timeout_min, gpus_per_node, cpus_per_task, slurm_partition, slurm_array_parallelism.
-        cluster: None finds Slurm; "local" runs them here, one process each.
-
-    Raises:
-        MissingPackageError: submitit isn't installed.
-        LabError: there is no Slurm here.
+        cluster: None finds Slurm, or raises `LabError`; "local" runs them here, one process each.
     """
     try:
         import submitit
@@ -123,12 +107,10 @@ def parameter(word: str) -> tuple[str, int | str]:
     return key, int(value) if value.isdigit() else value
 
 
-def is_finished(folder: Path, config: Config | None = None, settings: Settings | None = None) -> bool:
-    """Whether the folder holds a run that is trained and scored; with a configuration and settings, whether it is this one."""
+def is_finished(folder: Path, config: Config, settings: Settings) -> bool:
+    """Whether the folder holds this run, trained and scored."""
     try:
         run = Run.open(folder)
-        if config is None or settings is None:
-            return run.finished
         return run.finished and run.config == config and settings.deciding(config).items() <= (run.training or {}).items()
     except LabError:  # no run, or a damaged one
         return False
@@ -137,10 +119,7 @@ def is_finished(folder: Path, config: Config | None = None, settings: Settings |
 def results_table(names: Iterable[str], runs: Path, missing: Mapping[str, str] = MappingProxyType({})) -> str:
     """Markdown: published and measured mIoU in %, their difference, and what it means; unlike protocols and recipes are not compared.
 
-    Args:
-        names: of the run folders below `runs`.
-        runs: where the run folders are.
-        missing: why there is no score, by name, where it is not that nothing was trained.
+    `missing` says why there is no score, by the name of the run's folder, where it is not that nothing was trained.
     """
     lines = ["| configuration | published | measured | difference | |", "| --- | --- | --- | --- | --- |"]
     for name in names:
@@ -154,11 +133,8 @@ def results_table(names: Iterable[str], runs: Path, missing: Mapping[str, str] =
         difference, meaning = beside_published(Run.open(runs / name))
         apart = "-" if difference is None else f"{difference:+.2f}"
         lines.append(f"| {name} | {beside} | {measured:.2f} | {apart} | {meaning} |")
-    lines.append("")
-    lines.append(
-        f"mIoU in %. A tie: the difference lies within {SPREAD} points, the spread between runs of one configuration (Huang et al.)."
-    )
-    return "\n".join(lines)
+    tie = f"A tie: the difference lies within {SPREAD} points, the spread between runs of one configuration (Huang et al.)."
+    return "\n".join([*lines, "", f"mIoU in %. {tie}"])
 
 
 def _scores(folder: Path) -> dict[str, Any] | None:
@@ -171,21 +147,15 @@ def _scores(folder: Path) -> dict[str, Any] | None:
 
 def _busy(folder: Path) -> bool:
     """Whether another process holds the run."""
-    if not folder.is_dir():
-        return False
     try:
-        with Run(folder).locked():
+        with Run(folder).locked() if folder.is_dir() else nullcontext():
             return False
     except RunBusyError:
         return True
 
 
 def _call(command: list[str]) -> tuple[int, str, list[int]]:
-    """Run a command, its words passed through.
-
-    Returns:
-        Its exit code (128 + n after signal n), the last error it wrote to stderr, and the signals that were handed on to it.
-    """
+    """Run a command, its words passed through: exit code (128 + n after signal n), its last error on stderr, signals handed on to it."""
     told: list[int] = []
     errors: deque[str] = deque(maxlen=1)
     words: deque[str] = deque(maxlen=LAST_LINES)
@@ -210,12 +180,8 @@ def _call(command: list[str]) -> tuple[int, str, list[int]]:
         told.append(number)
         process.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
-    try:
+    with handling(forward):
         code = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     reader.join(5)
     error = errors[0] if errors else words[-1] if words else ""
     return 128 - code if code < 0 else code, error.strip(), told

@@ -57,16 +57,8 @@ class Processes:
 
 @contextmanager
 def processes(device: str = "auto") -> Iterator[Processes]:
-    """Join the processes torchrun started, or be the only one.
-
-    Args:
-        device: "auto" takes CUDA where there is one; "cuda", "cuda:1", "cpu".
-
-    Raises:
-        DeviceError: the device isn't there.
-    """
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    """Join the processes torchrun started, or be the only one; `device` as `choose_device` takes it."""
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     if world > 1 and device != "cpu" and local < torch.cuda.device_count():
         torch.cuda.set_device(local)  # before anything is put on "cuda"
     chosen = choose_device(device)
@@ -87,7 +79,7 @@ def processes(device: str = "auto") -> Iterator[Processes]:
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of that name; raises `DeviceError` where this machine or this build of torch has none."""
+    """The device "cpu", "cuda", "cuda:1", or "auto": CUDA where there is one; raises `DeviceError` where it cannot be used."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

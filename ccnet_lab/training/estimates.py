@@ -20,11 +20,9 @@ class Estimate:
     """What a full run takes.
 
     Attributes:
-        config: of the run.
         steps: optimiser steps. images: seen in all of them.
         flop: floating-point operations of the whole run, forward and backward, counted; a multiplication and an addition are two.
         memory: bytes for weights, gradients, momentum and what the backward pass keeps of one micro-batch; cuDNN's workspace comes on top.
-        hours: at the given rate.
     """
 
     config: Config
@@ -36,14 +34,9 @@ class Estimate:
 
 
 def estimate(config: Config, flops: float, steps: int | None = None, micro_batch: int | None = None, bf16: bool = False) -> Estimate:
-    """What a run of `config` takes.
+    """What a run of `config` takes at `flops` operations per second, those of `throughput.probe` or stated.
 
-    Args:
-        config: what is trained.
-        flops: operations per second, from `throughput.probe` or stated.
-        steps: optimiser steps; None for the configuration's epochs.
-        micro_batch: images in memory at once; None for the whole batch.
-        bf16: whether autocast keeps activations in bfloat16.
+    By default it has the configuration's epochs, the whole batch in memory at once and float32; with `bf16` activations are bfloat16.
     """
     dataset = get_dataset(config.dataset)
     images = dataset.train_images or len(open_split(dataset, ""))  # one's own lies where it says
@@ -61,16 +54,14 @@ def _cost(config: Config) -> tuple[float, float, int]:
         model = build_model(config).train()
         images = torch.empty(2, 3, *config.crop_size)  # two, since batch norm wants more than one value per channel
         target = torch.empty(2, *config.crop_size, dtype=torch.long)
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}  # the storages, too, so that no two share an id
 
     def keep(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
             storage = tensor.untyped_storage()
-            kept[id(storage)] = storage.nbytes()
-            alive.append(storage)
+            kept[id(storage)] = storage
         return tensor
 
-    alive: list[torch.UntypedStorage] = []  # so that no two storages share an id
     forward, backward = (FlopCounterMode(display=False) for _ in range(2))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         with forward:
@@ -80,18 +71,15 @@ def _cost(config: Config) -> tuple[float, float, int]:
     gradients = torch.autograd.grad(loss, outputs)
     with backward:
         torch.autograd.backward(outputs, gradients)
-    flops = sum(counter.get_total_flops() for counter in (forward, backward))
-    return flops / 2, sum(kept.values()) / 2, sum(p.numel() for p in model.parameters())
+    flops = forward.get_total_flops() + backward.get_total_flops()
+    return flops / 2, sum(storage.nbytes() for storage in kept.values()) / 2, sum(p.numel() for p in model.parameters())
 
 
 def estimates_table(found: list[Estimate], source: str) -> str:
     """The estimates as text; `source` says where the rate comes from."""
     lines = [f"{'configuration':34} {'steps':>7} {'epochs':>6} {'images':>10} {'TFLOP/img':>9} {'memory':>9} {'hours':>8}"]
     for row in found:
-        per_image = row.flop / row.images / 1e12
-        lines.append(
-            f"{row.config.name:34} {row.steps:>7,} {row.config.epochs:>6} {row.images:>10,} {per_image:>9.2f} "
-            f"{row.memory / 2**30:>6.1f} GB {row.hours:>8.2f}"
-        )
+        counts = f"{row.config.name:34} {row.steps:>7,} {row.config.epochs:>6} {row.images:>10,}"
+        lines.append(f"{counts} {row.flop / row.images / 1e12:>9.2f} {row.memory / 2**30:>6.1f} GB {row.hours:>8.2f}")
     lines.append(f"{'all':34} {'':7} {'':6} {sum(r.images for r in found):>10,} {'':9} {'':9} {sum(r.hours for r in found):>8.2f}")
     return "\n".join([*lines, f"Estimated, not measured: operations and kept tensors counted, hours at {source}."])

@@ -1,9 +1,10 @@
 """Evaluation: a model's scores on a split, with the protocol beside them. Counts are in metrics.py, predictions in inference.py."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +19,9 @@ from ccnet_lab.data.datasets import Split
 from ccnet_lab.errors import ConfigError, ProtocolError
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.fast import ready
-from ccnet_lab.scoring.metrics import Confusions, bootstrap_interval, boundary_tally, confusion_matrix, mean, ratio, scores
+from ccnet_lab.scoring.metrics import Confusions, bootstrap_interval, boundary_tally, confusion_matrix, mean, ratio, save_arrays, scores
 from ccnet_lab.scoring.protocol import Protocol, check_comparable, plan, published_protocol
 from ccnet_lab.training.inference import arithmetic, load, predict
-from ccnet_lab.training.tally import Tally
 
 SAVE_EVERY = 60.0  # seconds
 
@@ -33,11 +33,11 @@ class Evaluation:
     """What an evaluation found. All scores are fractions 0..1.
 
     Attributes:
-        protocol: how it was measured.
-        class_names: K names.
-        confusions: of every image.
         boundaries: (2, K) intersection and union of the classes' boundaries, pixels; None where they were left out.
         seconds: it took, reading included.
+        confusion: (K, K), the sum over the images.
+        iou, miou, pixel_accuracy: as in `scoring.metrics.Scores`.
+        boundary_iou: (K,), as `iou`; None where it was left out.
     """
 
     protocol: Protocol
@@ -45,34 +45,14 @@ class Evaluation:
     confusions: Confusions
     boundaries: NDArray[np.int64] | None
     seconds: float
-
-    @cached_property
-    def confusion(self) -> NDArray[np.int64]:
-        """(K, K), the sum over the images."""
-        return self.confusions.total()
-
-    @property
-    def iou(self) -> NDArray[np.float64]:
-        """(K,); NaN for a class that neither occurs nor is predicted."""
-        return scores(self.confusion).iou
-
-    @property
-    def miou(self) -> float:
-        """Mean of the classes' IoU."""
-        return scores(self.confusion).miou
-
-    @property
-    def pixel_accuracy(self) -> float:
-        """The share of labelled pixels that are right."""
-        return scores(self.confusion).pixel_accuracy
-
-    @property
-    def boundary_iou(self) -> NDArray[np.float64] | None:
-        """(K,), as `iou`; None where it was left out."""
-        return None if self.boundaries is None else ratio(*self.boundaries)
+    confusion: NDArray[np.int64]
+    iou: NDArray[np.float64]
+    miou: float
+    pixel_accuracy: float
+    boundary_iou: NDArray[np.float64] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For scores.json. Fractions 0..1; null for a class that neither occurs nor is predicted, and for what was left out.
+        """For scores.json; null for a class that neither occurs nor is predicted, and for what was left out.
 
         miou_interval is the 95 % bootstrap interval over the images, [null, null] for fewer than two.
         """
@@ -110,10 +90,8 @@ def evaluate(
 
     Args:
         model: moved to `device`; its train or eval mode is as before afterwards.
-        split: from `data.datasets.open_split`.
-        config: what the model was built from; its data set must be the split's.
+        split, config: of the same data set.
         mode, scales, flip, precision, recurrence: the protocol's; the defaults are those of the published numbers.
-        device: "cpu", "cuda", ...
         workers: processes that decode and resize ahead; 0 does it in turn.
         boundaries: whether to count the boundary IoU, too.
         progress: called with (images done, mIoU so far) after every image.
@@ -136,7 +114,7 @@ def evaluate(
     device, training, classes = torch.device(device), model.training, config.num_classes
     model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = ready(cast(CCNet, model), device) if precision.startswith("fast") else model
-    tally = Tally.begin(keep, protocol, key, classes)
+    tally = _Tally.begin(keep, protocol, key, classes)
     running = tally.confusions().total()
     start = saved = time.perf_counter()
     try:
@@ -161,7 +139,57 @@ def evaluate(
         model.train(training)
     if keep is not None:
         keep.unlink(missing_ok=True)
-    return Evaluation(protocol, split.dataset.class_names, tally.confusions(), tally.edges if boundaries else None, tally.seconds)
+    confusions, edges = tally.confusions(), tally.edges if boundaries else None
+    edge_iou = None if edges is None else ratio(*edges)
+    return Evaluation(protocol, split.dataset.class_names, confusions, edges, tally.seconds, running, *scores(running), edge_iou)
+
+
+@dataclass
+class _Tally:
+    """Counts over the first images of a split, which can be stored and gone on with.
+
+    Attributes:
+        mark: of what was counted: protocol and model; only the same is gone on with.
+        parts: each image's confusion matrix, as (cells, counts) of its entries other than 0.
+        edges: (2, K) intersection and union of the classes' boundaries, pixels.
+    """
+
+    mark: str
+    num_classes: int
+    names: list[str]
+    parts: list[tuple[NDArray[Any], NDArray[Any]]]
+    edges: NDArray[np.int64]
+    seconds: float = 0.0
+
+    @classmethod
+    def begin(cls, path: Path | None, protocol: Protocol, key: str, num_classes: int) -> "_Tally":
+        """What `save` left at `path` for this protocol and model, or an empty one."""
+        mark = json.dumps([protocol.to_dict(), key], sort_keys=True)
+        if path is not None and path.is_file():
+            with suppress(Exception), np.load(path) as file:  # damaged archives raise many kinds; then it is counted anew
+                if str(file["mark"]) == mark:
+                    ends = np.cumsum(file["lengths"])[:-1]
+                    parts = list(zip(np.split(file["cells"], ends), np.split(file["counts"], ends), strict=True))
+                    return cls(mark, num_classes, list(map(str, file["names"])), parts, file["edges"], float(file["seconds"]))
+        return cls(mark, num_classes, [], [], np.zeros((2, num_classes), np.int64))
+
+    def add(self, name: str, confusion: NDArray[np.int64], edges: NDArray[np.int64] | None) -> None:
+        """Count one image: its (K, K) confusion matrix and (2, K) boundaries."""
+        cells = np.flatnonzero(confusion)
+        self.names.append(name)
+        self.parts.append((cells.astype(np.uint16), confusion.ravel()[cells].astype(np.uint32)))
+        if edges is not None:
+            self.edges += edges
+
+    def confusions(self) -> Confusions:
+        """The confusion matrices of the images so far."""
+        return Confusions.collect(self.names, self.num_classes, self.parts)
+
+    def save(self, path: Path) -> None:
+        """Store it, whole or not at all."""
+        cells, counts = zip(*self.parts, strict=True)
+        arrays = {"lengths": [len(part) for part in cells], "cells": np.concatenate(cells), "counts": np.concatenate(counts)}
+        save_arrays(path, mark=self.mark, names=self.names, edges=self.edges, seconds=self.seconds, **arrays)
 
 
 def score_table(found: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -32,17 +32,11 @@ def keep_freed_memory() -> None:
 
     Steps of the street model on one CPU thread became 1.15 to 1.25 times faster. Elsewhere than on glibc nothing happens.
     """
-    if sys.platform != "linux":
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    for option, value in ((_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28)):
-        mallopt(option, value)
-
-
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+            for option, value in ((-3, 2**25), (-1, 2**31 - 1), (-2, 2**28)):  # malloc.h's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+                mallopt(option, value)
 
 
 @contextmanager
@@ -52,7 +46,7 @@ def orderly() -> Iterator[None]:
     def stop(number: int, _: Any) -> None:
         raise Stopped(number, "stopped; nothing is lost, go on with --resume")
 
-    with _handling(stop):
+    with handling(stop):
         yield
 
 
@@ -68,12 +62,12 @@ def interruptible() -> Iterator[list[int]]:
             before[number](number, frame)
         received.append(number)
 
-    with _handling(note) as before:
+    with handling(note) as before:
         yield received
 
 
 @contextmanager
-def _handling(handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
+def handling(handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
     """Handle the signals so; gives what handled them before."""
     before: dict[int, Any] = {int(number): signal.signal(number, handler) for number in SIGNALS}
     try:
@@ -89,7 +83,7 @@ def memory_advice(config: Config, accumulate: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, LabError) or not out_of_memory(error):  # an evaluation's has advice of its own
+        if not out_of_memory(error):
             raise
         raise MemoryShortError(
             f"out of memory with a batch of {config.batch_size} in {accumulate} micro-batches and crops of "
@@ -113,10 +107,10 @@ def compile_advice() -> Iterator[None]:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, a GPU's or the machine's."""
-    words = str(error).lower()
+    """Whether an error says that memory ran out, a GPU's or the machine's; not one of ours, which has advice of its own."""
     known = ("out of memory", "allocate memory", "alloc_failed")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in words for word in known)
+    said = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error).lower() for word in known)
+    return said and not isinstance(error, LabError)
 
 
 def set_arithmetic(deterministic: bool = False) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from ccnet_lab.data.batches import leave_signals_to_the_parent
 from ccnet_lab.data.datasets import Split
@@ -24,13 +24,7 @@ FEWEST = 4  # classes resized together: for fewer torch takes another kernel, wh
 
 
 class Item(NamedTuple):
-    """One image of a split as the network takes it.
-
-    Attributes:
-        name: of the image.
-        labels: (H, W) uint8.
-        inputs: one (H', W', 3) uint8 per scale.
-    """
+    """One image of a split as the network takes it: labels (H, W) uint8, inputs (H', W', 3) uint8, one per scale."""
 
     name: str
     labels: Tensor
@@ -38,12 +32,9 @@ class Item(NamedTuple):
 
 
 def load(split: Split, protocol: Protocol, workers: int = 0, first: int = 0) -> Iterator[Item]:
-    """The images of a split in order, from the one numbered `first` on, decoded and fitted ahead by `workers` processes.
-
-    Raises as `Split.read` does.
-    """
-    items = Subset(_Items(split, protocol), range(first, len(split)))
-    for item in DataLoader(items, batch_size=None, num_workers=workers, worker_init_fn=leave_signals_to_the_parent):
+    """The images of a split in order, from number `first` on, decoded and fitted ahead by `workers`; raises as `Split.read` does."""
+    items, order = _Items(split, protocol), range(first, len(split))
+    for item in DataLoader(items, None, sampler=order, num_workers=workers, worker_init_fn=leave_signals_to_the_parent):
         if isinstance(item, LabError):
             raise item
         yield item
@@ -54,9 +45,6 @@ class _Items(Dataset[Any]):
 
     def __init__(self, split: Split, protocol: Protocol) -> None:
         self.split, self.protocol = split, protocol
-
-    def __len__(self) -> int:
-        return len(self.split)
 
     def __getitem__(self, index: int) -> Item | LabError:
         try:
@@ -92,11 +80,7 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
 def predict(model: nn.Module, item: Item, protocol: Protocol, device: torch.device) -> NDArray[np.uint8]:
     """(H, W) class ids of one image at its labels' size.
 
-    Args:
-        model: in eval mode, on `device`.
-        item: from `load`.
-        protocol: mode, flip and recurrence are taken from it; the scales are in the item's inputs.
-        device: where the model is.
+    The model is in eval mode on `device`. Mode, flip and recurrence are the protocol's, the scales are in the item's inputs.
 
     Raises:
         DeviceError: memory does not suffice; the message says what to lower.
@@ -111,13 +95,12 @@ def predict(model: nn.Module, item: Item, protocol: Protocol, device: torch.devi
             if protocol.flip:
                 passes.append(forward(model, image.flip(-1), protocol).flip(-1))
             if not all(logits.isfinite().all() for logits in passes[-2:]):
-                raise WeightsError(
-                    f"the network's logits for {item.name} are NaN or infinite ({protocol.precision}); "
-                    + ("its weights are, too: take an earlier checkpoint" if _broken(model) else "try --precision fp32")
-                )
+                fine = all(tensor.isfinite().all() for tensor in model.state_dict().values())
+                remedy = "try --precision fp32" if fine else "its weights are, too: take an earlier checkpoint"
+                raise WeightsError(f"the network's logits for {item.name} are NaN or infinite ({protocol.precision}); {remedy}")
         return most_likely(passes, (item.labels.shape[0], item.labels.shape[1])).cpu().numpy()
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, LabError) or not out_of_memory(error):
+        if not out_of_memory(error):
             raise
         height, width = max(tuple(pixels.shape[:2]) for pixels in item.inputs)
         raise DeviceError(
@@ -129,11 +112,8 @@ def predict(model: nn.Module, item: Item, protocol: Protocol, device: torch.devi
 def most_likely(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """(H, W) uint8 argmax over the classes of logits resized to `size` (bilinear, align_corners False), in bounded memory.
 
-    Some classes are resized at a time, which leaves every value and so the argmax as it is.
-
-    Args:
-        passes: (K, h, w) logits each; the argmax is of the one, or of the sum of the softmax probabilities of several.
-        size: (H, W).
+    Of the one pass's logits (K, h, w), or of the sum of the softmax probabilities of several. Some classes are resized at a time, which
+    leaves every value and so the argmax as it is.
     """
     count = max(1, len(passes[0]) // max(FEWEST, RESIZED_AT_ONCE // (size[0] * size[1])))
     parts = [logits.tensor_split(count) for logits in passes]  # per pass, some classes each
@@ -186,7 +166,3 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     """Where windows begin so that they cover `length`; the last one is moved back to end with it."""
     last = max(0, length - window)
     return sorted({min(start, last) for start in range(0, last + stride, stride)})
-
-
-def _broken(model: nn.Module) -> bool:
-    return not all(tensor.isfinite().all() for tensor in model.state_dict().values())

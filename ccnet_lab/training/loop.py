@@ -32,11 +32,11 @@ AGREE_EVERY = 10  # steps after which several processes ask each other whether o
 
 
 class Step(NamedTuple):
-    """What a step left behind, still on the device: losses (3,) total, main, aux; grad_norm; the batch's names."""
+    """What a step left behind, still on the device."""
 
     number: int
-    names: list[str]
-    losses: Tensor
+    names: list[str]  # of the batch
+    losses: Tensor  # (3,) total, main, aux
     grad_norm: Tensor
 
 
@@ -124,11 +124,10 @@ class Trainer:
         begun = bool(run.checkpoints()) or run.weights.is_file()
         start = "none" if begun else settings.start(config)
         self.model = build_model(config)
-        if group.main:  # what must be downloaded, one process downloads
-            load_start(self.model, start, say)
-        group.wait()
-        if not group.main:
-            load_start(self.model, start, say)
+        for first in (True, False):  # what must be downloaded, one process downloads
+            if group.main == first:
+                load_start(self.model, start, say)
+            group.wait()
         self.model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stepper = Stepper(
             self.model, config, group, bf16=self.bf16, compiled=settings.compile, accumulate=settings.accumulate,
@@ -163,9 +162,8 @@ class Trainer:
                 last = self.step == self.total_steps
                 agree = not cuda or self.step % AGREE_EVERY == 0  # asking makes a GPU wait
                 stop = bool(self.told) if group.world == 1 else agree and group.any(bool(self.told))
-                logged, saved, scored = (
-                    self._due(n) for n in (settings.log_every, settings.save_every, settings.evaluate_every * self.per_epoch)
-                )
+                often = (settings.log_every, settings.save_every, settings.evaluate_every * self.per_epoch)
+                logged, saved, scored = (every > 0 and self.step % every == 0 for every in often)
                 if not (last or stop or logged or saved or scored):
                     continue
                 self.read_pending()
@@ -190,24 +188,22 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Step:
         """One step with the random numbers and the learning rate of its number."""
-        config, stepper = self.config, self.stepper
         _seed(self.settings.seed, self.step, self.group.rank)
-        for parameters in stepper.optimizer.param_groups:
-            parameters["lr"] = poly_lr(self.step, self.total_steps, config.lr, config.power)
+        for parameters in self.stepper.optimizer.param_groups:
+            parameters["lr"] = poly_lr(self.step, self.total_steps, self.config.lr, self.config.power)
         if self.step % self.per_epoch == 0:
-            stepper.confusion.zero_()
-        losses, norm = stepper(batch)
-        return Step(self.step + 1, batch.names, losses, norm)
+            self.stepper.confusion.zero_()
+        return Step(self.step + 1, batch.names, *self.stepper(batch))
 
     def read_pending(self) -> None:
         """Look at the steps since the last look; raises `TrainingError` at the first whose loss or gradients are not finite."""
-        for step in self.pending:
-            total, main, aux = self.group.total(step.losses).tolist()
-            norm = float(step.grad_norm)
+        for number, names, losses, grad_norm in self.pending:
+            total, main, aux = self.group.total(losses).tolist()
+            norm = float(grad_norm)
             if not (np.isfinite(total) and np.isfinite(norm)):
                 last = self.run.checkpoints()
                 raise TrainingError(
-                    f"step {step.number}: the loss is {total:g} and the gradients' norm {norm:g}. The batch: {', '.join(step.names)}. "
+                    f"step {number}: the loss is {total:g} and the gradients' norm {norm:g}. The batch: {', '.join(names)}. "
                     f"The last good checkpoint is {last[0].name if last else '(none yet)'}. Look at these files, or begin anew under "
                     "another --name with a lower --lr or --precision fp32"
                 )
@@ -265,30 +261,22 @@ class Trainer:
         """Store everything the next step depends on."""
         confusion = self.group.total(self.stepper.confusion.clone())
         if self.group.main:
-            self.run.sync_log()
-            state = {
-                "model": self.model.state_dict(), "optimizer": self.stepper.optimizer.state_dict(), "step": self.step,
-                "seconds": self.seconds, "confusion": confusion, "sums": self.sums,
-            }  # fmt: skip
+            state = {"model": self.model.state_dict(), "optimizer": self.stepper.optimizer.state_dict(), "confusion": confusion}
+            state |= {"step": self.step, "seconds": self.seconds, "sums": self.sums}
             self.run.save_checkpoint(state, self.step)
         self.group.wait()
 
     def _begin(self) -> None:
         """Take up the last checkpoint, or write down how the run begins."""
         settings, run = self.settings, self.run
-        files = describe(self.split)["names_crc32"]
-        deciding = settings.deciding(self.config) | {
-            "precision": "bf16" if self.bf16 else "fp32", "total_steps": self.total_steps, "training_files_crc32": files,
-        }  # fmt: skip
+        now = {"precision": "bf16" if self.bf16 else "fp32", "total_steps": self.total_steps}
+        deciding = settings.deciding(self.config) | now | {"training_files_crc32": describe(self.split)["names_crc32"]}
+        _same(run, deciding)
         if run.weights.is_file():  # trained, but not scored: log and weights are whole
-            _same(run, deciding)
             return
-        before = run.training
-        if before is not None:
-            _same(run, deciding)
-        state = run.load_checkpoint(self.say) if before is not None and self.group.main else None
-        step = state["step"] if state is not None else 0
-        scoring = step > 0 and step % max(1, settings.evaluate_every * self.per_epoch) == 0 and settings.evaluate_every > 0
+        state = run.load_checkpoint(self.say) if run.training is not None and self.group.main else None
+        step, between = state["step"] if state else 0, settings.evaluate_every * self.per_epoch
+        scoring = step > 0 and between > 0 and step % between == 0
         # Saved before it was to be scored on the way, and killed before it was.
         self.unscored = scoring and not any("val_miou" in record and record["step"] == step for record in run.metrics())
         if self.group.world > 1:
@@ -313,9 +301,6 @@ class Trainer:
         for index in range(len(self.split)):
             counts += torch.bincount(torch.from_numpy(self.split.read(index).labels).flatten(), minlength=IGNORE + 1)
         return balanced_weights(counts[: self.config.num_classes]).to(self.group.device)
-
-    def _due(self, steps: int) -> bool:
-        return steps > 0 and self.step % steps == 0
 
 
 def _same(run: Run, deciding: dict[str, Any]) -> None:

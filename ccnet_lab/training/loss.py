@@ -40,8 +40,6 @@ def segmentation_loss(
     Args:
         out: the network's output; logits (B, K, h, w).
         target: (B, H, W) int64 class ids; `ignore_index` where unlabelled. A batch without any label gives 0, not NaN.
-        aux_weight: of the auxiliary classifier; 0.4 in the recipe.
-        ignore_index: the label that counts nowhere.
         class_weights: (K,) factors of the classes' pixels; see `balanced_weights`.
         ohem: whether the main loss is the mean over hard pixels only.
         category_weight: of the category-consistent loss, where the network gives an embedding.
@@ -73,10 +71,7 @@ def balanced_weights(pixels: Tensor) -> Tensor:
 def category_consistent_loss(embedding: Tensor, target: Tensor, ignore_index: int = IGNORE) -> Tensor:
     """Pixels of a class are drawn to their mean, the classes' means are pushed apart, and all means towards 0; a scalar.
 
-    Args:
-        embedding: (B, D, h, w), the attention's output in few channels.
-        target: (B, H, W) class ids, taken at the nearest pixel of each feature cell.
-        ignore_index: the label that counts nowhere.
+    The embedding (B, D, h, w) is the attention's output in few channels; of the target (B, H, W), the pixel nearest to each cell counts.
 
     Source: our reading of Huang et al., TPAMI 2020, section 3.3: margins 0.5 and 1.5, weights 1, 1, 0.001, a distance beyond the outer
     margin counts linearly. Means are taken over the batch.
@@ -101,9 +96,8 @@ def category_consistent_loss(embedding: Tensor, target: Tensor, ignore_index: in
 def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
     """(B, H, W) cross-entropy of every pixel, times its class's weight; 0 where ignored."""
     if logits.shape[0] != target.shape[0] or target.ndim != 3:
-        raise ValueError(
-            f"target {tuple(target.shape)} does not belong to logits {tuple(logits.shape)}; expected (B, H, W) with the same B"
-        )
+        came = f"target {tuple(target.shape)} does not belong to logits {tuple(logits.shape)}"
+        raise ValueError(f"{came}; expected (B, H, W) with the same B")
     logits = logits if logits.dtype.itemsize >= 4 else logits.float()
     logits = _enlarged(logits, target.shape[1], target.shape[2])  # (B, K, H, W)
     weights = None if class_weights is None else class_weights.to(logits.dtype)

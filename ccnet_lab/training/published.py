@@ -9,7 +9,7 @@ import torch
 from ccnet_lab import store
 from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.data.datasets import Split, open_split
+from ccnet_lab.data.datasets import open_split
 from ccnet_lab.errors import LabError, RunBusyError
 from ccnet_lab.files import sha256
 from ccnet_lab.model.ccnet import build_model
@@ -32,19 +32,11 @@ def evaluate_published(
     progress: Progress | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Outcome]:
-    """Score published checkpoints under the published protocol, one after another; downloads nothing.
+    """Score published checkpoints, of the twelve, under the published protocol, one after another; downloads nothing.
 
     Each gets a run folder below `runs` with its configuration, scores and confusion matrices. What was scored before, with these weights on
-    these images, is skipped; what was broken off is gone on with; what fails is told at the end and stops nothing.
-
-    Args:
-        configs: of the twelve.
-        data: the data root.
-        runs: where the results go.
-        device: "cpu", "cuda", ...
-        workers: processes that read images ahead.
-        progress: called after every image.
-        say: is told what begins and what failed.
+    these images, is skipped; what was broken off is gone on with; what fails is told at the end and stops nothing. `say` is told what was
+    scored and what failed.
 
     Returns:
         Per configuration "finished", "skipped" (scored before), "missing" (no checkpoint or no data here), "busy" (another process
@@ -52,48 +44,45 @@ def evaluate_published(
     """
     outcomes = []
     for number, config in enumerate(configs, 1):
-        where = f"{config.name} ({number} of {len(configs)})"
-        checkpoint, dataset = store.find(config.name), get_dataset(config.dataset)
-        if not checkpoint.on_disk:
-            outcomes.append(Outcome(config.name, "missing", f"no checkpoint here; `python scripts/zoo.py get {config.name}`"))
-            continue
         try:
-            split = open_split(dataset, data, dataset.val_split)
-        except LabError as error:
-            outcomes.append(Outcome(config.name, "missing", f"no data: {error}"))
-            continue
-        try:
-            store.verify(checkpoint.path)
-            with Run(runs / config.name).locked():
-                status = _score(config, checkpoint.path, split, runs / config.name, device, workers, progress)
+            status, reason = _score(config, data, runs / config.name, device, workers, progress)
         except RunBusyError as error:
-            outcomes.append(Outcome(config.name, "busy", str(error)))
-            continue
+            status, reason = "busy", str(error)
         except LabError as error:
-            say(f"{where}: failed, going on with the next: {error}")
-            outcomes.append(Outcome(config.name, "failed", str(error)))
-            continue
-        say(f"{where}: {'scored before' if status == 'skipped' else 'scored'}")
-        outcomes.append(Outcome(config.name, status))
+            status, reason = "failed", str(error)
+        said = {"finished": "scored", "skipped": "scored before", "failed": f"failed, going on with the next: {reason}"}
+        if status in said:
+            say(f"{config.name} ({number} of {len(configs)}): {said[status]}")
+        outcomes.append(Outcome(config.name, status, reason))
     return outcomes
 
 
-def _score(config: Config, checkpoint: Path, split: Split, folder: Path, device: str, workers: int, progress: Progress | None) -> str:
-    run = Run.open(folder) if (folder / "config.json").exists() else Run.create(folder, config)
-    digest = sha256(checkpoint)
-    weights = {"file": checkpoint.name, "sha256": digest}
-    before: dict[str, Any] = run.scores or {}
-    if before.get("weights") == weights and Protocol.from_dict(before["protocol"]) == plan(split, config):
-        return "skipped"
-    with torch.device("meta"):
-        model = build_model(config)
-    load_weights(model, checkpoint)
+def _score(config: Config, data: Path, folder: Path, device: str, workers: int, progress: Progress | None) -> tuple[str, str]:
+    """One checkpoint's status and the reason for it."""
+    checkpoint, dataset = store.find(config.name), get_dataset(config.dataset)
+    if not checkpoint.on_disk:
+        return "missing", f"no checkpoint here; `python scripts/zoo.py get {config.name}`"
+    try:
+        split = open_split(dataset, data, dataset.val_split)
+    except LabError as error:
+        return "missing", f"no data: {error}"
+    store.verify(checkpoint.path)
+    with Run(folder).locked():
+        run = Run.open(folder) if (folder / "config.json").exists() else Run.create(folder, config)
+        digest = sha256(checkpoint.path)
+        weights = {"file": checkpoint.path.name, "sha256": digest}
+        before: dict[str, Any] = run.scores or {}
+        if before.get("weights") == weights and Protocol.from_dict(before["protocol"]) == plan(split, config):
+            return "skipped", ""
+        with torch.device("meta"):
+            model = build_model(config)
+        load_weights(model, checkpoint.path)
 
-    def show(done: int, miou: float) -> None:
-        if progress is not None:
-            progress(config, done, len(split), miou)
+        def show(done: int, miou: float) -> None:
+            if progress is not None:
+                progress(config, done, len(split), miou)
 
-    found = evaluate(model, split, config, device=device, workers=workers, progress=show, keep=folder / "counted.npz", key=digest)
-    found.confusions.save(run.confusions)
-    run.write_scores(found.to_dict() | {"weights": weights})
-    return "finished"
+        found = evaluate(model, split, config, device=device, workers=workers, progress=show, keep=folder / "counted.npz", key=digest)
+        found.confusions.save(run.confusions)
+        run.write_scores(found.to_dict() | {"weights": weights})
+        return "finished", ""

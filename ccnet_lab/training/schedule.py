@@ -19,8 +19,7 @@ def build_optimizer(model: nn.Module, config: Config) -> optim.Optimizer:
 def poly_lr(step: int, total_steps: int, base_lr: float, power: float = 0.9) -> float:
     """The learning rate for step `step` (from 0) of `total_steps`: base_lr * (1 - step / total_steps) ** power.
 
-    Raises:
-        ValueError: a step outside 0..total_steps, or no steps at all.
+    Raises `ValueError` for a step outside 0..total_steps, or no steps at all.
     """
     if total_steps < 1 or not 0 <= step <= total_steps:
         raise ValueError(f"step {step} of {total_steps} does not exist; expected 0 <= step <= total_steps, at least one step in all")

@@ -23,20 +23,16 @@ class Settings:
     """How a run is carried out.
 
     Attributes:
-        data: the folder with the data sets.
         steps: optimiser steps in all; None for the configuration's epochs.
         seed: of weights, order, transforms and dropout.
-        device: "auto", "cpu", "cuda", "cuda:1".
         precision: "fp32" (TF32 off, as published), "bf16" (autocast), or "auto": bf16 on CUDA where it has it, else fp32.
-        weights: "imagenet" (the published start), "none" (random), or a file; None for "imagenet", for the small networks "none".
         compile: whether network and losses run under torch.compile: minutes at the start, then another order of additions, so that the
             last bits differ. A run may be gone on with either way.
+        weights: "imagenet" (the published start), "none" (random), or a file; None for "imagenet", for the small networks "none".
         accumulate: micro-batches per step; the batch is the same, but a batch norm sees only a micro-batch.
-        workers: processes that read images.
         deterministic: whether only deterministic algorithms are used; slower on a GPU.
         log_every, save_every: steps between lines of the log, between checkpoints.
         evaluate_every: epochs between evaluations on the way; 0 for one at the end.
-        resume: whether to go on with the run in the folder.
     """
 
     data: Path
@@ -55,15 +51,8 @@ class Settings:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in {
-            "steps": 1,
-            "seed": 0,
-            "accumulate": 1,
-            "workers": 0,
-            "log_every": 1,
-            "save_every": 1,
-            "evaluate_every": 0,
-        }.items():
+        lowest = {"steps": 1, "seed": 0, "accumulate": 1, "workers": 0, "log_every": 1, "save_every": 1, "evaluate_every": 0}
+        for name, least in lowest.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected {least} or more")
@@ -85,16 +74,15 @@ class Settings:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options `train.py` and `train_all.py` share."""
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data", type=Path, required=True, metavar="ROOT", help="holds VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/"
-    )
+    holds = "holds VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/"
+    data.add_argument("--data", type=Path, required=True, metavar="ROOT", help=holds)
     data.add_argument("--own", type=Path, metavar="FOLDER", help="train on this folder (images/, masks/, classes.json) instead")
     data.add_argument("--workers", type=int, default=usual_workers(), help="processes that read images")
     recipe = parser.add_argument_group("changes to the recipe")
     recipe.add_argument("--steps", type=int, help="optimiser steps in all, instead of the configuration's epochs")
     recipe.add_argument("--epochs", type=int)
     recipe.add_argument("--batch-size", type=int, help="the total batch, over all processes and micro-batches")
-    recipe.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"))
+    recipe.add_argument("--crop", type=int, dest="crop_size", nargs=2, metavar=("H", "W"))
     recipe.add_argument("--resize", type=int, nargs=2, metavar=("LONG", "SHORT"), help="sides images are fitted into at scale 1")
     recipe.add_argument("--lr", type=float)
     recipe.add_argument("--recurrence", type=int, metavar="R", help="criss-cross steps")
@@ -106,13 +94,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--device", default=Settings.device)
     machine.add_argument("--precision", choices=("auto", "fp32", "bf16"), default=Settings.precision)
     machine.add_argument("--compile", action="store_true", help="torch.compile: minutes at each start, then faster steps on a GPU")
-    machine.add_argument(
-        "--accumulate",
-        type=int,
-        default=1,
-        metavar="N",
-        help="reach the batch in N micro-batches: less memory, but batch norm sees 1/N of it",
-    )
+    words = "reach the batch in N micro-batches: less memory, but batch norm sees 1/N of it"
+    machine.add_argument("--accumulate", type=int, default=1, metavar="N", help=words)
     machine.add_argument("--deterministic", action="store_true", help="deterministic algorithms only")
     machine.add_argument("--log-every", type=int, default=Settings.log_every, metavar="STEPS")
     machine.add_argument("--save-every", type=int, default=Settings.save_every, metavar="STEPS")
@@ -127,23 +110,15 @@ def from_options(args: argparse.Namespace) -> Settings:
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
     """Whether a precision of "auto", "fp32" or "bf16" means bfloat16 autocast on this device."""
-    return precision == "bf16" or (
-        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"
 
 
 def varied(config: Config, args: argparse.Namespace) -> Config:
     """The configuration with the changes in parsed options; on a data set of one's own it loses its alias, and with it its name."""
-    options = {
-        "epochs": "epochs",
-        "batch_size": "batch_size",
-        "crop": "crop_size",
-        "resize": "resize",
-        "lr": "lr",
-        "recurrence": "recurrence",
-    }
-    options |= {"ohem": "ohem", "category_loss": "category_loss"}
-    changes = {field: getattr(args, option) for option, field in options.items() if getattr(args, option) is not None}
+    names = ("epochs", "batch_size", "crop_size", "resize", "lr", "recurrence", "ohem", "category_loss")
+    changes = {name: value for name in names if (value := getattr(args, name)) is not None}
     if args.own is not None:
         changes |= {"dataset": open_own(args.own).key, "alias": ""}
     return replace(config, **changes)

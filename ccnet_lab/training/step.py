@@ -1,7 +1,6 @@
 """One training step on its device: losses, gradients, a step of the optimiser; it never waits for a GPU. Runs and logs are loop.py's."""
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,6 @@ class Stepper:
 
     Args:
         model: on the group's device, channels-last; it stays as it is, so that it can be scored and stored between two steps.
-        config: of the model.
         group: the processes that share a batch.
         bf16: whether under bfloat16 autocast. The losses are float32 in any case.
         compiled: whether network and losses run under torch.compile, as one program; the first step then takes minutes.
@@ -30,7 +28,6 @@ class Stepper:
 
     Attributes:
         wrapped: the model with its losses, exchanging gradients where there are several processes.
-        optimizer: of the model's parameters.
         confusion: (K * K + 1,) counts on the feature grid since it was last zeroed, the last for ignored cells.
     """
 
@@ -68,7 +65,8 @@ class Stepper:
             images = batch.normalised(mine, group.device)  # (b, 3, H, W)
             # A pixel weighs the same wherever it is computed; DistributedDataParallel averages over the processes, hence the factor.
             share = labelled[mine].sum() / everywhere
-            with self._synchronised(part == self.accumulate - 1):
+            exchange = part == self.accumulate - 1 or group.world == 1  # the gradients, with the last micro-batch only
+            with nullcontext() if exchange else self.wrapped.no_sync():  # type: ignore[operator]
                 loss, logits = self.wrapped(images, labels[mine])
             (loss.total * (share * group.world)).backward()
             losses += torch.stack(loss[:3]).detach() * share
@@ -76,10 +74,6 @@ class Stepper:
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         self.optimizer.step()
         return losses, norm
-
-    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are exchanged with the last micro-batch only."""
-        return nullcontext() if last or self.group.world == 1 else self.wrapped.no_sync()  # type: ignore[operator]
 
 
 class _WithLosses(nn.Module):

@@ -4,6 +4,8 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -31,14 +33,9 @@ WARM_UP = 2  # steps
 
 
 def measure(config: Config, device: torch.device, repeats: int = 3, steps: int = 5, compiled: bool = False) -> dict[str, Any]:
-    """One configuration's training steps in every mode of `MODES`, in turn, `repeats` times.
+    """One configuration's training steps, at its own crop and batch, in every mode of `MODES`, the compiled one only if asked for.
 
-    Args:
-        config: crop and batch are its own.
-        device: where.
-        repeats: rounds; each mode gets one turn per round.
-        steps: per turn, timed together.
-        compiled: whether to measure the compiled mode, too.
+    The modes take `repeats` turns after one another, each of `steps` steps that are timed together.
 
     Returns:
         batch, crop, precision of our modes; per mode images_per_second (median), spread (as in `data.timing.Times`), warm_up (seconds of
@@ -48,30 +45,23 @@ def measure(config: Config, device: torch.device, repeats: int = 3, steps: int =
     bf16 = has_bf16(device)
     found: dict[str, Any] = {"batch": config.batch_size, "crop": list(config.crop_size), "precision": "bf16" if bf16 else "fp32"}
     forms: dict[str, Callable[[], object]] = {}
-    for mode in MODES if compiled else MODES[:2]:
+    rates: dict[str, list[float]] = {}
+    for turn, mode in product(range(repeats + 1), MODES if compiled else MODES[:2]):
         try:
             with memory_advice(config, 1):
-                forms[mode], found[mode] = _begun(config, device, mode, bf16)
-        except MemoryShortError as error:
+                if turn == 0:  # to warm up
+                    forms[mode], found[mode] = _begun(config, device, mode, bf16)
+                elif mode in forms:
+                    rates.setdefault(mode, []).append(config.batch_size / _seconds(forms[mode], steps, device))
+        except MemoryShortError as error:  # perhaps only beside the other modes
             found[mode] = {"error": str(error)}
-    rates: dict[str, list[float]] = {mode: [] for mode in forms}
-    for _ in range(repeats):
-        for mode in list(forms):
-            try:
-                with memory_advice(config, 1):
-                    rates[mode].append(config.batch_size / _seconds(forms[mode], steps, device))
-            except MemoryShortError as error:  # beside the other modes
-                found[mode] = {"error": str(error)}
-                del forms[mode], rates[mode]
+            forms.pop(mode, None)
+            rates.pop(mode, None)
     whole = estimate(config, 1.0)
     for mode, values in rates.items():
         rate, spread = summary(values)
-        found[mode] |= {
-            "images_per_second": rate,
-            "spread": spread,
-            "tflops": rate * whole.flop / whole.images / 1e12,
-            "schedule_hours": whole.images / rate / 3600,
-        }
+        found[mode] |= {"images_per_second": rate, "spread": spread}
+        found[mode] |= {"tflops": rate * whole.flop / whole.images / 1e12, "schedule_hours": whole.images / rate / 3600}
     for mode, name in (("ours", "ratio"), ("compiled", "compiled_ratio")):
         if mode in rates and "published" in rates:
             found[name] = found[mode]["images_per_second"] / found["published"]["images_per_second"]
@@ -94,18 +84,14 @@ def our_step(config: Config, device: torch.device, bf16: bool, compiled: bool = 
     images = torch.randint(0, 256, (count, *size, 3), dtype=torch.uint8, pin_memory=cuda)
     labels = torch.randint(0, config.num_classes, (count, *size), dtype=torch.uint8, pin_memory=cuda)
     inside = torch.tensor([[0, size[0], 0, size[1]]] * count, pin_memory=cuda)
-    batch = Batch([], images, labels, inside)
-    return lambda: stepper(batch)
+    return partial(stepper, Batch([], images, labels, inside))
 
 
 def feeding(config: Config, split: Split, device: torch.device, workers: int, steps: int = 30) -> dict[str, float]:
     """How long a device waits for its images: steps on batches from files, then steps on the last of them again.
 
-    Args:
-        config: of the split's data set.
-        split: at least one batch of files; they are read over and over, so the disk is left out.
-        device: where. workers: processes that read.
-        steps: timed, after a third as many to warm up.
+    The split, of `config`'s data set, has at least one batch of files; they are read over and over, so the disk is left out. `steps` are
+    timed, after a third as many to warm up.
 
     Returns:
         fed and again: images per second; waiting: the share of a fed step that the same step does not take without reading.
