@@ -127,5 +127,21 @@ def test_nothing_names_a_machine_or_an_index():
 def test_the_library_imports_without_the_doors_packages():
     import sys
 
-    code = "import sys; sys.modules.update(dict.fromkeys(['gradio', 'ipywidgets', 'IPython'])); import ccnet_lab, ccnet_lab.training"
+    code = "import sys; sys.modules.update(dict.fromkeys(['gradio', 'ipywidgets', 'IPython'])); "
+    code += "from ccnet_lab import *; import ccnet_lab.training"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_nothing_is_loaded_before_it_is_used():
+    import sys
+
+    import ccnet_lab
+
+    code = "import sys, ccnet_lab.configs; assert 'torch' not in sys.modules; "
+    code += "import ccnet_lab.training; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert sorted(chain(*ccnet_lab._HOMES.values())) == sorted(ccnet_lab.__all__)
+    assert all(getattr(ccnet_lab, name) is not None for name in ccnet_lab.__all__)
+    assert set(ccnet_lab.__all__) <= set(dir(ccnet_lab))
+    with pytest.raises(AttributeError, match="no attribute 'Explorrer'"):
+        _ = ccnet_lab.Explorrer
