@@ -18,35 +18,57 @@ STRIDES = {TINY: (4,), SLIM: (4, 8), 50: (8, 16), 101: (8, 16)}
 class Config:
     """One configuration. Frozen: vary it with `dataclasses.replace`; a misspelt field is refused with the near ones named.
 
+    Attributes:
+        dataset: a key of `data.catalog.DATASETS`; the class count follows from it.
+        depth: of the ResNet, 50 or 101; `TINY` or `SLIM` for the small backbones.
+        width: of the small backbones, see model/backbone.py; the ResNets have their own.
+        output_stride: image pixels per feature cell, 8 or 16 (the small networks also 4).
+        crop_size: (H, W) of a training crop, pixels.
+        resize: (long, short) sides the whole image is fitted into, ratio kept, before evaluation.
+        batch_size: the total batch over all processes.
+        epochs, lr, momentum, weight_decay, power, aux_weight: SGD with the poly policy, lr * (1 - step / total) ** power.
+        optimizer: "sgd"; "adamw" for the small networks.
+        balance: whether rare classes weigh more in the loss.
+        ohem: whether only the hard pixels count in the main loss (TPAMI's "+ OHEM").
+        category_loss: weight of the category-consistent loss of TPAMI section 3.3; 0 leaves it out.
+        recurrence: R, how often the criss-cross attention is applied with the same weights.
+        channels, query_channels: C of the head and d of its queries and keys.
+        aux_channels: channels of the auxiliary classifier; 0 for as many as `channels` (mmsegmentation has 256).
+        head_kernel: kernel of the head's convolutions around the attention, odd.
+        dropout: probability of dropping a channel before the classifiers.
+        gamma: what the attention's residual weight starts at.
+        auxiliary: whether a second classifier on stage 3 is trained beside the head.
+        alias: a name of its own; "" for the name that follows from the fields.
+
     Source: SSSegmentation's CCNet configurations; Huang et al., TPAMI 2020, section 4.
     """
 
-    dataset: str  # a key of `data.catalog.DATASETS`; the class count follows from it
-    depth: int  # of the ResNet, 50 or 101; `TINY` or `SLIM` for the small backbones
-    output_stride: int  # image pixels per feature cell, 8 or 16 (the small networks also 4)
-    width: int = 64  # of the small backbones, see model/backbone.py; the ResNets have their own
-    crop_size: tuple[int, int]  # (H, W) of a training crop, pixels
-    batch_size: int  # the total batch over all processes
+    dataset: str
+    depth: int
+    output_stride: int
+    width: int = 64
+    crop_size: tuple[int, int]
+    batch_size: int
     epochs: int
-    resize: tuple[int, int] = (2048, 512)  # (long, short) sides the whole image is fitted into, ratio kept, before evaluation
-    lr: float = 0.01  # at the start of the poly policy, lr * (1 - step / total) ** power
+    resize: tuple[int, int] = (2048, 512)
+    lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
     power: float = 0.9
-    aux_weight: float = 0.4  # of the auxiliary classifier's loss
-    optimizer: str = "sgd"  # "adamw" for the small networks
-    balance: bool = False  # whether rare classes weigh more in the loss
-    ohem: bool = False  # whether only the hard pixels count in the main loss (TPAMI's "+ OHEM")
-    category_loss: float = 0.0  # weight of the category-consistent loss of TPAMI section 3.3; 0 leaves it out
-    recurrence: int = 2  # R, how often the criss-cross attention is applied with the same weights
-    channels: int = 512  # C of the head
-    query_channels: int = 64  # d of the attention's queries and keys
-    head_kernel: int = 3  # of the head's convolutions around the attention, odd
-    dropout: float = 0.1  # probability of dropping a channel before the classifiers
-    gamma: float = 0.0  # what the attention's residual weight starts at
-    auxiliary: bool = True  # whether a second classifier on stage 3 is trained beside the head
-    aux_channels: int = 0  # of the auxiliary classifier; 0 for as many as `channels` (mmsegmentation has 256)
-    alias: str = ""  # a name of its own; "" for the name that follows from the fields
+    aux_weight: float = 0.4
+    optimizer: str = "sgd"
+    balance: bool = False
+    ohem: bool = False
+    category_loss: float = 0.0
+    recurrence: int = 2
+    channels: int = 512
+    query_channels: int = 64
+    head_kernel: int = 3
+    dropout: float = 0.1
+    gamma: float = 0.0
+    auxiliary: bool = True
+    aux_channels: int = 0
+    alias: str = ""
 
     def __new__(cls, *_: Any, **given: Any) -> "Config":
         """Refuse a misspelt field before the dataclass does, naming the near ones."""

@@ -35,6 +35,20 @@ def test_the_formula_is_what_torch_counts_and_what_the_authors_add(name):
         assert found.parameters == PARAMETERS[config.dataset][config.depth == 101]
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "operations"),  # worked out layer by layer from depths, strides and widths, apart from the networks
+    [
+        ("ccnet_resnet50os8_voc", (512, 512), 401_800_691_712),
+        ("ccnet_resnet101os16_cityscapes", (512, 1024), 312_114_413_568),
+        ("ccnet_resnet101os8_ade20k", (513, 769), 858_384_333_760),
+        ("street", (360, 480), 5_124_142_080),
+        ("demo", (64, 64), 28_852_224),
+    ],
+)
+def test_the_networks_take_what_their_architecture_says(name, size, operations):
+    assert costs.cost(name, size).formula_flops == operations
+
+
 def test_odd_sizes_and_other_recurrences():
     config = replace(get_config("ccnet_resnet50os16_voc"), recurrence=3)
     found = costs.cost(config, (161, 97))

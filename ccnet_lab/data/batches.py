@@ -47,7 +47,8 @@ def training_batches(
     was resumed.
 
     Args:
-        split, config: the files to train on; batch size, crop and resize.
+        split: the files to train on.
+        config: gives batch size, crop and resize.
         steps: which steps of the whole run.
         seed: of order, crops, flips and colours.
         rank, world: this process and how many there are; each gets its share of every batch.

@@ -182,10 +182,10 @@ def _read_mat(path: Path) -> NDArray[np.uint8]:
     """SBD's masks: `GTcls.Segmentation` of a MATLAB file."""
     try:
         from scipy.io import loadmat
-
-        return np.asarray(loadmat(path, mat_dtype=True)["GTcls"][0]["Segmentation"][0]).astype(np.uint8)
     except ImportError:
         raise DataError(f"{path} needs SciPy to be read: pip install scipy, or put PNGs into SegmentationClassAug/") from None
+    try:
+        return np.asarray(loadmat(path, mat_dtype=True)["GTcls"][0]["Segmentation"][0]).astype(np.uint8)
     except Exception as error:  # SciPy raises many kinds for damaged files
         raise DataError(f"{path} cannot be read as an SBD mask: {error}; download it again") from None
 

@@ -67,7 +67,8 @@ def _decode(picture: Image.Image, name: str) -> NDArray[np.uint8]:
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageError(f"{name} is damaged or cut short: {error}; save or download it again") from None
     picture = as_seen(picture, name)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):  # integers of 16 bits or, taken as they are, fewer; floats 0..1
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
+        # Integers of 16 bits and floats 0..1 become 0..255; smaller integers are taken as 8 bits already.
         values = np.asarray(picture).astype(np.float64)
         top = float(values.max(initial=0))
         factor = 1 / 257 if top > 255 else (255 if 0 < top <= 1 else 1)

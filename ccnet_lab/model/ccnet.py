@@ -15,12 +15,19 @@ EMBEDDED = 16  # channels in which the category-consistent loss compares pixels;
 
 @dataclass
 class Segmentation:
-    """What a forward pass gives. K classes; h, w the size of the feature map."""
+    """What a forward pass gives. K classes; h, w the size of the feature map.
 
-    logits: Tensor  # (B, K, h, w), at the backbone's stride, not upsampled
-    aux_logits: Tensor | None = None  # (B, K, h, w) of the auxiliary classifier on stage 3
-    attention: tuple[Tensor, ...] = ()  # one (B, h, w, h + w) per recurrence, column entries first; () where it was not asked for
-    embedding: Tensor | None = None  # (B, 16, h, w) of the attention's output, for the category-consistent loss
+    Attributes:
+        logits: (B, K, h, w), at the backbone's stride, not upsampled.
+        aux_logits: (B, K, h, w) of the auxiliary classifier on stage 3, or None.
+        attention: one (B, h, w, h + w) per recurrence, column entries first; () where it was not asked for.
+        embedding: (B, 16, h, w) of the attention's output for the category-consistent loss, or None.
+    """
+
+    logits: Tensor
+    aux_logits: Tensor | None = None
+    attention: tuple[Tensor, ...] = ()
+    embedding: Tensor | None = None
 
 
 class CCNet(nn.Module):
@@ -29,9 +36,15 @@ class CCNet(nn.Module):
     Args:
         backbone: a module that maps images to `Features` and has `channels` = (C3, C4).
         num_classes: K.
+        channels: C of the head.
+        query_channels: d of the attention's queries and keys.
+        recurrence: R, unless a call says otherwise.
+        head_kernel: kernel of the head's convolutions, odd.
+        dropout: probability of dropping a channel before the classifiers.
+        gamma: what the attention's residual weight starts at.
+        auxiliary: whether there is a classifier on stage 3.
+        aux_channels: its channels, 0 for as many as `channels`.
         embedding: whether the attention's output is also projected to 16 channels, in train mode, for the category-consistent loss.
-
-    The other arguments are `Config`'s fields of the same names.
 
     Source: Huang et al., TPAMI 2020, figure 2; SSSegmentation's ssseg/modules/models/segmentors/ccnet.
     """
@@ -112,5 +125,16 @@ def build_model(config: str | Config) -> CCNet:
         backbone = SlimBackbone(config.width, config.output_stride)
     else:
         backbone = DilatedResNet(config.depth, config.output_stride)
-    same = ("num_classes", "channels", "query_channels", "recurrence", "head_kernel", "dropout", "gamma", "auxiliary", "aux_channels")
-    return CCNet(backbone, **{name: getattr(config, name) for name in same}, embedding=config.category_loss > 0)
+    return CCNet(
+        backbone,
+        num_classes=config.num_classes,
+        channels=config.channels,
+        query_channels=config.query_channels,
+        recurrence=config.recurrence,
+        head_kernel=config.head_kernel,
+        dropout=config.dropout,
+        gamma=config.gamma,
+        auxiliary=config.auxiliary,
+        aux_channels=config.aux_channels,
+        embedding=config.category_loss > 0,
+    )

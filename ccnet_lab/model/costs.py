@@ -1,4 +1,4 @@
-"""What a forward pass of a configuration costs: counted on paper and measured on this machine; attention's formulas are in flops.py.
+"""What a forward pass of a configuration costs: counted from its shapes and measured on this machine; attention's formulas are in flops.py.
 
 One image, a forward pass without the auxiliary head; a multiplication and an addition are 2 operations. `python -m ccnet_lab.model.costs`
 prints the twelve, with `--measure` also measures them (minutes on a CPU) and keeps what it finds for `measured_costs`.
@@ -35,7 +35,7 @@ _FILE = "measured_costs.json"  # in the store's folder
 
 @dataclass(frozen=True)
 class Cost:
-    """What a configuration takes on paper.
+    """What a configuration takes by its shapes.
 
     The formula is larger by 2 R h w (3 d + 2 C), exactly: for the attention the authors count the biases, 2 d + C per cell, and h + w + 1
     entries of d + C terms, where torch computes h + w. For the twelve that is 0.003 to 0.005 %.
@@ -63,15 +63,18 @@ class Measured:
     torch: str  # its version
 
 
-@functools.cache
 def cost(config: str | Config, size: Size | None = None) -> Cost:
-    """What a configuration takes on paper, for an image of `size` (H, W), by default its crop. Nothing is computed or downloaded.
+    """What a configuration takes for an image of `size` (H, W), by default its crop. Nothing is computed or downloaded.
 
     Raises:
         UnknownConfigError: no configuration has this name.
     """
     config = get_config(config)
-    size = size or config.crop_size
+    return _cost(config, size or config.crop_size)
+
+
+@functools.cache
+def _cost(config: Config, size: Size) -> Cost:
     with torch.device("meta"):
         model = build_model(config).eval()
         image = torch.empty(1, 3, *size)

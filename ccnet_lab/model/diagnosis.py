@@ -37,7 +37,7 @@ class Diagnosis:
     configs: tuple[Config, ...]  # those that fit exactly; several where the tensors leave the output stride (or R) open
     compared: str  # the name of what the entries were compared with; "" where nothing was near enough
     renamed: tuple[tuple[str, str], ...]  # (the file's name, ours) of every entry whose name differs
-    differences: Differences  # every missing, extra, misshapen and inexact entry, under our names
+    differences: Differences  # every missing, extra, misshapen and inexact entry, under our names where there is one
     equal: tuple[str, ...]  # entries that mean the same there and here although the whole is refused, under our names
     refused: tuple[str, ...]  # why the whole cannot be converted; empty where it can
     notes: tuple[str, ...]  # what else is worth knowing

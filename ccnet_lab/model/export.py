@@ -65,7 +65,7 @@ def export_model(
     """Write a network, in eval mode and float32, to `path`: a torch.export program (`.pt2`) or ONNX (`.onnx`).
 
     Args:
-        model: the network, left as it is; it was built from `config`.
+        model: the network, left as it is; it was built from `config`. opset: of ONNX.
         path: the file; its ending says the format. What is there before stays until the new file is checked.
         labels: (B, H, W, 3) uint8 RGB -> (B, H, W) uint8 labels, with normalising, upsampling and argmax inside; else (B, 3, H, W) float32,
             normalised, -> (B, K, h, w) logits at the backbone's stride.

@@ -7,7 +7,7 @@ A multiplication and an addition are 2 operations. Height and width are those of
 def criss_cross_flops(height: int, width: int, channels: int = 512, query_channels: int = 64, recurrence: int = 1) -> int:
     """Floating point operations of R criss-cross steps on a (1, C, H, W) map, by the authors' formula.
 
-    Counted are the three 1x1 convolutions, C + 1 terms (the bias) per output number, to d query,
+    Counted, with a multiplication and an addition as 2: the three 1x1 convolutions, C + 1 terms (the bias) per output number, to d query,
     d key and C value channels; the scores, H + W + 1 of d terms per pixel; the weighted sum, H + W + 1 of C terms per pixel. The op itself
     needs H + W - 1 of each; the authors' H + W + 1 stands so that their numbers come out. Softmax, gamma and residual are not counted.
 

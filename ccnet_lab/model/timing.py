@@ -90,8 +90,13 @@ def time_attention(
 ) -> list[Timing]:
     """Time the step's forms in turn on `shape` (B, C, H, W), float32 on a CPU, bfloat16 on CUDA; the first three rounds are not counted.
 
+    Args:
+        shape: of the features. repeats: counted rounds.
+        query_channels: d. device: where; None for the CPU.
+        compiled: whether to time ours under torch.compile, too.
+
     Returns:
-        A record of each of our forms, on channels-last tensors; with `compiled` of ours under torch.compile, too.
+        A record of each of our forms, on channels-last tensors.
     """
     device = device or torch.device("cpu")
     batch, channels, height, width = shape
@@ -159,7 +164,7 @@ def time_inference(
     The weights are random, gamma is 0.5, the batch norms hold the statistics of the images, so that logits have a trained network's size.
 
     Args:
-        size: (H, W) of the images.
+        size: (H, W) of the images. batch: of them.
         repeats: counted calls of each form.
         device: where; bfloat16 is left out where it has no units for it.
         compiled: whether to time torch.compile, too; it takes minutes to start.

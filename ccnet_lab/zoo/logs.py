@@ -68,7 +68,9 @@ class PublishedLog:
     """
 
     metrics: list[dict[str, Any]]
-    per_class_iou: dict[str, float | None]  # fractions of the last evaluation; None for a class that neither occurs nor is predicted
+    per_class_iou: dict[
+        str, float | None
+    ]  # fractions, the last evaluation's, by our class names; None for a class that neither occurs nor is predicted
     final_miou: float | None  # a fraction 0..1, also where the log has percent; None without an evaluation
     unmapped: tuple[str, ...]  # the log's class names that are none of ours
     unread: tuple[Unread, ...]  # the first messages that could not be read
