@@ -66,8 +66,10 @@ def main() -> int:
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
         with tqdm(total=len(split), desc=config.name, unit="image") as bar:
-            how |= {"progress": lambda done, miou: show(bar, config, done, len(split), miou)}
-            found = evaluate(explorer.model, split, config, **how, device=explorer.device, workers=args.workers)
+            found = evaluate(
+                explorer.model, split, config, **how, device=explorer.device, workers=args.workers,
+                progress=lambda done, miou: show(bar, config, done, len(split), miou),
+            )  # fmt: skip
         scores = found.to_dict()
         print(score_table(scores), published_line(config, scores), sep="\n")
         if run is not None and into_run:

@@ -32,18 +32,29 @@ STRIP = 2**27  # logits resized at once, half a GiB
 
 @dataclass(frozen=True)
 class Pixel:
-    """What one pixel is taken for and what it looks at. K classes, one map per recurrence asked for."""
+    """What one pixel is taken for and what it looks at. K classes, one map per recurrence asked for.
 
-    x: int  # image coordinates
+    Attributes:
+        x, y: the pixel, image coordinates.
+        cell: (i, j) of its feature cell; box: (left, top, right, bottom) of that cell in image pixels, floats.
+        probabilities: (K,) softmax at the pixel, at the recurrence the model was trained with.
+        recurrences: the R of each map.
+        maps: (h, w) each, summing to 1.
+        on_cross: the share of each map's mass on the pixel's row and column of cells.
+        class_shares: (K,) share of each map's mass by predicted class.
+        cell_shares: (K,) share of all cells by predicted class: what a map that looks everywhere alike would have.
+    """
+
+    x: int
     y: int
-    cell: tuple[int, int]  # (i, j) of its feature cell
-    box: tuple[float, float, float, float]  # (left, top, right, bottom) of that cell in image pixels
-    probabilities: Floats  # (K,) softmax at the pixel, at the recurrence the model was trained with
-    recurrences: tuple[int, ...]  # the R of each map
-    maps: tuple[Floats, ...]  # (h, w) each, summing to 1
-    on_cross: tuple[float, ...]  # the share of each map's mass on the pixel's row and column of cells
-    class_shares: tuple[Floats, ...]  # (K,) share of each map's mass by predicted class
-    cell_shares: Floats  # (K,) share of all cells by predicted class: what a map that looks everywhere alike would have
+    cell: tuple[int, int]
+    box: tuple[float, float, float, float]
+    probabilities: Floats
+    recurrences: tuple[int, ...]
+    maps: tuple[Floats, ...]
+    on_cross: tuple[float, ...]
+    class_shares: tuple[Floats, ...]
+    cell_shares: Floats
 
 
 class Explorer:
@@ -116,14 +127,19 @@ class Explorer:
 
 
 class View:
-    """One image as one model sees it. Made by `Explorer.look`; answers are computed on demand and kept."""
+    """One image as one model sees it. Made by `Explorer.look`; answers are computed on demand and kept.
+
+    Attributes:
+        image: (H, W, 3) uint8, as the eye sees it.
+        size: (H, W). input_size: (H', W') of the network's input. grid: (h, w) of the feature map.
+    """
 
     def __init__(self, explorer: Explorer, image: NDArray[np.uint8], input_size: tuple[int, ...], stage4: Tensor, start: Tensor) -> None:
         self.explorer = explorer
-        self.image = image  # (H, W, 3) uint8, as the eye sees it
-        self.size: tuple[int, int] = (image.shape[0], image.shape[1])  # (H, W)
-        self.input_size = input_size  # (H', W') of the network's input
-        self.grid: tuple[int, int] = (start.shape[2], start.shape[3])  # (h, w) of the feature map
+        self.image = image
+        self.size: tuple[int, int] = (image.shape[0], image.shape[1])
+        self.input_size = input_size
+        self.grid: tuple[int, int] = (start.shape[2], start.shape[3])
         self._stage4 = stage4
         self._states = [start]  # x_0, x_1, ...: (1, C, h, w)
         self._steps: list[Step] = []

@@ -54,7 +54,8 @@ class Kept:
             busy = self._busy.setdefault(key, threading.Lock())
         try:
             with busy:
-                found: T = self._found.get(key, self)
+                with self._lock:
+                    found: T = self._found.get(key, self)
                 if found is self:  # nothing is kept
                     found = make()
                 with self._lock:

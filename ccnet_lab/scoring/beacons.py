@@ -16,7 +16,7 @@ HELD_OUT = range(10_000_000, 10_000_500)  # seeds of the scenes that are never t
 
 @dataclass(frozen=True)
 class BeaconScores:
-    """Scores on held-out scenes, all 0..1: the mean IoU, and accuracies that count disc pixels only, with a chance of 0.25.
+    """Scores on held-out scenes, all 0..1: mean IoU over background and the discs' four kinds, accuracies over disc pixels (chance 0.25).
 
     Attributes:
         on_cross: accuracy on discs whose cell shares a row or column with the beacon.

@@ -57,7 +57,10 @@ class Processes:
 
 @contextmanager
 def processes(device: str = "auto") -> Iterator[Processes]:
-    """Join the processes torchrun started, or be the only one; `device` as `choose_device` takes it."""
+    """Join the processes torchrun started, or be the only one; `device` as `choose_device` takes it.
+
+    Raises `DeviceError` where it isn't there, or for more processes than there are GPUs.
+    """
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     if world > 1 and device != "cpu" and local < torch.cuda.device_count():
         torch.cuda.set_device(local)  # before anything is put on "cuda"

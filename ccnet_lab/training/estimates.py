@@ -36,7 +36,8 @@ class Estimate:
 def estimate(config: Config, flops: float, steps: int | None = None, micro_batch: int | None = None, bf16: bool = False) -> Estimate:
     """What a run of `config` takes at `flops` operations per second, those of `throughput.probe` or stated.
 
-    By default it has the configuration's epochs, the whole batch in memory at once and float32; with `bf16` activations are bfloat16.
+    `steps` of the optimiser are the configuration's epochs by default, the `micro_batch` images in memory at once the whole batch; with
+    `bf16` activations are bfloat16, else float32.
     """
     dataset = get_dataset(config.dataset)
     images = dataset.train_images or len(open_split(dataset, ""))  # one's own lies where it says

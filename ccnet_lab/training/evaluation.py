@@ -33,6 +33,7 @@ class Evaluation:
     """What an evaluation found. All scores are fractions 0..1.
 
     Attributes:
+        protocol: how it was measured. class_names: K names. confusions: of every image.
         boundaries: (2, K) intersection and union of the classes' boundaries, pixels; None where they were left out.
         seconds: it took, reading included.
         confusion: (K, K), the sum over the images.
@@ -90,7 +91,8 @@ def evaluate(
 
     Args:
         model: moved to `device`; its train or eval mode is as before afterwards.
-        split, config: of the same data set.
+        split: from `data.datasets.open_split`.
+        config: what the model was built from; its data set must be the split's.
         mode, scales, flip, precision, recurrence: the protocol's; the defaults are those of the published numbers.
         workers: processes that decode and resize ahead; 0 does it in turn.
         boundaries: whether to count the boundary IoU, too.
@@ -141,7 +143,9 @@ def evaluate(
         keep.unlink(missing_ok=True)
     confusions, edges = tally.confusions(), tally.edges if boundaries else None
     edge_iou = None if edges is None else ratio(*edges)
-    return Evaluation(protocol, split.dataset.class_names, confusions, edges, tally.seconds, running, *scores(running), edge_iou)
+    return Evaluation(
+        protocol, split.dataset.class_names, confusions, edges, tally.seconds, running, **scores(running)._asdict(), boundary_iou=edge_iou
+    )
 
 
 @dataclass

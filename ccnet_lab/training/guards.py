@@ -34,8 +34,8 @@ def keep_freed_memory() -> None:
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-            for option, value in ((-3, 2**25), (-1, 2**31 - 1), (-2, 2**28)):  # malloc.h's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+            mallopt, trim_threshold, top_pad, mmap_threshold = ctypes.CDLL("libc.so.6").mallopt, -1, -2, -3  # numbers of malloc.h
+            for option, value in ((mmap_threshold, 2**25), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
                 mallopt(option, value)
 
 

@@ -40,6 +40,7 @@ def segmentation_loss(
     Args:
         out: the network's output; logits (B, K, h, w).
         target: (B, H, W) int64 class ids; `ignore_index` where unlabelled. A batch without any label gives 0, not NaN.
+        aux_weight: of the auxiliary classifier; 0.4 in the recipe.
         class_weights: (K,) factors of the classes' pixels; see `balanced_weights`.
         ohem: whether the main loss is the mean over hard pixels only.
         category_weight: of the category-consistent loss, where the network gives an embedding.
@@ -71,7 +72,7 @@ def balanced_weights(pixels: Tensor) -> Tensor:
 def category_consistent_loss(embedding: Tensor, target: Tensor, ignore_index: int = IGNORE) -> Tensor:
     """Pixels of a class are drawn to their mean, the classes' means are pushed apart, and all means towards 0; a scalar.
 
-    The embedding (B, D, h, w) is the attention's output in few channels; of the target (B, H, W), the pixel nearest to each cell counts.
+    The embedding (B, D, h, w) is the attention's output in few channels; of the class ids (B, H, W), the pixel nearest to each cell.
 
     Source: our reading of Huang et al., TPAMI 2020, section 3.3: margins 0.5 and 1.5, weights 1, 1, 0.001, a distance beyond the outer
     margin counts linearly. Means are taken over the batch.

@@ -23,6 +23,8 @@ class Settings:
     """How a run is carried out.
 
     Attributes:
+        data: the folder with the data sets. workers: processes that read images. resume: whether to go on with the run in the folder.
+        device: "auto", "cpu", "cuda", "cuda:1".
         steps: optimiser steps in all; None for the configuration's epochs.
         seed: of weights, order, transforms and dropout.
         precision: "fp32" (TF32 off, as published), "bf16" (autocast), or "auto": bf16 on CUDA where it has it, else fp32.

@@ -91,7 +91,7 @@ def feeding(config: Config, split: Split, device: torch.device, workers: int, st
     """How long a device waits for its images: steps on batches from files, then steps on the last of them again.
 
     The split, of `config`'s data set, has at least one batch of files; they are read over and over, so the disk is left out. `steps` are
-    timed, after a third as many to warm up.
+    timed, after a third as many to warm up; `workers` processes read.
 
     Returns:
         fed and again: images per second; waiting: the share of a fed step that the same step does not take without reading.
