@@ -228,6 +228,15 @@ def test_compiled_under_autocast_and_only_some_gradients_wanted():
     torch.testing.assert_close(gradient, torch.autograd.grad(criss_cross_attention(q, k, v).sum(), q)[0])
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_exported_program_needs_no_operator_of_ours(strict):
+    module = CrissCrossAttention(48, 8, gamma=0.5).eval()
+    x = torch.randn(1, 48, 20, 30)
+    program = torch.export.export(module, (x,), strict=strict)
+    assert not [node.target for node in program.graph.nodes if "ccnet_lab" in str(node.target)]
+    torch.testing.assert_close(program.module()(x), module(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("residual", [True, False])
 def test_the_operator_keeps_pytorch_s_rules(residual):
     q, k, v = (t.detach().permute(0, 2, 3, 1).contiguous().requires_grad_() for t in tensors(5, 7))

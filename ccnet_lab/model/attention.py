@@ -60,7 +60,7 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Every pixel's weighted mean of the values on its column and its row.
 
     On a CPU the form of attention_cpu.py runs, compiled or not, which keeps only query, key and value for the backward pass. Elsewhere, and
-    in an exported program, the plain form runs, unless `FORM` asks for the Triton kernels and they take these tensors. `PATHS` counts.
+    in an exported program, the plain form runs; `FORM` asks for the Triton kernels where they take the tensors. `PATHS` counts the calls.
 
     Args:
         query, key: (B, d, H, W), any float dtype, any memory format, CPU or CUDA.
@@ -178,9 +178,10 @@ def _formatted(image: Tensor, like: Tensor) -> Tensor:
     return image.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _exporting() -> bool:
-    """Whether torch.export runs; torch.compiler.is_exporting alone is true under torch.compile as well."""
-    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    """Whether torch.export runs, strict or not; asked while dynamo traces, torch.compiler.is_exporting is true under torch.compile, too."""
+    return torch.compiler.is_exporting()
 
 
 def _full_precision(device_type: str) -> AbstractContextManager[Any]:
