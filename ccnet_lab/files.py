@@ -37,6 +37,11 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[LabErro
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str, error: type[LabError]) -> None:
+    """`write_whole` of a text file, UTF-8."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), error)
+
+
 def sync(path: Path) -> None:
     """Force a file, or a folder's list of names, to disk."""
     if path.is_dir() and os.name != "posix":  # cannot be opened there

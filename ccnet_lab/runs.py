@@ -18,7 +18,7 @@ from torch import nn
 from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import DATASETS, get_dataset, register
 from ccnet_lab.errors import MissingFileError, RunBusyError, RunError
-from ccnet_lab.files import sha256, sync, write_whole
+from ccnet_lab.files import sha256, sync, write_text
 from ccnet_lab.model.weights import save_weights
 
 KEPT_CHECKPOINTS = 2  # the last and the one before it
@@ -141,7 +141,7 @@ class Run:
 
     def rewind_log(self, step: int) -> None:
         """Take out the lines after `step`: they will be written again."""
-        write_text(self.log_file, "".join(json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step))
+        write_text(self.log_file, "".join(json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step), RunError)
 
     # Checkpoints
 
@@ -225,9 +225,4 @@ class Run:
         return self._read(name) if (self.folder / name).exists() else None
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        write_text(self.folder / name, json.dumps(content, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), RunError)
+        write_text(self.folder / name, json.dumps(content, indent=1) + "\n", RunError)

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from ccnet_lab.configs import CONFIGS, RELEASES
 from ccnet_lab.downloads import Progress, fetch, note_path, read_note
 from ccnet_lab.errors import DownloadError, MissingFileError, NotThereError, near
-from ccnet_lab.files import sha256, write_whole
+from ccnet_lab.files import sha256, write_text
 
 _V1C = "https://download.openmmlab.com/pretrain/third_party"
 MIRROR = "CCNET_LAB_MIRROR"
@@ -172,6 +172,5 @@ def _plausible(path: Path) -> None:
 def _record(path: Path, url: str, digest: str) -> None:
     status, day = path.stat(), time.strftime("%Y-%m-%d")
     content = {"bytes": status.st_size, "sha256": digest, "mtime_ns": status.st_mtime_ns, "url": url, "first_used": day}
-    text = json.dumps(content, indent=1) + "\n"
     with suppress(DownloadError):  # a folder that is shared and only to be read: nothing to record there
-        write_whole(note_path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"), DownloadError)
+        write_text(note_path(path), json.dumps(content, indent=1) + "\n", DownloadError)

@@ -12,11 +12,12 @@ from tqdm import tqdm
 from ccnet_lab.configs import CONFIGS, Config, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
-from ccnet_lab.errors import ConfigError, LabError, ProtocolError
+from ccnet_lab.errors import ConfigError, LabError, ProtocolError, RunError
 from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.explore.sources import obtain_weights
+from ccnet_lab.files import write_text
 from ccnet_lab.model.weights import read_config
-from ccnet_lab.runs import Run, write_text
+from ccnet_lab.runs import Run
 from ccnet_lab.scoring.protocol import MODES, Protocol, check_comparable, plan
 from ccnet_lab.training import campaign
 from ccnet_lab.training.distributed import choose_device
@@ -78,7 +79,7 @@ def main() -> int:
             print(f"stored in {run.folder}")
         if args.json:
             found.confusions.save(args.json.with_suffix(".npz"))
-            write_text(args.json, json.dumps(scores, indent=1) + "\n")
+            write_text(args.json, json.dumps(scores, indent=1) + "\n", RunError)
             print(f"stored in {args.json}")
     except (LabError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")

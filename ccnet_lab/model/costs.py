@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS, Config, get_config
 from ccnet_lab.errors import DeviceError, LabError
-from ccnet_lab.files import write_whole
+from ccnet_lab.files import write_text
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.flops import criss_cross_flops
 
@@ -206,7 +206,7 @@ def _keep(found: Measured) -> None:
     text = json.dumps([asdict(row) for row in [*others, found]], indent=1) + "\n"
     with suppress(LabError, OSError):  # a folder that is shared and only to be read
         store.home().mkdir(parents=True, exist_ok=True)
-        write_whole(store.home() / _FILE, lambda path: path.write_text(text, encoding="utf-8"), LabError)
+        write_text(store.home() / _FILE, text, LabError)
 
 
 def main() -> None:

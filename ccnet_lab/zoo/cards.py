@@ -15,7 +15,7 @@ from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS, EXTRAS, SLIM, TINY, Config, get_config
 from ccnet_lab.data.catalog import Dataset, get_dataset
 from ccnet_lab.errors import ProtocolError, RunError
-from ccnet_lab.files import write_whole
+from ccnet_lab.files import write_text
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.weights import read_config
 from ccnet_lab.runs import Run
@@ -151,7 +151,7 @@ def write_cards(out: Path, runs: Sequence[Path], compared: Callable[[Run], str])
     texts["README.md"] = _INDEX.format(rows=index)
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        write_whole(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), RunError)  # type: ignore[misc]
+        write_text(out / name, text, RunError)
     return [out / name for name in texts]
 
 
