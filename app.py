@@ -18,7 +18,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import:
 
 import gradio as gr
 
-from ccnet_lab.errors import LabError
+from ccnet_lab.errors import ImageError, LabError
 from ccnet_lab.explore import dashboards, page
 from ccnet_lab.explore.pictures import png
 from ccnet_lab.explore.workbench import RECURRENCES, SHORT_SIDES, Scene, Workbench
@@ -186,9 +186,8 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         def choose_steps(at: dict[str, Any], recurrence: int) -> Any:
             return pixel(replace(Scene(**at), recurrence=recurrence))
 
-        def keep(at: dict[str, Any], request: gr.Request) -> Any:
-            path = folder / f"saved_{request.session_hash}" / "attention.png"
-            path.parent.mkdir(exist_ok=True)
+        def keep(at: dict[str, Any]) -> Any:
+            path = _fresh(folder, "saved") / "attention.png"
             bench.figure(Scene(**at)).savefig(path, dpi=160)
             return {saved: str(path)}
 
@@ -385,16 +384,24 @@ def _file(folder: Path, picture: Any) -> str:
     return str(path)
 
 
+def _fresh(folder: Path, kind: str) -> Path:
+    """A new folder that nobody can guess; nothing a visitor sends is part of its path."""
+    found = folder / kind / secrets.token_hex(16)
+    found.mkdir(parents=True)
+    return found
+
+
 @contextmanager
 def _kept(folder: Path, path: str, before: str) -> Iterator[str]:
     """An upload's copy, which stays as long as its visitor looks at it: until the next one, or if it cannot be shown."""
-    copy = folder / "uploads" / secrets.token_hex(16) / Path(path).name
-    copy.parent.mkdir(parents=True)
+    copy = _fresh(folder, "uploads") / "upload"
     shutil.copyfile(path, copy)
     gone = copy
     try:
         yield str(copy)
         gone = Path(before)
+    except ImageError as error:  # the visitor knows the file by another name
+        raise ImageError(str(error).replace(copy.name, Path(path).name, 1)) from None
     finally:
         if gone.parent.parent == folder / "uploads":
             shutil.rmtree(gone.parent, ignore_errors=True)

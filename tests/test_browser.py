@@ -1,5 +1,6 @@
 """The app in a real headless Chromium, skipped without one: clicks land where the eye is and end on the last one, bad files are told."""
 
+import io
 import re
 import shutil
 import threading
@@ -105,6 +106,58 @@ def test_a_click_lands_where_the_eye_is(tab):
         stage_box, marker_box = stage, tab.locator("#marker .over").bounding_box()
         assert marker_box["width"] == pytest.approx(stage_box["width"], abs=2)
         assert marker_box["height"] == pytest.approx(stage_box["height"], abs=2)
+
+
+def seen_block(tab, pixel_ratio):
+    """(x, y) in CSS pixels of the middle of what is magenta on the stage, from a screenshot."""
+    tab.evaluate("document.querySelector('#stage').scrollIntoView()")
+    tab.wait_for_timeout(150)
+    shot = np.asarray(Image.open(io.BytesIO(tab.screenshot())).convert("RGB")).astype(int)
+    box = tab.locator("#stage").bounding_box()
+    left, top, right, bottom = (round(pixel_ratio * v) for v in (box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]))
+    stage = shot[max(top, 0) : bottom, left:right]
+    rows, columns = np.nonzero(np.minimum(stage[..., 0], stage[..., 2]) - stage[..., 1] > 60)
+    assert len(rows) > 40
+    return (left + (columns.min() + columns.max() + 1) / 2) / pixel_ratio, (max(top, 0) + (rows.min() + rows.max() + 1) / 2) / pixel_ratio
+
+
+@pytest.mark.parametrize("pixel_ratio", [1, 2])
+@pytest.mark.parametrize("size", [(1080, 1920), (900, 1200), (1000, 1000), (1200, 900), (1920, 1080), (600, 1800)])
+def test_a_block_is_clicked_where_it_is_seen(browser, address, tmp_path, size, pixel_ratio):
+    width, height = size
+    picture = np.full((height, width, 3), 24, np.uint8)
+    picture[5:86, 5:86] = (255, 0, 255)
+    Image.fromarray(picture).save(tmp_path / "block.png")
+    context = browser.new_context(viewport={"width": 1600, "height": 1000}, device_scale_factor=pixel_ratio)
+    tab = context.new_page()
+    tab.goto(address)
+    tab.wait_for_selector("#answer .facts")
+    upload(tab, tmp_path / "block.png")
+    for window in (1920, 1600, 1280, 390):
+        tab.set_viewport_size({"width": window, "height": 1000})
+        x, y = seen_block(tab, pixel_ratio)
+        tab.mouse.click(x, y)
+        wait_for_pixel(tab, 45, 45, near=8)  # two pixels of the screen
+        point = tab.locator("#marker .point").bounding_box()
+        assert point["x"] + point["width"] / 2 == pytest.approx(x, abs=3)
+        assert point["y"] + point["height"] / 2 == pytest.approx(y, abs=3)
+        shown = tab.locator("#stage img").bounding_box()
+        assert shown["width"] / shown["height"] == pytest.approx(width / height, rel=0.02)
+        beside = shown["x"] - tab.locator("#stage").bounding_box()["x"]
+        if beside > 20:  # a click in the margin is none
+            tab.mouse.click(shown["x"] - beside / 2, y + 100)
+            tab.wait_for_timeout(300)
+            assert max(abs(at - 45) for at in chosen(tab)) <= 8
+        far = tab.locator("#stage img").bounding_box()
+        tab.mouse.click(far["x"] + far["width"] - 2, y)
+        wait_for_pixel(tab, width - 1 - round(2 * width / far["width"]), 45, near=8)
+    before = chosen(tab)[0]
+    tab.focus("#stage")
+    tab.keyboard.press("ArrowLeft")
+    tab.wait_for_function(f"Number(document.querySelector('#answer h3').innerText.match(/\\d+/)[0]) < {before}")
+    cell, shown = tab.locator("#marker .cell").bounding_box(), tab.locator("#stage img").bounding_box()
+    assert (cell["x"] + cell["width"] / 2 - shown["x"]) / shown["width"] * width == pytest.approx(chosen(tab)[0], abs=8)
+    context.close()
 
 
 @pytest.mark.parametrize("pause", [0, 40])

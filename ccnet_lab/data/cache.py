@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.numpy import save_file
 
 from ccnet_lab.data.archives import Say
 from ccnet_lab.data.datasets import Pair, Sample, Split, label_table
+from ccnet_lab.data.images import open_picture
 from ccnet_lab.downloads import Progress
 from ccnet_lab.errors import DataError
 from ccnet_lab.files import write_whole
@@ -112,6 +112,6 @@ def _sound(split: Split, path: Path, pair: Pair) -> bool:
 
 def _bytes(pair: Pair) -> int:
     """That its file takes, but for the header; 0 where the image cannot be opened, which `Split.read` has the words for."""
-    with suppress(OSError), Image.open(pair.image) as picture:
+    with suppress(OSError), open_picture(pair.image) as picture:
         return 4 * picture.width * picture.height
     return 0

@@ -14,15 +14,18 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torchvision.io import ImageReadMode, decode_image
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, decode_png, read_file
 
 from ccnet_lab.data.catalog import DATASETS, IGNORE, Dataset, register
-from ccnet_lab.data.images import as_seen
+from ccnet_lab.data.images import PROMISED, as_seen, open_picture
 from ccnet_lab.errors import DataError, near
 
 PICTURES = (".png", ".jpg", ".jpeg")
+_FAST = {b"\xff\xd8\xff": decode_jpeg, b"\x89PNG\r\n\x1a\n": decode_png}  # torchvision's decoders, by a file's first bytes
 _FLAG = IGNORE - 1  # the label of an id that must not occur until it is looked at; a class, too, where there are 255
 
 
@@ -146,6 +149,52 @@ def read_labels(path: Path, dataset: Dataset) -> NDArray[np.uint8]:
     return labels
 
 
+def check_learnable(split: Split) -> None:
+    """Raise `DataError` where the masks of a split hold fewer than two classes; read until a second one is found, mostly in the first mask.
+
+    Masks that cannot be read are passed over: `Split.read` has the words for them.
+    """
+    pixels = np.zeros(split.dataset.num_classes + 1, np.int64)
+    for pair in split.pairs:
+        with suppress(DataError):
+            pixels += pixels_of(read_labels(pair.mask, split.dataset), split.dataset)
+        if np.count_nonzero(pixels[:-1]) > 1:
+            return
+    if fault := one_class_fault(split.dataset, split.name, pixels):
+        raise DataError(fault)
+
+
+def pixels_of(labels: NDArray[np.uint8], dataset: Dataset) -> NDArray[np.int64]:
+    """(K + 1,) pixels of each class in labels (H, W), and last the ignored ones."""
+    counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+    return np.append(counts[: dataset.num_classes], counts[IGNORE])
+
+
+def one_class_fault(dataset: Dataset, split: str, pixels: NDArray[np.int64]) -> str:
+    """Why nothing can be learnt from a split of one's own with these `pixels_of` all its masks, and the cure; "" where something can.
+
+    The commonest cause are masks drawn in black and white, 0 and 255, where 255 stands for what is ignored.
+    """
+    seen = np.flatnonzero(pixels[:-1])
+    if not dataset.classes or len(seen) > 1 or not pixels.any():
+        return ""
+    what = f"every labelled pixel is {dataset.class_names[seen[0]]!r}" if len(seen) else "no pixel is labelled"
+    fault = (
+        f"nothing can be learnt from {split} of {dataset.title}: {what}, and a score over one class would be 100 % whatever is predicted"
+    )
+    return f"{fault}; {ids_remedy(dataset, pixels) or 'look at the masks and at the ids in classes.json'}"
+
+
+def ids_remedy(dataset: Dataset, pixels: NDArray[np.int64]) -> str:
+    """What to write into `classes.json` if the pixels of id 255 are a class; "" where there are none, or 255 is one already."""
+    if not dataset.classes or IGNORE in dataset.label_ids or not pixels[-1]:
+        return ""
+    ids = [(dataset.label_ids or range(dataset.num_classes))[k] for k in np.flatnonzero(pixels[:-1])] or [0]
+    words = f'"ids": {[*ids, IGNORE]}' + ("" if dataset.num_classes == len(ids) + 1 else f" and {len(ids) + 1} names")
+    ignored = f"{100 * pixels[-1] / pixels.sum():.1f} % of the pixels are ignored, as the id {IGNORE} is unless a class has it"
+    return f"{ignored}: if it stands for one, add {words} to classes.json"
+
+
 @cache
 def label_table(dataset: Dataset, train_ids: bool = False) -> NDArray[np.int16]:
     """(256,) the label of every id in a mask file: a class, `IGNORE`, or -1 for an id that must not occur.
@@ -161,16 +210,19 @@ def label_table(dataset: Dataset, train_ids: bool = False) -> NDArray[np.int16]:
 
 def _read_ids(path: Path) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             if picture.mode not in ("P", "L", "1", "I", "I;16"):
                 raise DataError(f"{path} is a colour picture ({picture.mode}); expected a mask of ids, a palette or grey PNG")
             eight_bits = picture.format == "PNG" and [tile[3] for tile in picture.tile] in (["L"], ["P"])
             if eight_bits:  # torchvision decodes them faster
                 with suppress(RuntimeError):  # damaged; Pillow has the words
-                    return np.asarray(decode_image(str(path), ImageReadMode.UNCHANGED)[0])
+                    if (decoded := _decoded(path, ImageReadMode.UNCHANGED)) is not None:
+                        return np.asarray(decoded[0])
             ids = np.asarray(picture)
     except FileNotFoundError:
         raise DataError(f"there is no mask {path}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path} cannot be read as a mask: it is none of {PROMISED}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as a mask: {error}; download or save it again") from None
     if ids.dtype != np.uint8 and ids.max(initial=0) > IGNORE:
@@ -196,18 +248,30 @@ def _read_photograph(path: Path, size: tuple[int, ...]) -> NDArray[np.uint8]:
     torchvision decodes faster; what it can't read, or what doesn't fit the mask, is left to Pillow and its words.
     """
     with suppress(RuntimeError):
-        decoded = decode_image(str(path), ImageReadMode.RGB).permute(1, 2, 0).numpy()
-        if decoded.dtype == np.uint8 and decoded.shape[:2] == size:
-            return np.ascontiguousarray(decoded)
+        decoded = _decoded(path, ImageReadMode.RGB)
+        if decoded is not None and decoded.dtype == torch.uint8 and decoded.shape[1:] == size:
+            return np.ascontiguousarray(decoded.permute(1, 2, 0).numpy())
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             if picture.size[::-1] != size and picture.getexif().get(0x0112, 1) > 4:
                 return np.array(as_seen(picture, path.name).convert("RGB"))
             return np.array(picture.convert("RGB"))
     except FileNotFoundError:
         raise DataError(f"there is no image {path}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path} cannot be read as an image: it is none of {PROMISED}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image: {error}; download it again") from None
+
+
+def _decoded(path: Path, mode: ImageReadMode) -> Tensor | None:
+    """(C, H, W) of a JPEG or PNG as torchvision decodes it; None for another kind of file, which its other decoders must not get.
+
+    Its GIF decoder writes beyond its memory for a frame that starts beside the canvas. Raises `RuntimeError` for a damaged file.
+    """
+    data = read_file(str(path))
+    decode = next((decode for head, decode in _FAST.items() if bytes(data[: len(head)].tolist()) == head), None)
+    return None if decode is None else decode(data, mode)
 
 
 def _colour(index: int) -> tuple[int, ...]:

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ccnet_lab.data.catalog import IGNORE, Dataset
-from ccnet_lab.data.datasets import Split, open_split
+from ccnet_lab.data.catalog import Dataset
+from ccnet_lab.data.datasets import Split, ids_remedy, one_class_fault, open_split, pixels_of
 from ccnet_lab.downloads import Progress
 from ccnet_lab.errors import DataError, LabError
 
@@ -27,7 +27,7 @@ class SplitReport:
     images: int  # how many pairs it names
     expected: int  # how many the published data set has; 0 where that isn't known
     pixels: NDArray[np.int64]  # (K + 1,) of each class in the pairs that could be read, and last the unlabelled ones
-    faults: tuple[str, ...]  # one line for each pair that can't be trained on, naming the file and the remedy
+    faults: tuple[str, ...]  # a line for each pair that can't be trained on, with file and remedy, and for what is wrong with all together
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -71,7 +71,10 @@ class Report:
             never = [name for name, count in zip(self.dataset.class_names, split.pixels, strict=False) if not count]
             if split.pixels.any() and never:
                 others = f" and {len(never) - 8} other classes" if len(never) > 8 else ""
-                found.append(f"{split.name} has no pixel of {', '.join(never[:8])}{others}")
+                remedy = ids_remedy(self.dataset, split.pixels) if len(never) == 1 else ""
+                found.append(f"{split.name} has no pixel of {', '.join(never[:8])}{others}" + (f"; {remedy}" if remedy else ""))
+            if split.name != self.dataset.train_split and np.count_nonzero(split.pixels[:-1]) == 1:
+                found.append(f"{split.name} has pixels of a single class: a score over it tells nothing apart")
         return tuple(found)
 
 
@@ -102,6 +105,8 @@ def examine(dataset: Dataset, root: str | Path, *, workers: int | None = None, p
                 done += 1
                 if progress:
                     progress(done, total)
+            if split.name == dataset.train_split and (fault := one_class_fault(dataset, split.name, pixels)):
+                faults.append(fault)
             reports.append(SplitReport(split.name, len(split), expected, pixels, tuple(faults)))
     return Report(dataset, Path(root) / dataset.root, tuple(reports))
 
@@ -176,8 +181,7 @@ def _count(split: Split, index: int) -> NDArray[np.int64] | str:
         return str(error)
     except Exception as error:  # a damaged file can make a decoder raise anything; one must not hide the others
         return f"{split.pairs[index].image} or its mask {split.pairs[index].mask} cannot be read: {error!r}"
-    counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
-    return np.append(counts[: split.dataset.num_classes], counts[IGNORE])
+    return pixels_of(labels, split.dataset)
 
 
 def _opened(dataset: Dataset, root: str | Path) -> Iterator[tuple[Split, int, str]]:

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ccnet_lab.errors import ImageError, MissingFileError
 
+# What is opened, whatever the file is called. Pillow knows more formats, and one of them, EPS, starts a program.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")  # JPEG's reader opens MPO, too
+PROMISED = "JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF, MPO or PPM"
 MAX_PIXELS = 50_000_000  # a 50-megapixel photograph; more is refused from the file's header, before anything is decoded
 
 
@@ -24,7 +27,7 @@ def read_image(source: Any) -> NDArray[np.uint8]:
 
     Raises:
         MissingFileError: there is no such file.
-        ImageError: not a picture, a damaged one, or one of more than `MAX_PIXELS` pixels.
+        ImageError: no picture of the `FORMATS`, a damaged one, or one of more than `MAX_PIXELS` pixels.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -42,15 +45,21 @@ def read_image(source: Any) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is the lower one
-            picture = Image.open(file)
+            picture = open_picture(file)
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels, the most that is decoded here; reduce it first") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is no picture that can be read here; expected JPEG, PNG, WebP, TIFF, BMP or GIF") from None
+        raise ImageError(f"{name} is no picture that can be read here; expected {PROMISED}") from None
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"{name} cannot be read as a picture: {error}") from None
     with picture:
         return _decode(picture, name)
+
+
+def open_picture(file: Any) -> ImageFile.ImageFile:
+    """The picture in a file of one of the `FORMATS`, told by its content, not decoded yet; `UnidentifiedImageError` for any other file."""
+    Image.init()
+    return Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN])  # AVIF depends on how Pillow was built
 
 
 def _decode(picture: Image.Image, name: str) -> NDArray[np.uint8]:

@@ -6,7 +6,8 @@
   // gradio's deferred events (trigger_mode="always_last") carry the data of the first click, so the page remembers the last one.
   document.addEventListener("click", event => {
     const box = event.target.closest("#stage") && picture()?.getBoundingClientRect();
-    if (box) window.lastClick = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    const at = box && [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    if (at?.every(share => share >= 0 && share <= 1)) window.lastClick = at;
   }, true);
 
   const stage = document.querySelector("#stage");

@@ -159,7 +159,8 @@ def marker(view: View, pixel: Pixel) -> str:
     """The chosen pixel and its cell, drawn over the stage; positions in percent of the image."""
     height, width = view.size
     point = f"left:{100 * (pixel.x + 0.5) / width:.3f}%;top:{100 * (pixel.y + 0.5) / height:.3f}%"
-    return f"<div class='over' style='{_aspect(view)}'>{_cell(view, pixel)}<div class='point' style='{point}'></div></div>"
+    widest = f"max-width:{shown_size(*view.size, STAGE)[1]}px"  # the stage's picture is not enlarged
+    return f"<div class='over' style='{_aspect(view)};{widest}'>{_cell(view, pixel)}<div class='point' style='{point}'></div></div>"
 
 
 def panels(view: View, pixel: Pixel, heats: Sequence[bytes], captions: Sequence[str], opacity: float) -> str:

@@ -1,6 +1,6 @@
 """Metrics: an image's counts, kept for every image, and the numbers that follow from them. Where predictions come from is inference.py."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,11 @@ def scores(confusion: NDArray[np.integer]) -> Scores:
     right = np.diag(confusion)
     iou = ratio(right, confusion.sum(0) + confusion.sum(1) - right)
     return Scores(iou, float(mean(iou)), float(right.sum() / max(1, confusion.sum())))
+
+
+def one_class(iou: Iterable[float | None]) -> str:
+    """What stands beside a mean of these IoUs, None or NaN for classes without pixels, where it is a single class's; "" where it is not."""
+    return "a single class: nothing was told apart" if sum(value is not None and value == value for value in iou) == 1 else ""
 
 
 def boundary(labels: NDArray[np.uint8], distance: int) -> NDArray[np.bool_]:
