@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ccnet_lab.model.attention_cpu import CrissCross, criss_cross_rows
 
@@ -39,8 +40,8 @@ def criss_cross_weights(query: Tensor, key: Tensor) -> Tensor:
     with _full_precision(query.device.type):
         column = torch.einsum("bdyx,bdkx->byxk", query, key)  # (B, H, W, H)
         row = torch.einsum("bdyx,bdyk->byxk", query, key)  # (B, H, W, W)
-        itself = torch.eye(query.shape[2], dtype=torch.bool, device=query.device)  # (H, H)
-        column = column.masked_fill(itself[:, None, :], float("-inf"))
+        places = torch.arange(query.shape[2], device=query.device)  # compared, since ONNX Runtime has no torch.eye of truth values
+        column = column.masked_fill(places[:, None, None] == places, float("-inf"))  # (H, 1, H)
         return torch.softmax(torch.cat([column, row], dim=-1), dim=-1)  # (B, H, W, H + W)
 
 
@@ -60,7 +61,8 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Every pixel's weighted mean of the values on its column and its row.
 
     On a CPU the form of attention_cpu.py runs, compiled or not, which keeps only query, key and value for the backward pass. Elsewhere, and
-    in an exported program, the plain form runs; `FORM` asks for the Triton kernels where they take the tensors. `PATHS` counts the calls.
+    whatever traces or transforms it except torch.compile, the plain form runs, of which every step is recorded. `FORM` asks for the Triton
+    kernels where they take the tensors. `PATHS` counts the calls.
 
     Args:
         query, key: (B, d, H, W), any float dtype, any memory format, CPU or CUDA.
@@ -102,6 +104,9 @@ def criss_cross_residual(x: Tensor, gamma: Tensor, query: Tensor, key: Tensor, v
         return x + gamma * criss_cross_attention(query, key, value)
     _counted("cpu")
     return _on_cpu(query, key, value, x, gamma)
+
+
+torch.fx.wrap("criss_cross_residual")  # torch.fx.symbolic_trace, which knows no sizes, records the call
 
 
 class CrissCrossAttention(nn.Module):
@@ -147,7 +152,7 @@ def _on_cpu(query: Tensor, key: Tensor, value: Tensor, x: Tensor | None = None, 
 
 def _path(query: Tensor, key: Tensor, value: Tensor) -> str:
     """The form for these tensors: "plain", "cpu" or "triton"."""
-    if _exporting() or value.numel() == 0:  # exporting: sizes are not known below
+    if traced() or type(value) not in (Tensor, nn.Parameter) or value.numel() == 0:  # traced: sizes are not known below
         return "plain"
     if FORM == "triton" and _TRITON:
         from ccnet_lab.model.attention_cuda import takes
@@ -171,11 +176,19 @@ def _rows(image: Tensor) -> Tensor:
 
 
 def _formatted(image: Tensor, like: Tensor) -> Tensor:
-    """`image` (B, c, H, W) channels-last where the channels of `like` lie side by side, else contiguous; an exported program leaves it."""
-    if _exporting():
+    """`image` (B, c, H, W) channels-last where the channels of `like` lie side by side, else contiguous; a traced program leaves it."""
+    if traced():
         return image
     channels_last = like.stride(1) == 1 and not like.is_contiguous()
     return image.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def traced() -> bool:
+    """Whether torch.export, torch.jit.trace, torch.onnx.export, make_fx or a transform of torch.func runs; they don't take the fast forms."""
+    if _exporting() or torch._C._get_tracing_state() is not None:
+        return True
+    return get_proxy_mode() is not None or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -1,6 +1,6 @@
 """CCNet, whole: images -> Segmentation. The op is in attention.py, the features in backbone.py, files of weights in weights/."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,7 @@ from ccnet_lab.model.backbone import DilatedResNet, Features, SlimBackbone, Tiny
 EMBEDDED = 16  # channels in which the category-consistent loss compares pixels; TPAMI section 3.3
 
 
-@dataclass
-class Segmentation:
+class Segmentation(NamedTuple):
     """What a forward pass gives. K classes; h, w the size of the feature map.
 
     Attributes:

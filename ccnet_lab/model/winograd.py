@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ccnet_lab.errors import ExportError
+from ccnet_lab.model.attention import traced
+
 OF_INPUTS = (
     (4, 0, -5, 0, 1, 0),
     (0, -4, -4, 1, 1, 0),
@@ -47,6 +50,8 @@ class WinogradConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, H, W)."""
+        if traced():
+            raise ExportError("fast.ready's network can't be traced or exported; trace the model, or what fast.folded gives")
         (batch, channels, height, width), d = x.shape, self.dilation
         down, across = -(-height // (4 * d)), -(-width // (4 * d))  # tiles
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, d, (4 * across + 1) * d - width, d, (4 * down + 1) * d - height))
