@@ -2,13 +2,14 @@
 
   python scripts/benchmark.py infer --json results/infer_cpu.json --figure results/infer_cpu.png
 
-What is measured is in training/throughput.py, data/timing.py, model/timing.py and explore/timing.py.
+What is measured is in training/throughput.py, data/timing.py and benchmarks/.
 """
 
 import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,14 +19,16 @@ from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, which is no part of the library
+
+from benchmarks.maps import GRIDS, time_maps
+from benchmarks.network import CUDA_SHAPES, SHAPES, time_attention, time_inference
 from ccnet_lab.configs import CONFIGS, get_config
 from ccnet_lab.data.timing import CORES, time_samples
 from ccnet_lab.errors import LabError
 from ccnet_lab.explore.bars import Bar, speed_figure
-from ccnet_lab.explore.timing import GRIDS, time_maps
 from ccnet_lab.model.costs import commit, machine
 from ccnet_lab.model.fast import has_bf16
-from ccnet_lab.model.timing import CUDA_SHAPES, SHAPES, time_attention, time_inference
 from ccnet_lab.training.agreement import FORMS, agreement
 from ccnet_lab.training.distributed import choose_device
 from ccnet_lab.training.settings import Settings

@@ -22,6 +22,7 @@ from ccnet_lab.scoring.protocol import MODES, Protocol, check_comparable, plan
 from ccnet_lab.training import campaign
 from ccnet_lab.training.distributed import choose_device
 from ccnet_lab.training.evaluation import evaluate, published_line, score_table
+from ccnet_lab.training.guards import cause
 from ccnet_lab.training.inference import fast_precision
 from ccnet_lab.training.published import evaluate_published
 
@@ -81,8 +82,10 @@ def main() -> int:
             found.confusions.save(args.json.with_suffix(".npz"))
             write_text(args.json, json.dumps(scores, indent=1) + "\n", RunError)
             print(f"stored in {args.json}")
-    except (LabError, OSError) as error:
+    except LabError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except Exception as error:
+        parser.exit(2, f"{parser.prog}: error: {cause(error)}; then the same command again\n")
     return 0
 
 
@@ -100,7 +103,7 @@ def show(bar: Any, config: Config, done: int, count: int, miou: float) -> None:
     """Move the progress bar on."""
     bar.total = count
     bar.set_description(config.name, refresh=False)
-    bar.set_postfix(mIoU=f"{100 * miou:.2f}", refresh=False)
+    bar.set_postfix(mIoU="of one class" if miou != miou else f"{100 * miou:.2f}", refresh=False)
     bar.update(done - bar.n)
 
 

@@ -23,15 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, which is no part of the library
 from torch import Tensor
 
+from benchmarks.network import time_inference
 from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.timing import make_files
 from ccnet_lab.errors import LabError
 from ccnet_lab.model.attention import FORM, criss_cross_attention, criss_cross_attention_plain
 from ccnet_lab.model.costs import commit, machine
 from ccnet_lab.model.fast import has_bf16
-from ccnet_lab.model.timing import time_inference
 from ccnet_lab.training.agreement import agreement
 from ccnet_lab.training.campaign import select
 from ccnet_lab.training.distributed import choose_device

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ccnet_lab.configs import get_config
 from ccnet_lab.errors import LabError, RunBusyError
-from ccnet_lab.training.guards import BUSY, Stopped
+from ccnet_lab.scoring.metrics import miou_text
+from ccnet_lab.training.guards import BUSY, Stopped, cause
 from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import add_options, from_options, varied
 
@@ -24,15 +25,18 @@ def main() -> None:
     parser.add_argument("--name", help="another name for the run's folder")
     add_options(parser)
     args = parser.parse_args()
+    folder = args.runs
     try:
         config = varied(get_config(args.config), args)
-        scores = train(args.runs / (args.name or config.name), config, from_options(args))
+        scores = train(folder := args.runs / (args.name or config.name), config, from_options(args))
     except LabError as error:
         leave(f"{parser.prog}: error: {error}", BUSY if isinstance(error, RunBusyError) else 2)
     except Stopped as stopped:
         leave(str(stopped), 128 + stopped.number)
+    except Exception as error:  # whatever ends a training, a sentence says what to do
+        leave(f"{parser.prog}: error: {cause(error, folder)}; what was saved is kept, go on with --resume", 2)
     if scores is not None:
-        print(f"mIoU {100 * scores['miou']:.2f} %, pixel accuracy {100 * scores['pixel_accuracy']:.2f} %", flush=True)
+        print(f"{miou_text(scores)}, pixel accuracy {100 * scores['pixel_accuracy']:.2f} %", flush=True)
     if several():
         os._exit(0)  # what torch tears down at an interpreter's end can hang
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from benchmarks.network import saved_bytes
 from ccnet_lab import CrissCrossAttention, criss_cross_attention
 from ccnet_lab.model import attention_cpu
 from ccnet_lab.model.attention import PATHS, criss_cross_attention_plain, criss_cross_residual, criss_cross_weights
 from ccnet_lab.model.attention_cpu import criss_cross_rows
-from ccnet_lab.model.timing import saved_bytes
 
 SIZES = [(5, 7), (7, 5), (1, 6), (6, 1), (1, 1), (8, 8)]
 

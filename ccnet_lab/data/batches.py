@@ -1,7 +1,9 @@
 """Training batches: which samples make step n, and a loader that gives them. How a sample is made is in transforms.py."""
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -12,9 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.cache import read_pair
-from ccnet_lab.data.datasets import Split
+from ccnet_lab.data.datasets import Pair, Split
 from ccnet_lab.data.transforms import augment, normalise_crops
-from ccnet_lab.errors import DataError, LabError
+from ccnet_lab.errors import DataError, LabError, MemoryShortError
+
+PATIENCE = 3.0  # seconds that workers are given to end by themselves
 
 
 class Batch(NamedTuple):
@@ -40,7 +44,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 def training_batches(
     split: Split, config: Config, steps: range, seed: int = 0, rank: int = 0, world: int = 1, workers: int = 0, pinned: bool = False
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of `steps`, in order.
 
     A sample depends on the seed, the epoch and its place in the split alone: not on the number of workers or processes, nor on where a run
@@ -59,7 +63,7 @@ def training_batches(
         DataError: a file is missing or damaged, or there are fewer images than one batch holds.
     """
     steps_per_epoch(len(split), config.batch_size)  # raises before any worker starts
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         _Samples(split, config, seed),
         batch_sampler=_order(len(split), config.batch_size, steps, seed, rank, world),
         num_workers=workers,
@@ -68,10 +72,40 @@ def training_batches(
         prefetch_factor=4 if workers else None,
         worker_init_fn=leave_signals_to_the_parent,
     )
-    for batch in loader:
-        if isinstance(batch, LabError):
-            raise batch
-        yield batch
+    yield from given(loader)
+
+
+def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
+    """What a loader gives, until an error is among it, which is raised; then, or when this is closed, its workers have ended.
+
+    They ignore SIGTERM: kept alive by an exception's traceback, they would let the interpreter wait for them for ever at its end.
+    """
+    items = iter(loader)
+    workers = getattr(items, "_workers", [])
+    try:
+        for item in items:
+            if isinstance(item, LabError):
+                raise item
+            yield item
+    finally:
+        if workers:
+            last_resort = threading.Timer(PATIENCE, lambda: [worker.kill() for worker in workers])  # one may be stopped, or wait for a disk
+            last_resort.daemon = True
+            last_resort.start()
+            with suppress(RuntimeError):  # torch's, of a worker that is killed only now
+                items._shutdown_workers()  # type: ignore[attr-defined]
+            for worker in workers:
+                worker.join(2 * PATIENCE)
+            last_resort.cancel()
+
+
+def fault(pair: Pair, error: Exception) -> LabError:
+    """What is told of an error that came while a pair was read; a loader would bury it in a worker's traceback."""
+    if isinstance(error, LabError):
+        return error
+    if isinstance(error, MemoryError):
+        return MemoryShortError(f"out of memory while {pair.image} and its mask were read; lower --workers or --batch-size")
+    return DataError(f"{pair.image} or its mask {pair.mask} cannot be read ({error!r}); look at the files and at the disk they are on")
 
 
 def _order(images: int, batch_size: int, steps: range, seed: int, rank: int, world: int) -> Iterator[list[tuple[int, int]]]:
@@ -93,10 +127,10 @@ class _Samples(Dataset[Any]):
     def __getitem__(self, key: tuple[int, int]) -> Any:
         try:
             sample = read_pair(self.split, key[1])
-        except LabError as error:
-            return error
-        rng = np.random.default_rng([self.seed, *key])
-        return sample.name, *augment(sample.image, sample.labels, rng, self.config.crop_size, self.config.resize)
+            rng = np.random.default_rng([self.seed, *key])
+            return sample.name, *augment(sample.image, sample.labels, rng, self.config.crop_size, self.config.resize)
+        except Exception as error:
+            return fault(self.split.pairs[key[1]], error)
 
 
 def _collate(samples: list[Any]) -> Batch | LabError:

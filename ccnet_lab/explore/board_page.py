@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.explore.board import Board, Comparison, Missing, Row, ordered, pareto
 from ccnet_lab.explore.charts import Point, class_heatmap, cost_scatter, difference_bars
+from ccnet_lab.scoring.metrics import one_class
 from ccnet_lab.zoo.peers import AUTHORS, CLAIMS, PAGE, SPREAD
 
 BACKBONES = ("R-50-D8", "R-50-D16", "R-101-D8", "R-101-D16")
@@ -180,7 +181,8 @@ def _row(row: Row, class_name: str, costs: bool) -> str:
     here, verdict = _MISSING, f"<td class='words'>{escape(row.verdict)}</td>" if row.verdict else "<td>–</td>"
     if row.miou is not None:
         interval = "" if row.interval is None else f"<small>{row.interval[0]:.1f} to {row.interval[1]:.1f}</small>"
-        how = f"<small>{escape(' · '.join(row.how))}</small>" if row.how else ""
+        words = [*filter(None, [one_class(row.iou.values())]), *row.how]
+        how = f"<small>{escape(' · '.join(words))}</small>" if words else ""
         here = f"<td class='measured'>{row.miou:.2f}{interval}{how}</td>"
     if row.difference is not None:
         verdict = f"<td>{row.difference:+.2f} <b class='verdict {row.verdict}'>{row.verdict}</b></td>"

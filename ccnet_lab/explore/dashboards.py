@@ -26,6 +26,7 @@ from ccnet_lab.explore.recurrence import AtRecurrence, Comparison, beacon_accura
 from ccnet_lab.explore.workbench import RECURRENCES, Scene, Workbench
 from ccnet_lab.explore.working import Told, watched
 from ccnet_lab.model.costs import cost
+from ccnet_lab.scoring.metrics import one_class
 from ccnet_lab.zoo.logs import read_log
 
 T = TypeVar("T")
@@ -111,7 +112,7 @@ def recurrence(bench: Workbench, scene: Scene, mask: str | None = None) -> Itera
     above = below = ""
     for at in found.at:
         words = "<span>as trained</span>" if at.recurrence == found.trained else ""
-        words += "" if at.scores is None else f"<span>mIoU <b>{percent(at.scores.miou)}</b></span>"
+        words += "" if at.scores is None else f"<span>mIoU <b>{percent(at.scores.miou)}</b> {one_class(at.scores.iou)}</span>"
         labels = pictures.blend(image, pictures.label_picture(at.labels, view.explorer.palette, size), 0.6)
         above += _at(found, at, labels, "labels", words)
         changed = pictures.label_picture(at.changed.astype(np.uint8), BLACK_WHITE, size) > 0

@@ -32,7 +32,7 @@ def _row(line: RunLine) -> str:
     miou = "-"
     if line.miou is not None:
         at = line.curves["val_miou"][1, -1] if "val_miou" in line.curves else None
-        miou = f"<b>{100 * line.miou:.2f} %</b><small>{'final' if line.final else f'at epoch {at:.0f}'}</small>"
+        miou = f"<b>{100 * line.miou:.2f} %</b><small>{(line.alone or 'final') if line.final else f'at epoch {at:.0f}'}</small>"
     elif (crops := line.newest("train_miou")) is not None:
         miou = f"-<small>crops {100 * crops:.1f} %</small>"
     numbers = (("loss", "loss", ".3f"), ("learning rate", "lr", ".2g"), ("images/s", "images_per_second", ".1f"))  # title, curve, form

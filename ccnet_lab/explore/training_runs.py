@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ccnet_lab.configs import Config
 from ccnet_lab.errors import LabError
 from ccnet_lab.runs import Run
+from ccnet_lab.scoring.metrics import one_class
 
 FIELDS = ("loss", "lr", "images_per_second", "train_miou", "val_miou")
 RUNNING, FINISHED, STOPPED, EMPTY = "running", "finished", "stopped", "no steps yet"
@@ -50,6 +51,7 @@ class RunLine:
     final: bool  # whether it is that of the finished run
     seconds_left: float | None  # of training, by the steps per second of the last lines; None where it doesn't run or nothing is known
     written: float | None  # when the log was last written, seconds since 1970; None without one
+    alone: str = ""  # as `scoring.metrics.one_class` says of the final score
 
     def newest(self, name: str) -> float | None:
         """The newest value of a curve; None where it wasn't logged."""
@@ -193,8 +195,10 @@ def _read_run(path: Path, held: set[int]) -> tuple[RunLine, str]:
         status = RUNNING
     rate = log.steps_per_second()
     left = max(0.0, (total - step) / rate - age) if status == RUNNING and total and rate else None
+    given = scores.get("per_class_iou") if scores else None
+    alone = one_class(map(_number, given.values())) if isinstance(given, dict) else ""
     steps, final = None if total is None else int(total), scores is not None
-    line = RunLine(path.name, path, run.config, status, step, epoch, steps, curves, miou, final, left, written)
+    line = RunLine(path.name, path, run.config, status, step, epoch, steps, curves, miou, final, left, written, alone)
     bad = f"{len(log.bad)} lines of its log cannot be read, the first is line {log.bad[0]}; the others are shown" if log.bad else ""
     return line, bad
 

@@ -185,7 +185,7 @@ def _formatted(image: Tensor, like: Tensor) -> Tensor:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def traced() -> bool:
-    """Whether torch.export, torch.jit.trace, torch.onnx.export, make_fx or a transform of torch.func runs; they don't take the fast forms."""
+    """Whether torch.export, torch.jit.trace, torch.onnx.export, make_fx or a transform of torch.func runs; they take no fast form."""
     if _exporting() or torch._C._get_tracing_state() is not None:
         return True
     return get_proxy_mode() is not None or torch._C._functorch.peek_interpreter_stack() is not None

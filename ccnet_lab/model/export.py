@@ -25,8 +25,8 @@ from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.deployed import Deployed, agreement, describe, enlarged, generated_picture
 
 FORMATS = ("pt2", "onnx")
-# The largest difference of a file's logits from the network's. Where rounding takes the network's own float32 logits nearly as far from its
-# float64 ones, 1e-4 asks for more than float32 gives; then twice that distance is allowed.
+# The largest difference of a file's logits from the network's. Where rounding can take the logits further, 1e-4 asks for more than float32
+# gives; then that distance is allowed, see `_rounding`.
 TOLERANCE = 1e-4
 SIZES = ((97, 161), (128, 96), (75, 75))  # (H, W) of the pictures a file is checked on
 OPSETS, OPSET = range(18, 24), 20  # of ONNX; 20 is what torch 2.11 writes of itself
@@ -118,7 +118,7 @@ def export_model(
             differences.update(_differences(run, reference, batches, labels))
         worst = max(differences.values())
         if worst > allowed:
-            allowed = max(allowed, 2 * _rounding(network, reference, batches))
+            allowed = max(allowed, _rounding(network, reference, batches))
         if worst > allowed:
             raise ExportError(f"{path.name} would differ from the network by {worst:.2g}, more than {allowed:.2g}; it was not kept")
 
@@ -198,11 +198,25 @@ def _differences(run: _Run, reference: _Run, batches: Sequence[Tensor], labels: 
 
 
 def _rounding(network: nn.Module, reference: _Run, batches: Sequence[Tensor]) -> float:
-    """The largest distance of a network's float32 logits from its float64 ones; `reference` runs `network`, which is left in float64."""
-    images = [normalise(pixels).contiguous() for pixels in batches]
-    rounded = [reference(image) for image in images]
+    """How far float32 can take a network's logits, on any CPU's kernels; `reference` runs `network`, which is left in float64.
+
+    In float64 every convolution is off by float32's epsilon of the sum of its products' magnitudes, the sign drawn for each value: what
+    summing one product after another comes to. Kernels sum in blocks and stay well below (measured: a sixth or less).
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def off(conv: nn.Conv2d, given: tuple[Tensor], result: Tensor) -> Tensor:
+        signs = torch.randint(0, 2, result.shape, generator=generator) * 2 - 1
+        return result + signs * torch.finfo(torch.float32).eps * conv._conv_forward(given[0].abs(), conv.weight.abs(), None)
+
     network.double()
-    return max(float((reference(image.double()) - logits).abs().max()) for image, logits in zip(images, rounded, strict=True))
+    images = [normalise(pixels).contiguous().double() for pixels in batches]
+    exact = [reference(image) for image in images]
+    hooks = [module.register_forward_hook(off) for module in network.modules() if isinstance(module, nn.Conv2d)]
+    found = max(float((reference(image) - logits).abs().max()) for image, logits in zip(images, exact, strict=True))
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def _package(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Metrics: an image's counts, kept for every image, and the numbers that follow from them. Where predictions come from is inference.py."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,13 @@ def scores(confusion: NDArray[np.integer]) -> Scores:
 def one_class(iou: Iterable[float | None]) -> str:
     """What stands beside a mean of these IoUs, None or NaN for classes without pixels, where it is a single class's; "" where it is not."""
     return "a single class: nothing was told apart" if sum(value is not None and value == value for value in iou) == 1 else ""
+
+
+def miou_text(found: Mapping[str, Any]) -> str:
+    """The mIoU of a scores.json in words, in percent, with what `one_class` says of it."""
+    alone = one_class(found["per_class_iou"].values())
+    value = "-" if found["miou"] is None else f"{100 * found['miou']:.2f} %"
+    return f"mIoU {value}" + (f" ({alone})" if alone else "")
 
 
 def boundary(labels: NDArray[np.uint8], distance: int) -> NDArray[np.bool_]:

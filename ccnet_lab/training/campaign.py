@@ -16,6 +16,7 @@ from typing import Any
 from ccnet_lab.configs import CONFIGS, Config
 from ccnet_lab.errors import LabError, MissingPackageError, RunBusyError, UnknownConfigError, near
 from ccnet_lab.runs import Run
+from ccnet_lab.scoring.metrics import one_class
 from ccnet_lab.training.guards import BUSY, SIGNALS, Stopped, handling
 from ccnet_lab.training.settings import Settings
 from ccnet_lab.zoo.peers import SPREAD, beside_published
@@ -132,6 +133,7 @@ def results_table(names: Iterable[str], runs: Path, missing: Mapping[str, str] =
         measured = 100 * (scores["miou"] or 0.0)
         difference, meaning = beside_published(Run.open(runs / name))
         apart = "-" if difference is None else f"{difference:+.2f}"
+        meaning = "; ".join(filter(None, (meaning, one_class(scores.get("per_class_iou", {}).values()))))
         lines.append(f"| {name} | {beside} | {measured:.2f} | {apart} | {meaning} |")
     tie = f"A tie: the difference lies within {SPREAD} points, the spread between runs of one configuration (Huang et al.)."
     return "\n".join([*lines, "", f"mIoU in %. {tie}"])

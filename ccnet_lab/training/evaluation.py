@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,17 @@ from ccnet_lab.data.datasets import Split
 from ccnet_lab.errors import ConfigError, ProtocolError
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.fast import ready
-from ccnet_lab.scoring.metrics import Confusions, bootstrap_interval, boundary_tally, confusion_matrix, mean, ratio, save_arrays, scores
+from ccnet_lab.scoring.metrics import (
+    Confusions,
+    bootstrap_interval,
+    boundary_tally,
+    confusion_matrix,
+    mean,
+    one_class,
+    ratio,
+    save_arrays,
+    scores,
+)
 from ccnet_lab.scoring.protocol import Protocol, check_comparable, plan, published_protocol
 from ccnet_lab.training.inference import arithmetic, load, predict
 
@@ -96,7 +106,7 @@ def evaluate(
         mode, scales, flip, precision, recurrence: the protocol's; the defaults are those of the published numbers.
         workers: processes that decode and resize ahead; 0 does it in turn.
         boundaries: whether to count the boundary IoU, too.
-        progress: called with (images done, mIoU so far) after every image.
+        progress: called with (images done, mIoU so far) after every image; NaN as long as it is that of one class.
         keep: a file for what is counted so far, written every minute and when the evaluation is broken off; the next call with the same
             protocol and `key` goes on from there. It is removed at the end.
         key: what tells this model from others, such as the hash of its weights.
@@ -120,8 +130,8 @@ def evaluate(
     running = tally.confusions().total()
     start = saved = time.perf_counter()
     try:
-        with arithmetic(device, precision):
-            for item in load(split, protocol, workers, first=len(tally.names)):
+        with arithmetic(device, precision), closing(load(split, protocol, workers, first=len(tally.names))) as items:
+            for item in items:
                 target, prediction = item.labels.numpy(), predict(network, item, protocol, device)
                 confusion = confusion_matrix(target, prediction, classes)
                 tally.add(item.name, confusion, boundary_tally(target, prediction, classes) if boundaries else None)
@@ -132,7 +142,8 @@ def evaluate(
                     tally.save(keep)
                     saved = now
                 if progress is not None:
-                    progress(len(tally.names), scores(running).miou)
+                    so_far = scores(running)
+                    progress(len(tally.names), float("nan") if one_class(so_far.iou) else so_far.miou)
     except BaseException:
         if keep is not None and tally.names:
             tally.save(keep)
@@ -203,7 +214,8 @@ def score_table(found: Mapping[str, Any]) -> str:
     miou, interval = _percent(found["miou"]), found.get("miou_interval")
     if interval and None not in interval:
         miou += f" ({_percent(interval[0])} to {_percent(interval[1])})"
-    rows.append(("**mean** (95 % over images)", miou, _percent(found.get("boundary_iou"))))
+    alone = one_class(found["per_class_iou"].values())
+    rows.append((f"**mean** ({alone or '95 % over images'})", miou, _percent(found.get("boundary_iou"))))
     lines = ["| class | IoU % | boundary IoU % |", "| --- | ---: | ---: |", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join([*lines, "", f"pixel accuracy {_percent(found['pixel_accuracy'])} %"]) + "\n"
 

@@ -1,11 +1,14 @@
 """What surrounds a training: signals and failures of memory or compiler turned into an orderly end. The training itself is in loop.py."""
 
 import ctypes
+import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,6 +107,30 @@ def compile_advice() -> Iterator[None]:
             f"torch.compile does not work here ({' '.join(str(error).split())[:300]}). It wants a C++ compiler such as g++, and on CUDA "
             "Triton; leave --compile out to train without, with --resume where the run has begun"
         ) from None
+
+
+def cause(error: Exception, folder: Path | None = None) -> str:
+    """One sentence on an error that nobody foresaw where it came from: its likely cause and what helps.
+
+    What is of no known kind has its traceback in `folder`/error.txt, and is a fault of this library more likely than not.
+    """
+    said = " ".join(str(error).split()) or type(error).__name__
+    kinds = (
+        ("shared memory|/torch_|bus error", "the workers ran out of /dev/shm", "enlarge it (docker run --shm-size 8g), or --workers 0"),
+        ("dataloader worker", "a worker was killed, by hand or because memory ran out", "lower --workers or --batch-size"),
+        ("more than 1 value per channel", "batch norm had one value per channel to train on", "raise --crop or --batch-size"),
+    )
+    for pattern, what, remedy in kinds:
+        if re.search(pattern, said.lower()):
+            return f"{what} ({said[:200]}): {remedy}"
+    if isinstance(error, OSError):
+        return f"a file could not be read or written ({said[:300]}): look at the disk, its room and its rights"
+    details = ""
+    if folder is not None:
+        with suppress(OSError):
+            (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            details = f", details in {folder / 'error.txt'}"
+    return f"something unforeseen ({type(error).__name__}: {said[:300]}{details})"
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -1,6 +1,6 @@
 """Prediction over a split as a protocol says: whole image or sliding window, scales, flip. What the labels score is in evaluation.py."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ccnet_lab.data.batches import leave_signals_to_the_parent
+from ccnet_lab.data.batches import fault, given, leave_signals_to_the_parent
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.transforms import fitted_size, normalise, resize
 from ccnet_lab.errors import DeviceError, LabError, WeightsError
@@ -31,13 +31,10 @@ class Item(NamedTuple):
     inputs: list[Tensor]
 
 
-def load(split: Split, protocol: Protocol, workers: int = 0, first: int = 0) -> Iterator[Item]:
+def load(split: Split, protocol: Protocol, workers: int = 0, first: int = 0) -> Generator[Item, None, None]:
     """The images of a split in order, from number `first` on, decoded and fitted ahead by `workers`; raises as `Split.read` does."""
     items, order = _Items(split, protocol), range(first, len(split))
-    for item in DataLoader(items, None, sampler=order, num_workers=workers, worker_init_fn=leave_signals_to_the_parent):
-        if isinstance(item, LabError):
-            raise item
-        yield item
+    return given(DataLoader(items, None, sampler=order, num_workers=workers, worker_init_fn=leave_signals_to_the_parent))
 
 
 class _Items(Dataset[Any]):
@@ -49,11 +46,11 @@ class _Items(Dataset[Any]):
     def __getitem__(self, index: int) -> Item | LabError:
         try:
             sample = self.split.read(index)
-        except LabError as error:
-            return error
-        (height, width), (long, short) = sample.labels.shape, self.protocol.resize
-        sizes = [fitted_size(height, width, long * scale, short * scale) for scale in self.protocol.scales]
-        return Item(sample.name, torch.from_numpy(sample.labels), [torch.from_numpy(resize(sample.image, *size)) for size in sizes])
+            (height, width), (long, short) = sample.labels.shape, self.protocol.resize
+            sizes = [fitted_size(height, width, long * scale, short * scale) for scale in self.protocol.scales]
+            return Item(sample.name, torch.from_numpy(sample.labels), [torch.from_numpy(resize(sample.image, *size)) for size in sizes])
+        except Exception as error:
+            return fault(self.split.pairs[index], error)
 
 
 def fast_precision(device: torch.device) -> str:

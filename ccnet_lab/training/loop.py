@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -15,11 +15,12 @@ from tqdm import tqdm
 from ccnet_lab.configs import Config
 from ccnet_lab.data.batches import Batch, steps_per_epoch, training_batches
 from ccnet_lab.data.catalog import IGNORE, get_dataset
-from ccnet_lab.data.datasets import describe, open_split
+from ccnet_lab.data.datasets import check_learnable, describe, open_split
 from ccnet_lab.errors import ConfigError, RunError, TrainingError
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.weights import load_start, load_weights
 from ccnet_lab.runs import Run
+from ccnet_lab.scoring.metrics import miou_text, one_class
 from ccnet_lab.training.distributed import Processes, processes
 from ccnet_lab.training.evaluation import evaluate, scores
 from ccnet_lab.training.guards import Stopped, compile_advice, interruptible, keep_freed_memory, memory_advice, orderly, set_arithmetic
@@ -110,6 +111,7 @@ class Trainer:
         dataset = get_dataset(config.dataset)
         self.split = open_split(dataset, settings.data)
         self.scored = open_split(dataset, settings.data, dataset.val_split)  # now: what is missing should be missed before the training
+        check_learnable(self.split)
         self.per_epoch = steps_per_epoch(len(self.split), config.batch_size)
         self.total_steps = settings.steps or config.epochs * self.per_epoch
         self.micro_batch, rest = divmod(config.batch_size, group.world * settings.accumulate)
@@ -148,7 +150,7 @@ class Trainer:
         cuda = group.device.type == "cuda"
         batches = training_batches(self.split, self.config, steps, settings.seed, group.rank, group.world, settings.workers, pinned=cuda)
         bar = tqdm(batches, self.config.name, self.total_steps, initial=self.step, unit="step", disable=not group.main, dynamic_ncols=True)
-        with interruptible() as self.told, bar:
+        with interruptible() as self.told, closing(batches), bar:
             if self.unscored:
                 self.evaluate_on_the_way()
             if settings.compile and steps:
@@ -228,12 +230,17 @@ class Trainer:
         self.sums = {"since": self.seconds}
         if self.group.main:
             self.run.log(record)
-        return f"loss {record['loss']:.3f}, mIoU so far {100 * record['train_miou']:.1f} %, {record['images_per_second']:.1f} images/s"
+        miou = "of one class only" if record["train_miou"] is None else f"{100 * record['train_miou']:.1f} %"
+        return f"loss {record['loss']:.3f}, mIoU so far {miou}, {record['images_per_second']:.1f} images/s"
 
-    def train_miou(self) -> float:
-        """The mIoU over this epoch's crops so far, 0..1, counted on the feature grid; batch norm and dropout in train mode."""
+    def train_miou(self) -> float | None:
+        """The mIoU over this epoch's crops so far, 0..1, counted on the feature grid; batch norm and dropout in train mode.
+
+        None as long as it is that of a single class.
+        """
         counts = self.group.total(self.stepper.confusion[:-1].clone()).view(self.config.num_classes, -1)
-        return scores(counts.cpu().numpy()).miou if int(counts.sum()) else 0.0
+        found = scores(counts.cpu().numpy())
+        return None if one_class(found.iou) else found.miou if int(counts.sum()) else 0.0
 
     def evaluate(self) -> dict[str, Any]:
         """Scores on the split that is scored, in float32 as the published ones; the confusion matrices per image are stored."""
@@ -254,7 +261,7 @@ class Trainer:
         if self.group.main:
             found = self.evaluate()
             self.run.log({"step": self.step, "epoch": round(self.step / self.per_epoch, 4), "val_miou": found["miou"]})
-            self.say(f"epoch {self.step // self.per_epoch}: mIoU {100 * found['miou']:.2f} %")
+            self.say(f"epoch {self.step // self.per_epoch}: {miou_text(found)}")
         self.group.wait()
 
     def save(self) -> None:

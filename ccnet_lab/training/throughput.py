@@ -18,9 +18,9 @@ from ccnet_lab.data.catalog import IGNORE
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.timing import summary
 from ccnet_lab.errors import MemoryShortError
-from ccnet_lab.model.ccnet import build_model
+from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_attention_plain
+from ccnet_lab.model.ccnet import CCNet, build_model
 from ccnet_lab.model.fast import has_bf16
-from ccnet_lab.model.timing import as_published
 from ccnet_lab.training.distributed import Processes
 from ccnet_lab.training.estimates import estimate
 from ccnet_lab.training.guards import memory_advice, set_arithmetic
@@ -157,3 +157,20 @@ def _seconds(form: Callable[[], object], calls: int, device: torch.device) -> fl
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return (time.perf_counter() - start) / calls
+
+
+class PublishedAttention(CrissCrossAttention):
+    """The module as published: three projections, einsum and cat."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x + self.gamma * criss_cross_attention_plain(self.query(x), self.key(x), self.value(x))
+
+
+def as_published(model: CCNet) -> CCNet:
+    """The model itself, its attention replaced by `PublishedAttention` with the same weights, contiguous in memory."""
+    attention = PublishedAttention(model.attention.value.out_channels, model.attention.query.out_channels)
+    attention.load_state_dict(model.attention.state_dict())
+    attention.to(model.attention.gamma)  # device and dtype
+    model.attention = attention
+    return model.to(memory_format=torch.contiguous_format)  # type: ignore[no-any-return, call-overload]

@@ -19,6 +19,7 @@ from ccnet_lab.files import write_text
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.weights import read_config
 from ccnet_lab.runs import Run
+from ccnet_lab.scoring.metrics import one_class
 from ccnet_lab.zoo.peers import AUTHORS, PAGE, PUBLISHER, REPEATS
 
 _CARD = """# {name}
@@ -207,7 +208,14 @@ def _measured(scores: Mapping[str, Any] | None, source: str, compared: str) -> s
         return "**Not measured here** by `scripts/evaluate.py`: no run of this configuration with scores is stored in this repository."
     protocol, interval = scores["protocol"], scores.get("miou_interval") or [None]
     way = "whole images" if protocol["mode"] == "whole" else f"windows of {_size(protocol['window'])}"
-    within = "" if None in interval else f" (95 % over the images: {_percent(interval[0])} to {_percent(interval[1])})"
+    alone = one_class(scores.get("per_class_iou", {}).values())
+    within = (
+        f" ({alone})"
+        if alone
+        else ""
+        if None in interval
+        else f" (95 % over the images: {_percent(interval[0])} to {_percent(interval[1])})"
+    )
     return (
         f"mIoU **{_percent(scores['miou'])} %**{within}, pixel accuracy {_percent(scores.get('pixel_accuracy'))} %; per class below.\n"
         f"From {source or 'scores given by hand'}.\n\n"

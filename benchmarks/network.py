@@ -12,11 +12,12 @@ from torch.optim.swa_utils import update_bn
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.timing import side_by_side, summary
-from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_attention_plain, criss_cross_residual
-from ccnet_lab.model.ccnet import CCNet, build_model
+from ccnet_lab.model.attention import criss_cross_attention_plain, criss_cross_residual
+from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.deployed import enlarged
 from ccnet_lab.model.fast import folded, has_bf16
 from ccnet_lab.model.winograd import use_winograd
+from ccnet_lab.training.throughput import as_published
 
 SHAPES = ((1, 512, 64, 64), (1, 512, 97, 97), (1, 512, 64, 128), (2, 512, 64, 64), (1, 512, 128, 256))  # (B, C, H, W), on a CPU
 CUDA_SHAPES = ((16, 512, 64, 64), (8, 512, 64, 128))
@@ -61,23 +62,6 @@ class Inference(NamedTuple):
     labels_equal: float  # the share of pixels with the published mode's label, on noise, with `time_inference`'s weights
     logit_difference: float  # the largest
     largest_logit: float  # of the published mode
-
-
-class PublishedAttention(CrissCrossAttention):
-    """The module as published: three projections, einsum and cat."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return x + self.gamma * criss_cross_attention_plain(self.query(x), self.key(x), self.value(x))
-
-
-def as_published(model: CCNet) -> CCNet:
-    """The model itself, its attention replaced by `PublishedAttention` with the same weights, contiguous in memory."""
-    attention = PublishedAttention(model.attention.value.out_channels, model.attention.query.out_channels)
-    attention.load_state_dict(model.attention.state_dict())
-    attention.to(model.attention.gamma)  # device and dtype
-    model.attention = attention
-    return model.to(memory_format=torch.contiguous_format)  # type: ignore[no-any-return, call-overload]
 
 
 def plain_step(x: Tensor, gamma: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
