@@ -1,6 +1,7 @@
 """Files that are not what their names say: none reaches a decoder it was not meant for, none starts a program; masks of 0 and 255."""
 
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from ccnet_lab.errors import DataError, LabError
 from ccnet_lab.scoring.metrics import miou_text
 
 ROOT = Path(__file__).parent.parent
+COUNT = itertools.count()
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\nshowpage\n"
 
 
 def own(folder, names, masks, images=None, **more):
-    """A data set of one's own: arrays as masks, bytes as pictures."""
+    """A data set of one's own: arrays as masks, bytes as pictures; its folder has a name of its own."""
+    folder = folder.with_name(f"{folder.name}{next(COUNT)}")
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
     rng = np.random.default_rng(0)

@@ -207,7 +207,8 @@ def _rounding(network: nn.Module, reference: _Run, batches: Sequence[Tensor]) ->
 
     def off(conv: nn.Conv2d, given: tuple[Tensor], result: Tensor) -> Tensor:
         signs = torch.randint(0, 2, result.shape, generator=generator) * 2 - 1
-        return result + signs * torch.finfo(torch.float32).eps * conv._conv_forward(given[0].abs(), conv.weight.abs(), None)
+        size: Tensor = conv._conv_forward(given[0].abs(), conv.weight.abs(), None)
+        return result + signs * torch.finfo(torch.float32).eps * size
 
     network.double()
     images = [normalise(pixels).contiguous().double() for pixels in batches]
