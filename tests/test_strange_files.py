@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from ccnet_lab.data.datasets import check_learnable, open_own, open_split
+from ccnet_lab.data.datasets import open_own, open_split
 from ccnet_lab.data.doctor import examine, report_text
 from ccnet_lab.data.images import read_image
+from ccnet_lab.data.learnable import check_learnable
 from ccnet_lab.errors import DataError, LabError
 from ccnet_lab.scoring.metrics import miou_text
 

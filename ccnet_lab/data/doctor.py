@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ccnet_lab.data.catalog import Dataset
-from ccnet_lab.data.datasets import Split, ids_remedy, one_class_fault, open_split, pixels_of
+from ccnet_lab.data.datasets import Split, open_split
+from ccnet_lab.data.learnable import ids_remedy, one_class_fault, pixels_of
 from ccnet_lab.downloads import Progress
 from ccnet_lab.errors import DataError, LabError
 

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from ccnet_lab.configs import Config
 from ccnet_lab.data.batches import Batch, steps_per_epoch, training_batches
 from ccnet_lab.data.catalog import IGNORE, get_dataset
-from ccnet_lab.data.datasets import check_learnable, describe, open_split
+from ccnet_lab.data.datasets import describe, open_split
+from ccnet_lab.data.learnable import check_learnable
 from ccnet_lab.errors import ConfigError, RunError, TrainingError
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.weights import load_start, load_weights
