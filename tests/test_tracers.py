@@ -181,8 +181,8 @@ def test_autocast_does_not_touch_the_scores():
     wanted = criss_cross_attention_plain(*(t.double() for t in given))
     with torch.autocast("cpu", torch.bfloat16):
         mapped = torch.vmap(criss_cross_attention)(*(t[None] for t in given))[0]
-        traced = torch.jit.trace(criss_cross_attention, given)(*given)
-    for found in (mapped, traced):
+        traced = torch.jit.trace(criss_cross_attention, given, check_trace=False)
+    for found in (mapped, traced(*given)):
         assert (found - wanted).abs().max() < 1e-4
 
 
