@@ -82,10 +82,12 @@ def main() -> int:
             found.confusions.save(args.json.with_suffix(".npz"))
             write_text(args.json, json.dumps(scores, indent=1) + "\n", RunError)
             print(f"stored in {args.json}")
-    except LabError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
     except Exception as error:
-        parser.exit(2, f"{parser.prog}: error: {cause(error)}; then the same command again\n")
+        folder = Path(args.source if args.source and Path(args.source).is_dir() else ".")
+        again = "" if isinstance(error, LabError) else "; then the same command again"
+        parser.exit(2, f"{parser.prog}: error: {cause(error, folder)}{again}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped\n")
     return 0
 
 

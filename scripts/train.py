@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ccnet_lab.configs import get_config
-from ccnet_lab.errors import LabError, RunBusyError
+from ccnet_lab.errors import RunBusyError
 from ccnet_lab.scoring.metrics import miou_text
 from ccnet_lab.training.guards import BUSY, Stopped, cause
 from ccnet_lab.training.loop import train
@@ -29,12 +29,13 @@ def main() -> None:
     try:
         config = varied(get_config(args.config), args)
         scores = train(folder := args.runs / (args.name or config.name), config, from_options(args))
-    except LabError as error:
-        leave(f"{parser.prog}: error: {error}", BUSY if isinstance(error, RunBusyError) else 2)
     except Stopped as stopped:
         leave(str(stopped), 128 + stopped.number)
     except Exception as error:  # whatever ends a training, a sentence says what to do
-        leave(f"{parser.prog}: error: {cause(error, folder)}; what was saved is kept, go on with --resume", 2)
+        words = cause(error, folder)
+        if words != str(error) and "--resume" not in words:
+            words += "; what was saved is kept, go on with --resume"
+        leave(f"{parser.prog}: error: {words}", BUSY if isinstance(error, RunBusyError) else 2)
     if scores is not None:
         print(f"{miou_text(scores)}, pixel accuracy {100 * scores['pixel_accuracy']:.2f} %", flush=True)
     if several():

@@ -1,16 +1,18 @@
 """Training batches: which samples make step n, and a loader that gives them. How a sample is made is in transforms.py."""
 
+import multiprocessing
 import signal
 import threading
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.cache import read_pair
@@ -45,7 +47,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 def training_batches(
     split: Split, config: Config, steps: range, seed: int = 0, rank: int = 0, world: int = 1, workers: int = 0, pinned: bool = False
 ) -> Generator[Batch, None, None]:
-    """The batches of `steps`, in order.
+    """The batches of `steps`, in order; to be closed where they are not read to their end, since the workers live until then.
 
     A sample depends on the seed, the epoch and its place in the split alone: not on the number of workers or processes, nor on where a run
     was resumed.
@@ -60,7 +62,7 @@ def training_batches(
         pinned: whether to put the batches into memory that a GPU copies from without waiting.
 
     Raises:
-        DataError: a file is missing or damaged, or there are fewer images than one batch holds.
+        DataError, MemoryShortError: a pair cannot be read, or there are fewer images than one batch holds.
     """
     steps_per_epoch(len(split), config.batch_size)  # raises before any worker starts
     loader: DataLoader[Any] = DataLoader(
@@ -80,7 +82,13 @@ def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
 
     They ignore SIGTERM: kept alive by an exception's traceback, they would let the interpreter wait for them for ever at its end.
     """
-    items = iter(loader)
+    before = multiprocessing.active_children()
+    try:
+        items = iter(loader)
+    except BaseException:  # not all could be started
+        for worker in set(multiprocessing.active_children()).difference(before):
+            worker.kill()
+        raise
     workers = getattr(items, "_workers", [])
     try:
         for item in items:
@@ -100,12 +108,31 @@ def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
 
 
 def fault(pair: Pair, error: Exception) -> LabError:
-    """What is told of an error that came while a pair was read; a loader would bury it in a worker's traceback."""
+    """What is told of an error that came while a pair was read; a loader would bury it in a worker's traceback, here the error's note."""
+    again = "then go on with the same command, a training with --resume"
     if isinstance(error, LabError):
         return error
     if isinstance(error, MemoryError):
-        return MemoryShortError(f"out of memory while {pair.image} and its mask were read; lower --workers or --batch-size")
-    return DataError(f"{pair.image} or its mask {pair.mask} cannot be read ({error!r}); look at the files and at the disk they are on")
+        return MemoryShortError(f"out of memory while {pair.image} and its mask were read; lower --workers or --batch-size, {again}")
+    if isinstance(error, OSError):
+        what = error.filename or f"{pair.image} or its mask {pair.mask}"
+        return DataError(f"{what} cannot be read: {error.strerror or error}; look at the file and at the disk it is on, {again}")
+    known = DataError(f"{pair.image} or its mask {pair.mask} cannot be read ({error!r}); look at the files, {again}")
+    known.add_note("".join(traceback.format_exception(error)))
+    return known
+
+
+def shared(value: Any) -> Any:
+    """Move the tensors of a worker's nested tuples and lists to where the parent sees them.
+
+    Else a thread of the worker's queue does, which loses what it cannot move, so that the parent waits for ever where /dev/shm is small.
+    """
+    if get_worker_info() is not None:
+        for part in value if isinstance(value, tuple | list) else ():
+            shared(part)
+        if isinstance(value, Tensor):
+            value.share_memory_()
+    return value
 
 
 def _order(images: int, batch_size: int, steps: range, seed: int, rank: int, world: int) -> Iterator[list[tuple[int, int]]]:
@@ -137,7 +164,8 @@ def _collate(samples: list[Any]) -> Batch | LabError:
     if error := next((sample for sample in samples if isinstance(sample, LabError)), None):
         return error
     names, images, labels, inside = zip(*samples, strict=True)
-    return Batch(list(names), torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), torch.tensor(inside))
+    batch = Batch(list(names), torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), torch.tensor(inside))
+    return cast(Batch, shared(batch))
 
 
 def leave_signals_to_the_parent(_: int) -> None:

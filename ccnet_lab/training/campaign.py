@@ -17,7 +17,7 @@ from ccnet_lab.configs import CONFIGS, Config
 from ccnet_lab.errors import LabError, MissingPackageError, RunBusyError, UnknownConfigError, near
 from ccnet_lab.runs import Run
 from ccnet_lab.scoring.metrics import one_class
-from ccnet_lab.training.guards import BUSY, SIGNALS, Stopped, handling
+from ccnet_lab.training.guards import BUSY, PEER, SIGNALS, Stopped, handling
 from ccnet_lab.training.settings import Settings
 from ccnet_lab.zoo.peers import SPREAD, beside_published
 
@@ -169,7 +169,7 @@ def _call(command: list[str]) -> tuple[int, str, list[int]]:
             sys.stderr.flush()
             *whole, line = (line + chunk).replace(b"\r", b"\n").split(b"\n")
             words.extend(text.decode(errors="replace") for text in whole if text.strip())
-            errors.extend(word for word in words if "error: " in word)
+            errors.extend(word for word in words if "error: " in word and (PEER not in word or not errors))
         if line.strip():
             words.append(line.decode(errors="replace"))
 

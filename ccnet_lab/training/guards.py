@@ -109,34 +109,51 @@ def compile_advice() -> Iterator[None]:
         ) from None
 
 
+PEER = "another of this run's processes has ended"
+# What torch says (a pattern), what it means, what helps.
+FAULTS = (
+    (r"shared memory|/torch_\w*\d|bus error", "the workers ran out of /dev/shm", "enlarge it (docker run --shm-size 8g), or --workers 0"),
+    (
+        r"dataloader worker .*(killed|exited unexpectedly)",
+        "a worker was killed, by hand or because memory ran out",
+        "lower --workers or --batch-size",
+    ),
+    (r"cannot allocate memory|resource temporarily unavailable|can't start new", "no more workers can be started", "lower --workers"),
+    (r"too many open files|ancdata", "too many files are open", "lower --workers, or raise `ulimit -n`"),
+    (r"more than 1 value per channel", "batch norm had one value per channel to train on", "raise --crop or --batch-size"),
+    (r"closed by peer|reset by peer|gloo|nccl", PEER, "see what it said"),
+)
+
+
 def cause(error: Exception, folder: Path | None = None) -> str:
-    """One sentence on an error that nobody foresaw where it came from: its likely cause and what helps.
+    """One sentence on an error: its likely cause and what helps.
 
     What is of no known kind has its traceback in `folder`/error.txt, and is a fault of this library more likely than not.
     """
-    said = " ".join(str(error).split()) or type(error).__name__
-    kinds = (
-        ("shared memory|/torch_|bus error", "the workers ran out of /dev/shm", "enlarge it (docker run --shm-size 8g), or --workers 0"),
-        ("dataloader worker", "a worker was killed, by hand or because memory ran out", "lower --workers or --batch-size"),
-        ("more than 1 value per channel", "batch norm had one value per channel to train on", "raise --crop or --batch-size"),
-    )
-    for pattern, what, remedy in kinds:
-        if re.search(pattern, said.lower()):
-            return f"{what} ({said[:200]}): {remedy}"
-    if isinstance(error, OSError):
-        return f"a file could not be read or written ({said[:300]}): look at the disk, its room and its rights"
     details = ""
+    notes = getattr(error, "__notes__", [])  # the traceback in a worker
+    said = str(error).strip() or type(error).__name__
+    if not isinstance(error, LabError) or "DataLoader worker (pid" in said:  # whose end can come up while a file is written
+        said = said.splitlines()[-1] if " in DataLoader worker process " in said else " ".join(said.split())  # that of the worker's error
+        for words, what, remedy in FAULTS:
+            if re.search(words, said, re.IGNORECASE):
+                return f"{what} ({said[:200]}): {remedy}"
+        if isinstance(error, OSError):
+            return f"a file could not be read or written ({said[:300]}): look at the disk, its room and its rights"
+    elif not notes:
+        return said
     if folder is not None:
         with suppress(OSError):
             (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             details = f", details in {folder / 'error.txt'}"
-    return f"something unforeseen ({type(error).__name__}: {said[:300]}{details})"
+    return f"{said}{details}" if notes else f"something unforeseen ({type(error).__name__}: {said[:300]}{details})"
 
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, a GPU's or the machine's; not one of ours, which has advice of its own."""
     known = ("out of memory", "allocate memory", "alloc_failed")
-    said = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error).lower() for word in known)
+    words = "" if "/torch_" in str(error) else str(error).lower()  # of /dev/shm there is less than of memory
+    said = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in words for word in known)
     return said and not isinstance(error, LabError)
 
 

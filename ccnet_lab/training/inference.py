@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ccnet_lab.data.batches import fault, given, leave_signals_to_the_parent
+from ccnet_lab.data.batches import fault, given, leave_signals_to_the_parent, shared
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.transforms import fitted_size, normalise, resize
 from ccnet_lab.errors import DeviceError, LabError, WeightsError
@@ -32,9 +32,12 @@ class Item(NamedTuple):
 
 
 def load(split: Split, protocol: Protocol, workers: int = 0, first: int = 0) -> Generator[Item, None, None]:
-    """The images of a split in order, from number `first` on, decoded and fitted ahead by `workers`; raises as `Split.read` does."""
-    items, order = _Items(split, protocol), range(first, len(split))
-    return given(DataLoader(items, None, sampler=order, num_workers=workers, worker_init_fn=leave_signals_to_the_parent))
+    """The images of a split in order, from number `first` on, decoded and fitted ahead by `workers`; raises as `Split.read` does.
+
+    To be closed where they are not read to their end, since the workers live until then.
+    """
+    how: dict[str, Any] = dict(num_workers=workers, collate_fn=shared, worker_init_fn=leave_signals_to_the_parent)
+    return given(DataLoader(_Items(split, protocol), None, sampler=range(first, len(split)), **how))
 
 
 class _Items(Dataset[Any]):
