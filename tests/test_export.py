@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,12 +20,13 @@ from ccnet_lab.data.transforms import normalise
 from ccnet_lab.errors import LabError, MissingPackageError
 from ccnet_lab.explore.sources import find_weights
 from ccnet_lab.model import export
-from ccnet_lab.model.deployed import Deployed
+from ccnet_lab.model.deployed import Deployed, generated_picture
 from ccnet_lab.model.export import TOLERANCE, ExportError, export_model
 
 ROOT = Path(__file__).parent.parent
 SMALL = dict(sizes=[(33, 50)])
 SLIM = replace(get_config("street"), width=4, channels=8, query_channels=4)
+RESNET = replace(get_config("ccnet_resnet50os16_voc"), channels=16, query_channels=4)
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 needs_onnx = pytest.mark.skipif(not all(map(find_spec, PACKAGES)), reason='pip install -e ".[export]"')
 BOTH = pytest.mark.parametrize("kind", ["pt2", pytest.param("onnx", marks=needs_onnx)])
@@ -191,8 +193,7 @@ print(program(torch.zeros(1, 50, 70, 3, dtype=torch.uint8)).shape, json.loads(ex
 
 @needs_onnx
 def test_a_whole_resnet(tmp_path):
-    config = replace(get_config("ccnet_resnet50os16_voc"), channels=16, query_channels=4)
-    done = export_model(lively(config), config, tmp_path / "resnet.onnx", sizes=[(33, 50), (65, 47)], int8=True)
+    done = export_model(lively(RESNET), RESNET, tmp_path / "resnet.onnx", sizes=[(33, 50), (65, 47)], int8=True)
     assert done.metadata["smallest_side"] == 17
     assert done.bytes < 32e6  # 24 million weights
     assert [path.name for path in tmp_path.iterdir()] == ["resnet.onnx"]  # nothing beside it
@@ -228,9 +229,7 @@ def test_differences_are_seen():
 
 def test_more_than_the_tolerance_is_allowed_only_where_float32_has_no_more(tmp_path, demo, monkeypatch):
     """Logits of size 1e6 are known to about 0.1 in float32; the same error beside the demo's own logits is refused."""
-    large = copy.deepcopy(demo)
-    large.classifier[-1].weight.data *= 1e5
-    large.classifier[-1].bias.data *= 1e5
+    large = scaled(demo)
     done = export_model(large, "demo", tmp_path / "large.pt2", **SMALL)
     worst = max(done.differences.values())
     assert TOLERANCE < worst <= done.allowed < 10
@@ -239,6 +238,84 @@ def test_more_than_the_tolerance_is_allowed_only_where_float32_has_no_more(tmp_p
         with pytest.raises(ExportError, match=r"more than 0\.0001; it was not kept"):
             export_model(demo, "demo", tmp_path / "demo.pt2", **SMALL)
     assert export_model(demo, "demo", tmp_path / "demo.pt2", **SMALL).allowed == TOLERANCE
+
+
+def scaled(demo):
+    model = copy.deepcopy(demo)
+    model.classifier[-1].weight.data *= 1e5
+    model.classifier[-1].bias.data *= 1e5
+    return model
+
+
+def lost(network):
+    network.attention.gamma.zero_()
+
+
+def a_channel_off(network):
+    conv = network.classifier[0]
+    conv.weight[conv.weight.abs().sum((1, 2, 3)).argmax()] *= 1.01
+
+
+def another_epsilon(network):
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["demo", "slim", "resnet"])
+def test_rounding_is_allowed_with_room_and_damage_is_not(demo, name):
+    """Where more than the tolerance is allowed: what float32 gives here is well within, each damage well beyond."""
+    config = {"demo": get_config("demo"), "slim": SLIM, "resnet": RESNET}[name]
+    model = scaled(demo if name == "demo" else lively(config))
+    exact = copy.deepcopy(model).double()
+    batches = [export._batch(generated_picture(config.dataset, 33, 50, 0), 2)]
+    allowed = export.SLACK * export._rounding(lambda images: exact(images).logits, batches)
+    assert allowed > TOLERANCE
+
+    def differ(damage=None):
+        given = copy.deepcopy(model)
+        if damage is not None:
+            damage(given)
+        return max(export._differences(Deployed(given, 2, labels=False).logits, lambda x: exact(x).logits, batches, False).values())
+
+    assert differ() < allowed / 4
+    for damage in (lost, a_channel_off, another_epsilon):
+        assert differ(damage) > 4 * allowed, damage
+
+
+@torch.no_grad()
+def test_what_is_allowed_does_not_hang_on_the_kernels(demo):
+    """The same number whatever instructions PyTorch may use."""
+    exact = copy.deepcopy(demo).double()
+    batches = [export._batch(make_scene(0).image, 1)]
+    found = export._rounding(lambda images: exact(images).logits, batches)
+    code = """
+import copy, torch
+from ccnet_lab import Explorer
+from ccnet_lab.data.beacons import make_scene
+from ccnet_lab.model import export
+exact = copy.deepcopy(Explorer.open("demo").model).double()
+with torch.no_grad():
+    print(export._rounding(lambda images: exact(images).logits, [export._batch(make_scene(0).image, 1)]))
+"""
+    plain = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
+    other = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
+    assert float(other.stdout) == pytest.approx(found, rel=1e-5)
+
+
+def test_every_convolution_is_rounded():
+    """One product: a value of 3 times a weight of 2 is off by 6 epsilons, the attention's projections as all others."""
+    conv, one = torch.nn.Conv2d(1, 1, 1, bias=False).double(), torch.full((1, 1, 1, 1), 3.0, dtype=torch.float64)
+    with torch.no_grad(), export._Rounded():
+        conv.weight.fill_(2)
+        assert abs(conv(one).item() - 6) == pytest.approx(6 * torch.finfo(torch.float32).eps)
+    attention, features = build_model("demo").double().attention, torch.ones(1, 64, 2, 2, dtype=torch.float64)
+    with torch.no_grad():
+        expected = attention.project(features)
+        with export._Rounded():
+            found = attention.project(features)
+    assert all((a != b).all() for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize(

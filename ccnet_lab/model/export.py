@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.transforms import normalise
@@ -25,9 +26,9 @@ from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.deployed import Deployed, agreement, describe, enlarged, generated_picture
 
 FORMATS = ("pt2", "onnx")
-# The largest difference of a file's logits from the network's. Where rounding can take the logits further, 1e-4 asks for more than float32
-# gives; then that distance is allowed, see `_rounding`.
-TOLERANCE = 1e-4
+# The largest difference of a file's logits from the network's in float64. Where float32 can take the logits further, so much is allowed:
+# `SLACK` times `_rounding`. Files measured for eight networks, with kernels for AVX2 and AVX-512, were at most 0.18 of that away.
+TOLERANCE, SLACK = 1e-4, 3
 SIZES = ((97, 161), (128, 96), (75, 75))  # (H, W) of the pictures a file is checked on
 OPSETS, OPSET = range(18, 24), 20  # of ONNX; 20 is what torch 2.11 writes of itself
 _Run = Callable[[Tensor], Tensor]
@@ -37,7 +38,8 @@ _Run = Callable[[Tensor], Tensor]
 class Exported:
     """A file that was written, read back and found to give what the network gives.
 
-    Differences are the largest from the network: of logits; for labels, of the network's own logits of the file's label and of its own.
+    Differences are the largest from the network in float64, which has no part in a CPU's rounding: of logits; for labels, of the network's
+    logits of the file's label and of its own.
     """
 
     path: Path
@@ -102,11 +104,13 @@ def export_model(
     batches = [_batch(picture, 2 if fixed is None else fixed[0]) for picture in [*made, *pictures]]
     metadata = describe(config, deployed, fixed, source)
     network: nn.Module = eager
-    reference: _Run = lambda images: eager(images, steps, with_aux=False).logits  # noqa: E731
+    logits: _Run = lambda images: eager(images, steps, with_aux=False).logits  # noqa: E731
     if int8:
         deployed.quantise()
-        metadata["int8"] = agreement(reference, deployed.logits, batches[len(made) :] if pictures else batches)
-        network, reference = deployed, deployed.logits
+        metadata["int8"] = agreement(logits, deployed.logits, batches[len(made) :] if pictures else batches)
+        network = copy.deepcopy(deployed)
+        logits = network.logits
+    network.double()
     differences: dict[tuple[int, int], float] = {}
     allowed = TOLERANCE
 
@@ -115,10 +119,10 @@ def export_model(
         through_file = _through_onnx if kind == "onnx" else _through_pt2
         with warnings.catch_warnings(action="ignore"):  # of torch, about its own exporter
             run = through_file(_capture(deployed, fixed, smallest), temporary, metadata, opset)
-            differences.update(_differences(run, reference, batches, labels))
+            differences.update(_differences(run, logits, batches, labels))
         worst = max(differences.values())
         if worst > allowed:
-            allowed = max(allowed, _rounding(network, reference, batches))
+            allowed = max(allowed, SLACK * _rounding(logits, batches))
         if worst > allowed:
             raise ExportError(f"{path.name} would differ from the network by {worst:.2g}, more than {allowed:.2g}; it was not kept")
 
@@ -179,11 +183,12 @@ def _through_onnx(program: Any, path: Path, metadata: dict[str, Any], opset: int
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _differences(run: _Run, reference: _Run, batches: Sequence[Tensor], labels: bool) -> dict[tuple[int, int], float]:
+def _differences(run: _Run, exact: _Run, batches: Sequence[Tensor], labels: bool) -> dict[tuple[int, int], float]:
+    """By size, of what the file gives from `exact`, the network in float64."""
     found: dict[tuple[int, int], float] = {}
     for pixels in batches:
         images, size = normalise(pixels).contiguous(), (pixels.shape[1], pixels.shape[2])
-        expected = reference(images)
+        expected = exact(images.double())
         try:
             given = run(pixels if labels else images)
         except AssertionError as error:  # a program asserts which sizes it takes
@@ -197,27 +202,28 @@ def _differences(run: _Run, reference: _Run, batches: Sequence[Tensor], labels: 
     return found
 
 
-def _rounding(network: nn.Module, reference: _Run, batches: Sequence[Tensor]) -> float:
-    """How far float32 can take a network's logits, on any CPU's kernels; `reference` runs `network`, which is left in float64.
-
-    In float64 every convolution is off by float32's epsilon of the sum of its products' magnitudes, the sign drawn for each value: what
-    summing one product after another comes to. Kernels sum in blocks and stay well below (measured: a sixth or less).
-    """
-    generator = torch.Generator().manual_seed(0)
-
-    def off(conv: nn.Conv2d, given: tuple[Tensor], result: Tensor) -> Tensor:
-        signs = torch.randint(0, 2, result.shape, generator=generator) * 2 - 1
-        size: Tensor = conv._conv_forward(given[0].abs(), conv.weight.abs(), None)
-        return result + signs * torch.finfo(torch.float32).eps * size
-
-    network.double()
+def _rounding(exact: _Run, batches: Sequence[Tensor]) -> float:
+    """How far float32's rounding takes the logits of a network, here in float64, whatever a CPU's kernels are."""
     images = [normalise(pixels).contiguous().double() for pixels in batches]
-    exact = [reference(image) for image in images]
-    hooks = [module.register_forward_hook(off) for module in network.modules() if isinstance(module, nn.Conv2d)]
-    found = max(float((reference(image) - logits).abs().max()) for image, logits in zip(images, exact, strict=True))
-    for hook in hooks:
-        hook.remove()
-    return found
+    expected = [exact(image) for image in images]
+    with _Rounded():
+        return max(float((exact(image) - logits).abs().max()) for image, logits in zip(images, expected, strict=True))
+
+
+class _Rounded(TorchFunctionMode):
+    """Every convolution off by float32's epsilon of the sum of its products' magnitudes, up or down by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is not torch.conv2d:
+            return result
+        images, weight, _, *how = args
+        signs = torch.randint(0, 2, result.shape, generator=self.generator) * 2 - 1
+        return result + signs * torch.finfo(torch.float32).eps * function(images.abs(), weight.abs(), None, *how)
 
 
 def _package(name: str) -> Any:
