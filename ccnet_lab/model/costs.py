@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,18 +110,6 @@ def measure(config: str | Config, size: Size | None = None, repeats: int = 3, de
     seconds, peak = json.loads(process.stdout.rpartition("\n")[2])
     found = Measured(config.name, seconds, peak, size, machine(device), torch.__version__)
     _keep(found)
-    return found
-
-
-def measure_all(
-    names: Iterable[str] = tuple(CONFIGS), repeats: int = 3, device: str = "cpu", progress: Callable[[int, int, str], None] | None = None
-) -> dict[str, Measured]:
-    """`measure` one after another; `progress` is told how many are done, of how many, and the next one's name. Each is kept at once."""
-    names, found = list(names), {}
-    for done, name in enumerate(names):
-        if progress is not None:
-            progress(done, len(names), name)
-        found[name] = measure(name, None, repeats, device)
     return found
 
 
