@@ -209,13 +209,8 @@ def _measured(scores: Mapping[str, Any] | None, source: str, compared: str) -> s
     protocol, interval = scores["protocol"], scores.get("miou_interval") or [None]
     way = "whole images" if protocol["mode"] == "whole" else f"windows of {_size(protocol['window'])}"
     alone = one_class(scores.get("per_class_iou", {}).values())
-    within = (
-        f" ({alone})"
-        if alone
-        else ""
-        if None in interval
-        else f" (95 % over the images: {_percent(interval[0])} to {_percent(interval[1])})"
-    )
+    spread = "" if None in interval else f"95 % over the images: {_percent(interval[0])} to {_percent(interval[1])}"
+    within = f" ({alone or spread})" if alone or spread else ""
     return (
         f"mIoU **{_percent(scores['miou'])} %**{within}, pixel accuracy {_percent(scores.get('pixel_accuracy'))} %; per class below.\n"
         f"From {source or 'scores given by hand'}.\n\n"
