@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ccnet_lab.data.timing import side_by_side
+from benchmarks.samples import side_by_side
 from ccnet_lab.explore.maps import Step, attention_map, dense_weights
 from ccnet_lab.explore.teaching import dense_from_weights
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from benchmarks.samples import side_by_side
 from ccnet_lab.configs import Config
-from ccnet_lab.data.timing import side_by_side, summary
 from ccnet_lab.model.attention import criss_cross_attention_plain, criss_cross_residual
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.deployed import enlarged
 from ccnet_lab.model.fast import folded, has_bf16
 from ccnet_lab.model.winograd import use_winograd
-from ccnet_lab.training.throughput import as_published
+from ccnet_lab.training.throughput import as_published, summary
 
 SHAPES = ((1, 512, 64, 64), (1, 512, 97, 97), (1, 512, 64, 128), (2, 512, 64, 64), (1, 512, 128, 256))  # (B, C, H, W), on a CPU
 CUDA_SHAPES = ((16, 512, 64, 64), (8, 512, 64, 128))

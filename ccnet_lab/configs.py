@@ -26,7 +26,8 @@ class Config:
         crop_size: (H, W) of a training crop, pixels.
         resize: (long, short) sides the whole image is fitted into, ratio kept, before evaluation.
         batch_size: the total batch over all processes.
-        epochs, lr, momentum, weight_decay, power, aux_weight: SGD with the poly policy, lr * (1 - step / total) ** power.
+        epochs, lr, momentum, weight_decay, power, aux_weight: of SGD and its poly policy.
+        min_lr: what the learning rate falls to, (1 - step / total) ** power * (lr - min_lr) + min_lr; a hundredth of `lr` where not given.
         optimizer: "sgd"; "adamw" for the small networks.
         balance: whether rare classes weigh more in the loss.
         ohem: whether only the hard pixels count in the main loss (TPAMI's "+ OHEM").
@@ -52,6 +53,7 @@ class Config:
     epochs: int
     resize: tuple[int, int] = (2048, 512)
     lr: float = 0.01
+    min_lr: float = None  # type: ignore[assignment]  # never None afterwards
     momentum: float = 0.9
     weight_decay: float = 5e-4
     power: float = 0.9
@@ -80,12 +82,15 @@ class Config:
 
     def __post_init__(self) -> None:
         get_dataset(self.dataset)  # raises for an unknown one
+        if self.min_lr is None:
+            object.__setattr__(self, "min_lr", 0.01 * self.lr)
         strides = STRIDES.get(self.depth, ())
         checks = [
             ("depth", strides, f"50 or 101 (or {TINY} or {SLIM}, the small backbones)"),
             ("output_stride", self.output_stride in strides, " or ".join(map(str, strides))),
             ("optimizer", self.optimizer in ("sgd", "adamw"), "'sgd' or 'adamw'"),
             *((name, getattr(self, name) >= 1, "1 or more") for name in ("batch_size", "epochs", "channels", "query_channels", "width")),
+            ("min_lr", 0 <= self.min_lr <= self.lr, f"0 to lr, which is {self.lr:g}"),
             ("aux_channels", self.aux_channels >= 0, "0 (as many as channels) or more"),
             ("recurrence", self.recurrence >= 0, "0 or more (the papers use 2)"),
         ]
@@ -130,9 +135,12 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
-        """A configuration from `to_dict`'s mapping; unknown, missing and impossible fields raise `ConfigError`."""
+        """A configuration from `to_dict`'s mapping; unknown, missing and impossible fields raise `ConfigError`.
+
+        One without `min_lr` was stored when the learning rate fell to 0, and says so.
+        """
         try:
-            return cls(**values)
+            return cls(**{"min_lr": 0.0, **values})
         except TypeError as error:
             if isinstance(error, ConfigError):
                 raise
@@ -158,12 +166,12 @@ _PUBLISHED = dict(zip(CONFIGS, (77.43, 76.01, 78.02, 77.33, 42.47, 40.78, 44.00,
 # A beacon decides every disc's class, so a network needs R = 2 to see it from anywhere; scripts/make_demo.py trains both.
 _DEMO = Config(
     dataset="beacons", depth=TINY, output_stride=4, crop_size=(96, 96), resize=(192, 96), batch_size=16, epochs=1,
-    lr=3e-3, channels=64, query_channels=16, head_kernel=1, dropout=0.0, gamma=1.0, auxiliary=False, alias="demo",
+    lr=3e-3, min_lr=0.0, channels=64, query_channels=16, head_kernel=1, dropout=0.0, gamma=1.0, auxiliary=False, alias="demo",
 )  # fmt: skip
 # Small enough to be trained on two CPU cores, on CamVid, from scratch: first the coarse one, then, from its weights, the finer.
 _STREET8 = Config(
     dataset="camvid", depth=SLIM, output_stride=8, width=24, crop_size=(256, 320), resize=(480, 360), batch_size=8, epochs=90,
-    optimizer="adamw", lr=3e-3, weight_decay=0.01, balance=True, channels=64, query_channels=16, gamma=0.5, alias="street8",
+    optimizer="adamw", lr=3e-3, min_lr=0.0, weight_decay=0.01, balance=True, channels=64, query_channels=16, gamma=0.5, alias="street8",
 )  # fmt: skip
 _FOUR = (
     _DEMO,

@@ -2,7 +2,7 @@
 
   python scripts/benchmark.py infer --json results/infer_cpu.json --figure results/infer_cpu.png
 
-What is measured is in training/throughput.py, data/timing.py and benchmarks/.
+What is measured is in training/throughput.py and benchmarks/.
 """
 
 import argparse
@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, which 
 
 from benchmarks.maps import GRIDS, time_maps
 from benchmarks.network import CUDA_SHAPES, SHAPES, time_attention, time_inference
+from benchmarks.samples import CORES, time_samples
 from ccnet_lab.configs import CONFIGS, get_config
-from ccnet_lab.data.timing import CORES, time_samples
 from ccnet_lab.errors import LabError
 from ccnet_lab.explore.bars import Bar, speed_figure
 from ccnet_lab.model.costs import commit, machine

@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--config", help="what a checkpoint was made for, where the file itself leaves that open")
     parser.add_argument("--split", help="by default the split the data set is scored on")
     parser.add_argument("--mode", choices=MODES, default="whole", help="the whole image, or windows as large as a training crop")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="softmax averaged over these factors of the image's size")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="logits averaged over these factors of the image's size")
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
     parser.add_argument("--recurrence", type=int, help="R, by default the one the model was trained with")
     words = "auto: fp32, as the published scores; fast: batch norms folded, bf16 where the device has units for it, on other CPUs "

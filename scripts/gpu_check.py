@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, which 
 from torch import Tensor
 
 from benchmarks.network import time_inference
+from benchmarks.samples import make_files
 from ccnet_lab.configs import Config, get_config
-from ccnet_lab.data.timing import make_files
 from ccnet_lab.errors import LabError
 from ccnet_lab.model.attention import FORM, criss_cross_attention, criss_cross_attention_plain
 from ccnet_lab.model.costs import commit, machine

@@ -12,13 +12,12 @@ from PIL import Image
 from benchmarks.maps import dense_map, dense_matrix, time_maps
 from ccnet_lab import build_model
 from ccnet_lab.configs import Config
-from ccnet_lab.data.timing import summary
 from ccnet_lab.explore.maps import Step, dense_weights
 from ccnet_lab.model.attention import CrissCrossAttention
 from ccnet_lab.model.fast import folded, has_bf16
 from ccnet_lab.model.winograd import WinogradConv2d, use_winograd
 from ccnet_lab.training.agreement import compared
-from ccnet_lab.training.throughput import as_published
+from ccnet_lab.training.throughput import as_published, summary
 
 ROOT = Path(__file__).parent.parent
 RATIOS = {  # of each sub-command: the baseline's median, and ours

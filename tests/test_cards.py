@@ -55,7 +55,8 @@ def sources(config, scores=None):
     aux = sum(p.numel() for name, p in model.named_parameters() if name.startswith("aux_classifier."))
     plain = [
         config.depth, config.output_stride, config.width, config.channels, config.query_channels, config.recurrence, config.epochs, steps,
-        config.epochs * steps, config.batch_size, config.lr, config.momentum, config.weight_decay, config.power, config.aux_weight,
+        config.epochs * steps, config.batch_size, config.lr, config.min_lr, config.momentum, config.weight_decay, config.power,
+        config.aux_weight,
         *config.crop_size, *config.resize, dataset.num_classes, dataset.train_images, dataset.val_images, whole, aux,
         *range(dataset.num_classes),
     ]  # fmt: skip

@@ -5,6 +5,7 @@ import json
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from conftest import SHARED
@@ -195,7 +196,18 @@ def test_a_pair_is_read_as_rgb_and_labels(tmp_path):
     assert np.array_equal(grey.image, np.repeat(array[..., :1], 3, -1))
 
 
-def test_exif_turns_an_image_only_where_that_makes_it_fit(tmp_path):
+@pytest.mark.parametrize("ending", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_opencv_turns_them(tmp_path, picture, ending, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = saved(Image.fromarray(picture(16, 24)), ending, exif=exif)
+    expected = cv2.cvtColor(cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    found = pair(tmp_path, image, png(np.zeros(expected.shape[:2], np.uint8))).read(0).image
+    assert np.array_equal(found, expected)
+
+
+def test_exif_turns_an_image_only_where_it_then_fits_its_mask(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying, to be turned a quarter
     array = np.zeros((6, 8, 3), np.uint8)

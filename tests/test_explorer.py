@@ -136,19 +136,6 @@ def test_an_input_that_cannot_be(demo, picture):
     assert 0.99 * MAX_PIXELS < height * width <= MAX_PIXELS
 
 
-def test_large_images_are_upsampled_in_strips_with_the_same_labels(demo, monkeypatch, picture):
-    from ccnet_lab.explore import explorer
-
-    logits = torch.randn(1, 5, 9, 13)
-    whole = explorer._upsampled_argmax(logits, (101, 77))
-    interpolate, calls = F.interpolate, []
-    monkeypatch.setattr(explorer.F, "interpolate", lambda *a, **k: calls.append(1) or interpolate(*a, **k))
-    monkeypatch.setattr(explorer, "STRIP", 5 * 77 * 10)
-    in_strips = explorer._upsampled_argmax(logits, (101, 77))
-    assert len(calls) == 11
-    assert (in_strips == whole).mean() > 0.999
-
-
 def test_street_photograph_through_a_full_size_network_in_the_published_format(published_file, photograph):
     explorer = Explorer.open(published_file("ccnet_resnet50os8_cityscapes"))
     view = explorer.look(photograph, short_side=128)

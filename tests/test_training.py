@@ -35,7 +35,7 @@ def test_six_steps_are_the_reference_s():
         labels = torch.randint(0, 22, (2, 9, 11), generator=g)
         target = F.interpolate(labels[:, None].float(), size=(128, 160), mode="nearest")[:, 0].long()
         target[target == 21] = 255
-        optimizer.param_groups[0]["lr"] = poly_lr(i, 12, config.lr)
+        optimizer.param_groups[0]["lr"] = poly_lr(i, 12, config.lr, config.power, config.min_lr)
         loss = segmentation_loss(model(images), target)
         optimizer.zero_grad()
         loss.total.backward()
@@ -72,9 +72,12 @@ def test_target_of_another_batch():
 
 
 def test_poly_lr():
-    assert poly_lr(0, 100, 0.01) == 0.01
-    assert poly_lr(50, 100, 0.01) == pytest.approx(0.01 * 0.5**0.9)
-    assert poly_lr(100, 100, 0.01) == 0
+    assert poly_lr(0, 100, 0.01) == pytest.approx(0.01, rel=1e-15)
+    assert poly_lr(50, 100, 0.01) == pytest.approx(0.0001 + 0.0099 * 0.5**0.9, rel=1e-15)
+    assert poly_lr(100, 100, 0.01) == 0.0001
+    assert poly_lr(100, 100, 0.3) == pytest.approx(0.003)
+    assert poly_lr(50, 100, 0.01, min_lr=0.0) == pytest.approx(0.01 * 0.5**0.9)
+    assert poly_lr(100, 100, 0.01, 0.9, 0.004) == 0.004
     for step, total in ((101, 100), (-1, 100), (0, 0)):
         with pytest.raises(ValueError, match="does not exist"):
             poly_lr(step, total, 0.01)

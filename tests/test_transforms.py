@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from layouts import make_camvid
 from PIL import Image
 
+from benchmarks import samples
 from ccnet_lab import get_config
-from ccnet_lab.data import timing, transforms
+from ccnet_lab.data import transforms
 from ccnet_lab.data.batches import steps_per_epoch, training_batches
 from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.datasets import open_split
@@ -112,7 +113,7 @@ def test_nothing_changed_is_nothing_changed():
 def test_colours_are_the_recipe_s_to_the_bit():
     image = noise(40, 50)
     for seed in range(200):
-        ours, recipe = (form(image, np.random.default_rng(seed)) for form in (transforms.distort_colours, timing._recipe_colours))
+        ours, recipe = (form(image, np.random.default_rng(seed)) for form in (transforms.distort_colours, samples._recipe_colours))
         assert np.array_equal(ours, recipe)
 
 
@@ -133,7 +134,7 @@ def test_a_thousand_draws_are_the_recipe_s(height_width):
     for seed in range(1000):
         image, labels = scene(*height_width, seed % 10)
         ours, (pixels, target) = (
-            form(image, labels, np.random.default_rng(seed), CROP, RESIZE) for form in (transforms.augment, timing.recipe_augment)
+            form(image, labels, np.random.default_rng(seed), CROP, RESIZE) for form in (transforms.augment, samples.recipe_augment)
         )
         assert (ours.pixels.shape, ours.pixels.dtype, ours.labels.dtype) == ((*CROP, 3), np.uint8, np.uint8)
         assert np.array_equal(ours.labels, target.numpy())
@@ -154,13 +155,13 @@ def test_a_thousand_draws_are_the_recipe_s(height_width):
 
 def test_the_pixels_of_a_draw_are_the_recipe_s_but_for_a_grey_level(monkeypatch):
     """Without the change of colours, which would make more of a grey level."""
-    for module, name in ((transforms, "distort_colours"), (timing, "_recipe_colours")):
+    for module, name in ((transforms, "distort_colours"), (samples, "_recipe_colours")):
         monkeypatch.setattr(module, name, lambda image, _: image)
     std = torch.tensor(transforms.STD)[:, None, None]
     for seed in range(100):
         image, labels = noise(60, 83, seed), scene(60, 83, seed)[1]
         ours, (pixels, _) = (
-            form(image, labels, np.random.default_rng(seed), CROP, RESIZE) for form in (transforms.augment, timing.recipe_augment)
+            form(image, labels, np.random.default_rng(seed), CROP, RESIZE) for form in (transforms.augment, samples.recipe_augment)
         )
         normalised = transforms.normalise_crops(torch.tensor(ours.pixels)[None], torch.tensor([ours.inside]))[0]
         assert ((normalised - pixels) * std).abs().max() < 1.01

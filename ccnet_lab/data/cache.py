@@ -83,7 +83,7 @@ def _origin(split: Split, pair: Pair) -> dict[str, str]:
         raise DataError(f"a file of the pair {pair.name} cannot be found: {error}; {remedy}") from None
     sources = {kind: f"{stat.st_size} bytes, changed {stat.st_mtime_ns}" for kind, stat in stats.items()}
     table = label_table(split.dataset, pair.mask.stem.endswith("TrainIds"))
-    return {"name": pair.name, "label_table": f"{zlib.crc32(table.tobytes()):08x}", **sources}
+    return {"name": pair.name, "orientation": "as EXIF says", "label_table": f"{zlib.crc32(table.tobytes()):08x}", **sources}
 
 
 def _mapped(path: Path, origin: dict[str, str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

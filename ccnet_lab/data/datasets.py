@@ -197,19 +197,18 @@ def _read_mat(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_photograph(path: Path, size: tuple[int, ...]) -> NDArray[np.uint8]:
-    """(H, W, 3); turned by its EXIF orientation only where that alone makes it fit its mask.
+    """(H, W, 3), turned as its EXIF orientation says, as the reference's decoder does; as stored where only that fits the mask.
 
     torchvision decodes faster; what it can't read, or what doesn't fit the mask, is left to Pillow and its words.
     """
     with suppress(RuntimeError):
-        decoded = _decoded(path, ImageReadMode.RGB)
+        decoded = _decoded(path, ImageReadMode.RGB, turned=True)
         if decoded is not None and decoded.dtype == torch.uint8 and decoded.shape[1:] == size:
             return np.ascontiguousarray(decoded.permute(1, 2, 0).numpy())
     try:
         with open_picture(path) as picture:
-            if picture.size[::-1] != size and picture.getexif().get(0x0112, 1) > 4:
-                return np.array(as_seen(picture, path.name).convert("RGB"))
-            return np.array(picture.convert("RGB"))
+            turned = as_seen(picture, path.name)
+            return np.array((picture if picture.size[::-1] == size != turned.size[::-1] else turned).convert("RGB"))
     except FileNotFoundError:
         raise DataError(f"there is no image {path}") from None
     except UnidentifiedImageError:
@@ -218,14 +217,15 @@ def _read_photograph(path: Path, size: tuple[int, ...]) -> NDArray[np.uint8]:
         raise DataError(f"{path} cannot be read as an image: {error}; download it again") from None
 
 
-def _decoded(path: Path, mode: ImageReadMode) -> Tensor | None:
-    """(C, H, W) of a JPEG or PNG as torchvision decodes it; None for another kind of file, which its other decoders must not get.
+def _decoded(path: Path, mode: ImageReadMode, turned: bool = False) -> Tensor | None:
+    """(C, H, W) of a JPEG or PNG as torchvision decodes it, `turned` as its EXIF says or as stored.
 
-    Its GIF decoder writes beyond its memory for a frame that starts beside the canvas. Raises `RuntimeError` for a damaged file.
+    None for another kind of file, which torchvision's other decoders must not get: that of GIF writes beyond its memory for a frame that
+    starts beside the canvas. Raises `RuntimeError` for a damaged file.
     """
     data = read_file(str(path))
     decode = next((decode for head, decode in _FAST.items() if bytes(data[: len(head)].tolist()) == head), None)
-    return None if decode is None else decode(data, mode)
+    return None if decode is None else decode(data, mode, apply_exif_orientation=turned)
 
 
 def _colour(index: int) -> tuple[int, ...]:

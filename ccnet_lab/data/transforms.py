@@ -12,10 +12,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from ccnet_lab.data.catalog import IGNORE
 
@@ -42,13 +39,19 @@ def fitted_size(height: int, width: int, long: float, short: float) -> tuple[int
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def fit(image: NDArray[np.uint8], long: int, short: int) -> NDArray[np.uint8]:
-    """(H, W, 3) resized bilinearly to `fitted_size`; the image itself where the size is already that."""
-    height, width = fitted_size(image.shape[0], image.shape[1], long, short)
-    if (height, width) == image.shape[:2]:
+def fit(image: NDArray[np.uint8], long: float, short: float) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 resized to `fitted_size`, as the recipe evaluates; the image itself where the size is already that."""
+    return resize(image, *fitted_size(image.shape[0], image.shape[1], long, short))
+
+
+def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 resized by OpenCV's `INTER_LINEAR`, without smoothing where it reduces.
+
+    Other libraries' bilinear differs by a grey level on one value in five, which changes labels.
+    """
+    if image.shape[:2] == (height, width):
         return image
-    # Pillow smooths before it reduces, so that large photographs don't alias; where it enlarges it is the recipe's plain bilinear.
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def normalise(images: NDArray[np.uint8] | Tensor) -> Tensor:
@@ -93,7 +96,7 @@ def augment(
         `crop` pixels, 0 where padded, and their labels, `IGNORE` where padded. The labels are those of resizing the whole image and then
         cropping, the pixels but for one grey level before the colours are changed.
 
-    Source: SSSegmentation's CCNet configurations and its data pipeline; `data.timing.recipe_augment` is its order written plainly.
+    Source: SSSegmentation's CCNet configurations and its data pipeline; benchmarks/samples.py has its order written plainly.
     """
     size = random_size(labels.shape[0], labels.shape[1], rng, resize)
     (top, left, height, width), labels = choose_crop(labels, size, rng, crop)
@@ -179,11 +182,3 @@ def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
 def _levels(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Cut to 8 bits as the recipe does: towards 0."""
     return np.asarray(np.floor(values.clip(0, 255)))
-
-
-def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """(H, W, 3) resized by plain bilinear interpolation without smoothing, as the recipe evaluates."""
-    if image.shape[:2] == (height, width):
-        return image
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return np.asarray(F.resize(pixels, [height, width], InterpolationMode.BILINEAR, antialias=False).permute(1, 2, 0))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,10 +23,10 @@ from ccnet_lab.explore.maps import Step
 from ccnet_lab.explore.pictures import clip_level
 from ccnet_lab.explore.sources import obtain_weights
 from ccnet_lab.model.ccnet import CCNet, build_model
+from ccnet_lab.model.upsample import upsampled_labels
 from ccnet_lab.model.weights import load_weights, read_config
 
 Floats = NDArray[np.float32]
-STRIP = 2**27  # logits resized at once, half a GiB
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ class View:
         """(H, W) class ids with the same weights at another recurrence: argmax of the logits resized to the image."""
         with self._lock:
             if recurrence not in self._labels:
-                self._labels[recurrence] = _upsampled_argmax(self.logits(recurrence), self.size)
+                self._labels[recurrence] = upsampled_labels([self.logits(recurrence)[0]], self.size).cpu().numpy()
             return self._labels[recurrence]
 
     def cell_labels(self, recurrence: int | None = None) -> NDArray[np.uint8]:
@@ -323,16 +322,3 @@ def _resized_rows(logits: Tensor, height: int, first: int, last: int) -> Tensor:
     below = (above + 1).clamp(max=rows - 1)
     share = (centre - above).to(logits.dtype)[:, None]
     return logits[:, :, above] * (1 - share) + logits[:, :, below] * share
-
-
-def _upsampled_argmax(logits: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(H, W) argmax of (1, K, h, w) resized to `size`, some rows at a time so that memory stays small for large photographs."""
-    height, width = size
-    labels = np.empty(size, np.uint8)
-    step = max(1, STRIP // (logits.shape[1] * width))
-    for first in range(0, height, step):
-        last = min(first + step, height)
-        rows = logits if step >= height else _resized_rows(logits, height, first, last)
-        rows = F.interpolate(rows, size=(last - first, width), mode="bilinear", align_corners=False)
-        labels[first:last] = rows[0].argmax(0).to(torch.uint8).cpu()
-    return labels

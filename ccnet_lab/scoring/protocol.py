@@ -11,6 +11,7 @@ from ccnet_lab.errors import ProtocolError
 from ccnet_lab.runs import Run
 
 MODES, PRECISIONS = ("whole", "slide"), ("fp32", "bf16", "fast fp32", "fast bf16")
+AVERAGING, RESIZING = ("logits", "softmax"), ("opencv", "torchvision")
 _GOES_WITH = {"images": "split", "names_crc32": "images", "window": "mode", "stride": "window"}  # fields that differ along with another
 
 
@@ -21,9 +22,12 @@ class Protocol:
     Attributes:
         dataset, split, images, names_crc32: what was scored, as `data.datasets.describe` says; a checksum of "" stands for any.
         mode: "whole" image, or "slide": the logits of overlapping windows averaged.
-        scales: factors on `resize`; with several, or with flip, the softmax probabilities at the labels' size are averaged.
+        scales: factors on the fitted image's sides.
         flip: whether the mirrored image is predicted, too.
-        resize: (long, short) sides the image is fitted into at scale 1, ratio kept, plain bilinear.
+        averaging: of what, with several scales or with flip: "logits", of scaled tensors, as the reference does; "softmax", of pictures
+            resized anew, in scores that were stored before that was the rule.
+        resize: (long, short) sides the image is fitted into at scale 1, ratio kept.
+        resizing: by whose bilinear: "opencv", as the reference; "torchvision" in scores that were stored before.
         window, stride: (H, W) pixels of the fitted image; None for whole images.
         precision: "fp32" (TF32 off) or "bf16" autocast, of the network itself or, "fast" before it, of what `model.fast.ready` gives.
         recurrence: R used.
@@ -38,14 +42,16 @@ class Protocol:
     mode: str = "whole"
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    averaging: str = "logits"
     resize: tuple[int, int]
+    resizing: str = "opencv"
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
     precision: str = "fp32"
     recurrence: int = 2
 
     def __post_init__(self) -> None:
-        for name, known in (("mode", MODES), ("precision", PRECISIONS)):
+        for name, known in (("mode", MODES), ("precision", PRECISIONS), ("averaging", AVERAGING), ("resizing", RESIZING)):
             if getattr(self, name) not in known:
                 raise ProtocolError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(known)}")
         scales = tuple(sorted({float(scale) for scale in self.scales}))
@@ -64,11 +70,13 @@ class Protocol:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Protocol":
-        """A protocol from `to_dict`'s mapping; raises `ProtocolError` where it is none."""
+        """A protocol from `to_dict`'s mapping, also of one stored before `averaging` and `resizing`; `ProtocolError` where it is none."""
         if not isinstance(values, Mapping):
             raise ProtocolError(f"{values!r} is no protocol; expected its fields by name; evaluate again")
+        several = values.get("flip") or values.get("scales") not in (None, [1.0], (1.0,))
+        earlier = {"resizing": "torchvision", "averaging": "softmax" if several else "logits"}
         try:
-            return cls(**values)
+            return cls(**{**earlier, **values})
         except TypeError as error:
             raise ProtocolError(f"these fields make no protocol: {error}; evaluate again") from None
 
@@ -121,6 +129,7 @@ def differences(protocol: Protocol, *others: Protocol) -> tuple[str, ...]:
         "split": f"split {p.split}", "images": f"{p.images:,} images", "names_crc32": "other images", "mode": p.mode,
         "window": f"windows of {p.window}", "stride": f"windows {p.stride} apart", "flip": "flip" if p.flip else "no flip",
         "scales": f"scales {' '.join(f'{s:g}' for s in p.scales)}" if len(p.scales) < 4 else f"{len(p.scales)} scales",
+        "averaging": f"{p.averaging} averaged", "resizing": f"resized by {p.resizing}",
         "resize": f"fitted into {p.resize[0]} x {p.resize[1]}", "precision": p.precision, "recurrence": f"R = {p.recurrence}",
     }  # fmt: skip
     found = [unlike(p, other) for other in others]

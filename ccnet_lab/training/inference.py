@@ -1,6 +1,6 @@
 """Prediction over a split as a protocol says: whole image or sliding window, scales, flip. What the labels score is in evaluation.py."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,22 +13,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from ccnet_lab.data.batches import fault, given, leave_signals_to_the_parent, shared
 from ccnet_lab.data.datasets import Split
-from ccnet_lab.data.transforms import fitted_size, normalise, resize
-from ccnet_lab.errors import DeviceError, LabError, WeightsError
+from ccnet_lab.data.transforms import fit, normalise
+from ccnet_lab.errors import DeviceError, LabError, ProtocolError, WeightsError
 from ccnet_lab.model.fast import has_bf16
+from ccnet_lab.model.upsample import upsampled_labels
 from ccnet_lab.scoring.protocol import Protocol
 from ccnet_lab.training.guards import out_of_memory
 
-RESIZED_AT_ONCE = 2**22  # logits, 16 MiB: how many classes are resized to the size of the labels together follows from it
-FEWEST = 4  # classes resized together: for fewer torch takes another kernel, which rounds otherwise
-
 
 class Item(NamedTuple):
-    """One image of a split as the network takes it: labels (H, W) uint8, inputs (H', W', 3) uint8, one per scale."""
+    """One image of a split as the network takes it: labels (H, W) uint8, pixels (H', W', 3) uint8 RGB at scale 1."""
 
     name: str
     labels: Tensor
-    inputs: list[Tensor]
+    pixels: Tensor
 
 
 def load(split: Split, protocol: Protocol, workers: int = 0, first: int = 0) -> Generator[Item, None, None]:
@@ -49,9 +47,7 @@ class _Items(Dataset[Any]):
     def __getitem__(self, index: int) -> Item | LabError:
         try:
             sample = self.split.read(index)
-            (height, width), (long, short) = sample.labels.shape, self.protocol.resize
-            sizes = [fitted_size(height, width, long * scale, short * scale) for scale in self.protocol.scales]
-            return Item(sample.name, torch.from_numpy(sample.labels), [torch.from_numpy(resize(sample.image, *size)) for size in sizes])
+            return Item(sample.name, torch.from_numpy(sample.labels), torch.from_numpy(fit(sample.image, *self.protocol.resize)))
         except Exception as error:
             return fault(self.split.pairs[index], error)
 
@@ -80,64 +76,41 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
 def predict(model: nn.Module, item: Item, protocol: Protocol, device: torch.device) -> NDArray[np.uint8]:
     """(H, W) class ids of one image at its labels' size.
 
-    The model is in eval mode on `device`. Mode, flip and recurrence are the protocol's, the scales are in the item's inputs.
+    The model is in eval mode on `device`. Scales, mode, flip and recurrence are the protocol's: the normalised image is scaled, each
+    scale is predicted as it is and mirrored, and the raw logits of all passes are averaged at the labels' size.
 
     Raises:
+        ProtocolError: a scale leaves nothing of the image.
         DeviceError: memory does not suffice; the message says what to lower.
         WeightsError: the network gives logits that are not finite.
+
+    Source: SSSegmentation's `auginference` and tester.
     """
     forward = _slide if protocol.mode == "slide" else _logits
     passes = []
     try:
-        for pixels in item.inputs:
-            image = normalise(pixels.to(device))[None]  # (1, 3, H', W')
-            passes.append(forward(model, image, protocol))
+        image = normalise(item.pixels.to(device))[None]  # (1, 3, H', W')
+        if min(item.pixels.shape[:2]) * min(protocol.scales) < 1:
+            came = f"{item.name} is {image.shape[3]} x {image.shape[2]} pixels as the network takes it"
+            raise ProtocolError(f"{came}, of which --scales {min(protocol.scales):g} leaves none; give a larger scale")
+        for scale in protocol.scales:
+            scaled = image if scale == 1 else F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
+            passes.append(forward(model, scaled, protocol))
             if protocol.flip:
-                passes.append(forward(model, image.flip(-1), protocol).flip(-1))
+                passes.append(forward(model, scaled.flip(-1), protocol).flip(-1))
             if not all(logits.isfinite().all() for logits in passes[-2:]):
                 fine = all(tensor.isfinite().all() for tensor in model.state_dict().values())
                 remedy = "try --precision fp32" if fine else "its weights are, too: take an earlier checkpoint"
                 raise WeightsError(f"the network's logits for {item.name} are NaN or infinite ({protocol.precision}); {remedy}")
-        return most_likely(passes, (item.labels.shape[0], item.labels.shape[1])).cpu().numpy()
+        return upsampled_labels(passes, (item.labels.shape[0], item.labels.shape[1])).cpu().numpy()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        height, width = max(tuple(pixels.shape[:2]) for pixels in item.inputs)
+        height, width = (int(side * max(protocol.scales)) for side in item.pixels.shape[:2])
         raise DeviceError(
             f"{device} ran out of memory on {item.name}, {width} x {height} as the network takes it, mode {protocol.mode}; "
             "use --mode slide, smaller --scales, --precision bf16 or --device cpu"
         ) from None
-
-
-def most_likely(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """(H, W) uint8 argmax over the classes of logits resized to `size` (bilinear, align_corners False), in bounded memory.
-
-    Of the one pass's logits (K, h, w), or of the sum of the softmax probabilities of several. Some classes are resized at a time, which
-    leaves every value and so the argmax as it is.
-    """
-    count = max(1, len(passes[0]) // max(FEWEST, RESIZED_AT_ONCE // (size[0] * size[1])))
-    parts = [logits.tensor_split(count) for logits in passes]  # per pass, some classes each
-
-    def resized(part: Tensor) -> Tensor:
-        return F.interpolate(part[None], size=size, mode="bilinear", align_corners=False)[0]
-
-    totals = []  # (H, W) per pass: log of the sum of exp over all classes
-    for group in parts if len(passes) > 1 else ():
-        totals.append(passes[0].new_full(size, -torch.inf))
-        for part in group:
-            torch.logaddexp(totals[-1], resized(part).logsumexp(0), out=totals[-1])
-    best = passes[0].new_full(size, -torch.inf)
-    labels, first = torch.zeros(size, dtype=torch.uint8, device=best.device), 0
-    for now in zip(*parts, strict=True):
-        score = resized(now[0])
-        if totals:
-            score = score.sub_(totals[0]).exp_()
-            for part, total in zip(now[1:], totals[1:], strict=True):
-                score += resized(part).sub_(total).exp_()
-        value, index = score.max(0)
-        labels = torch.where(value > best, (index + first).to(torch.uint8), labels)  # at a tie the first class, as argmax
-        best, first = torch.maximum(best, value), first + len(score)
-    return labels
 
 
 def _logits(model: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:

@@ -99,7 +99,10 @@ def open_run(folder: Path, config: Config, settings: Settings) -> Run:
     before, now = run.config.to_dict(), config.to_dict()
     differing = [f"{name} is {before[name]!r} there and {now[name]!r} here" for name in now if before[name] != now[name]]
     if differing:
-        raise RunError(f"{folder} is a run of another configuration: {'; '.join(differing)}. Give the same options, or another folder")
+        earlier = "" if before["min_lr"] == now["min_lr"] else f"--min-lr {before['min_lr']:g} finishes it with its own schedule. "
+        raise RunError(
+            f"{folder} is a run of another configuration: {'; '.join(differing)}. {earlier}Give the same options, or another folder"
+        )
     return run
 
 
@@ -191,9 +194,10 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Step:
         """One step with the random numbers and the learning rate of its number."""
+        config = self.config
         _seed(self.settings.seed, self.step, self.group.rank)
         for parameters in self.stepper.optimizer.param_groups:
-            parameters["lr"] = poly_lr(self.step, self.total_steps, self.config.lr, self.config.power)
+            parameters["lr"] = poly_lr(self.step, self.total_steps, config.lr, config.power, config.min_lr)
         if self.step % self.per_epoch == 0:
             self.stepper.confusion.zero_()
         return Step(self.step + 1, batch.names, *self.stepper(batch))

@@ -16,11 +16,15 @@ def build_optimizer(model: nn.Module, config: Config) -> optim.Optimizer:
     return optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused)
 
 
-def poly_lr(step: int, total_steps: int, base_lr: float, power: float = 0.9) -> float:
-    """The learning rate for step `step` (from 0) of `total_steps`: base_lr * (1 - step / total_steps) ** power.
+def poly_lr(step: int, total_steps: int, base_lr: float, power: float = 0.9, min_lr: float | None = None) -> float:
+    """The learning rate for step `step` (from 0) of `total_steps`: (1 - step / total_steps) ** power * (base_lr - min_lr) + min_lr.
 
-    Raises `ValueError` for a step outside 0..total_steps, or no steps at all.
+    The floor `min_lr` is a hundredth of `base_lr` by default, as in the reference. Raises `ValueError` for a step outside 0..total_steps,
+    or no steps at all.
+
+    Source: SSSegmentation's PolyScheduler, whose `min_lr` no CCNet configuration changes.
     """
     if total_steps < 1 or not 0 <= step <= total_steps:
         raise ValueError(f"step {step} of {total_steps} does not exist; expected 0 <= step <= total_steps, at least one step in all")
-    return base_lr * float((1 - step / total_steps) ** power)
+    floor = 0.01 * base_lr if min_lr is None else min_lr
+    return float((1 - step / total_steps) ** power) * (base_lr - floor) + floor

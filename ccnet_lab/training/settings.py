@@ -87,6 +87,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--crop", type=int, dest="crop_size", nargs=2, metavar=("H", "W"))
     recipe.add_argument("--resize", type=int, nargs=2, metavar=("LONG", "SHORT"), help="sides images are fitted into at scale 1")
     recipe.add_argument("--lr", type=float)
+    recipe.add_argument("--min-lr", type=float, metavar="LR", help="what the learning rate falls to; a hundredth of --lr in the recipe")
     recipe.add_argument("--recurrence", type=int, metavar="R", help="criss-cross steps")
     recipe.add_argument("--ohem", action="store_true", default=None, help="count only hard pixels in the main loss")
     recipe.add_argument("--category-loss", type=float, metavar="WEIGHT", help="add the category-consistent loss")
@@ -119,8 +120,10 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
 
 def varied(config: Config, args: argparse.Namespace) -> Config:
     """The configuration with the changes in parsed options; on a data set of one's own it loses its alias, and with it its name."""
-    names = ("epochs", "batch_size", "crop_size", "resize", "lr", "recurrence", "ohem", "category_loss")
+    names = ("epochs", "batch_size", "crop_size", "resize", "lr", "min_lr", "recurrence", "ohem", "category_loss")
     changes = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if args.lr is not None and args.min_lr is None:  # the floor keeps its share of it
+        changes["min_lr"] = config.min_lr / config.lr * args.lr
     if args.own is not None:
         changes |= {"dataset": open_own(args.own).key, "alias": ""}
     return replace(config, **changes)

@@ -2,12 +2,13 @@
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +17,6 @@ from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.batches import Batch, training_batches
 from ccnet_lab.data.catalog import IGNORE
 from ccnet_lab.data.datasets import Split
-from ccnet_lab.data.timing import summary
 from ccnet_lab.errors import MemoryShortError
 from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_attention_plain
 from ccnet_lab.model.ccnet import CCNet, build_model
@@ -32,13 +32,26 @@ MODES = ("published", "ours", "compiled")
 WARM_UP = 2  # steps
 
 
+class Times(NamedTuple):
+    """Seconds: the median, and the spread: the range of the middle half of the measurements, as a share of the median."""
+
+    median: float
+    spread: float
+
+
+def summary(seconds: Sequence[float]) -> Times:
+    """Median and spread of measurements."""
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
+    return Times(float(median), float((high - low) / median))
+
+
 def measure(config: Config, device: torch.device, repeats: int = 3, steps: int = 5, compiled: bool = False) -> dict[str, Any]:
     """One configuration's training steps, at its own crop and batch, in every mode of `MODES`, the compiled one only if asked for.
 
     The modes take `repeats` turns after one another, each of `steps` steps that are timed together.
 
     Returns:
-        batch, crop, precision of our modes; per mode images_per_second (median), spread (as in `data.timing.Times`), warm_up (seconds of
+        batch, crop, precision of our modes; per mode images_per_second (median), spread (as in `Times`), warm_up (seconds of
         the steps before the counted ones), peak_memory (bytes, CUDA only), tflops, schedule_hours; ratio and, of the compiled mode,
         compiled_ratio to the published mode. A mode that runs out of memory says so instead.
     """

@@ -189,7 +189,7 @@ def _recipe(config: Config, dataset: Dataset) -> str:
     if dataset.root:
         schedule = (
             f"{config.epochs} epochs of {steps:,} steps, {config.epochs * steps:,} steps of {config.batch_size} images; {optimizer}, "
-            f"lr {config.lr:g}, weight decay {config.weight_decay:g}; poly with power {config.power:g}"
+            f"lr {config.lr:g}, weight decay {config.weight_decay:g}; poly with power {config.power:g} down to lr {config.min_lr:g}"
         )
     rows = {
         "attention": f"criss-cross, R = {config.recurrence}, {config.channels} channels, queries and keys {config.query_channels}",

@@ -246,7 +246,12 @@ def stored_config(path: Path) -> Config | None:
     try:
         if "dataset" in stored:
             register(json.loads(stored["dataset"]))
-        return Config.from_dict(json.loads(stored["config"])) if "config" in stored else None
+        if "config" not in stored:
+            return None
+        values = json.loads(stored["config"])
+        if "converted_from" in stored:  # trained elsewhere, where the schedule has always had its floor
+            values.setdefault("min_lr", None)
+        return Config.from_dict(values)
     except json.JSONDecodeError as error:
         raise WeightsError(f"the metadata of {path.name} is no JSON: {error}; give the configuration it was made for") from None
 

@@ -1,11 +1,11 @@
 """How fast training samples are made on one core, ours beside the recipe's order in OpenCV; our transforms are in transforms.py.
 
-`side_by_side`, the interleaved measurement of several forms, is used by the other rooms' timings, too.
+`side_by_side`, the interleaved measurement of several forms, is used by the other timings here, too.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,24 +21,12 @@ from ccnet_lab.data.cache import build_cache, read_pair
 from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.datasets import Pair, Sample, Split, label_table
 from ccnet_lab.data.transforms import BRIGHTNESS, CONTRAST, CROP_TRIES, HUE, LARGEST_CLASS, MEAN, SATURATION, STD, augment, random_size
+from ccnet_lab.training.throughput import Times, summary
 
 NEEDED = {"voc": 830, "cityscapes": 415}  # images/s that the fastest configuration, R-50-D16, eats at 40 % of an H200's peak
 CORES = 16  # of such a machine
 # Height, width, format, noise and the largest class' share of the made-up files: about the bytes of real ones, and their tries per crop.
 _KINDS = {"voc": (375, 500, ".jpg", 12.0, 0.77), "cityscapes": (1024, 2048, ".png", 0.6, 0.72)}
-
-
-class Times(NamedTuple):
-    """Seconds: the median, and the spread: the range of the middle half of the measurements, as a share of the median."""
-
-    median: float
-    spread: float
-
-
-def summary(seconds: Sequence[float]) -> Times:
-    """Median and spread of measurements."""
-    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
-    return Times(float(median), float((high - low) / median))
 
 
 def side_by_side(forms: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1) -> dict[str, Times]:

@@ -1,0 +1,35 @@
+"""Logits on the feature grid to class ids at the image's size, in bounded memory: the one place where a prediction is upsampled."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RESIZED_AT_ONCE = 2**22  # logits, 16 MiB: how many classes are resized together follows from it
+FEWEST = 4  # classes resized together: for fewer torch takes another kernel, which rounds otherwise
+
+
+def upsampled_labels(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """(H, W) uint8 argmax over the classes of logits upsampled to `size` (bilinear, align_corners False) and averaged over the passes.
+
+    Each pass's logits are (K, h, w), the grids may differ. Some classes are upsampled at a time, which leaves every value and so the argmax
+    as it is; at a tie the first class counts.
+
+    Source: SSSegmentation's tester, which averages the raw logits, not probabilities.
+    """
+    count = max(1, len(passes[0]) // max(FEWEST, RESIZED_AT_ONCE // (size[0] * size[1])))
+    best = passes[0].new_full(size, -torch.inf)
+    labels, first = torch.zeros(size, dtype=torch.uint8, device=best.device), 0
+    for parts in zip(*(logits.tensor_split(count) for logits in passes), strict=True):  # some classes of each pass
+        score = _upsampled(parts[0], size)
+        for part in parts[1:]:
+            score += _upsampled(part, size)  # the sum has the mean's argmax
+        value, index = score.max(0)
+        labels = torch.where(value > best, (index + first).to(torch.uint8), labels)
+        best, first = torch.maximum(best, value), first + len(score)
+    return labels
+
+
+def _upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
