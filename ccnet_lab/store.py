@@ -39,9 +39,14 @@ class Published:
         return self.url.rsplit("/", 1)[1]
 
     @property
+    def places(self) -> tuple[Path, ...]:
+        """Where it may lie: under the name it is downloaded as, or the other one it was published under, without `_train`."""
+        return tuple(home() / _FOLDERS[self.kind] / name for name in dict.fromkeys(both_names(self.file)))
+
+    @property
     def path(self) -> Path:
-        """Where it is kept."""
-        return home() / _FOLDERS[self.kind] / self.file
+        """Where it is kept, or will be."""
+        return next((path for path in self.places if path.is_file()), self.places[0])
 
     @property
     def on_disk(self) -> bool:
@@ -85,10 +90,14 @@ def find(name: str) -> Published:
 
 
 def addresses(file: Published, mirror: str = "") -> list[str]:
-    """Where the file would be downloaded from, in this order: SSSegmentation's table has named its files with and without `_train`."""
-    base = (mirror or os.environ.get(MIRROR, "")).rstrip("/")
-    url = f"{base}/{file.file}" if base else file.url
-    return list(dict.fromkeys([url, url.replace("_train.", ".")]))
+    """Where the file would be downloaded from, in this order: the name in this project's source document, then the publisher's of today."""
+    base = (mirror or os.environ.get(MIRROR, "")).rstrip("/") or file.url.rsplit("/", 1)[0]
+    return [f"{base}/{name}" for name in dict.fromkeys(both_names(file.file))]
+
+
+def both_names(file: str) -> tuple[str, str]:
+    """The two names under which SSSegmentation has published a file; the same twice where it is another's."""
+    return file, file.replace("_train.", ".")
 
 
 def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Path:
@@ -115,14 +124,21 @@ def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Pat
 
 def _download(wanted: Published, urls: list[str], progress: Progress | None) -> str:
     """The file, from the first address that has it; returns that one."""
+
+    def fetched(url: str) -> str:
+        fetch(url, wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
+        return url
+
+    *before, last = urls
     try:
-        fetch(urls[0], wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
-        return urls[0]
+        for url in before:
+            with suppress(NotThereError):
+                return fetched(url)
+        return fetched(last)
     except DownloadError as error:
-        if isinstance(error, NotThereError) and urls[1:]:
-            return _download(wanted, urls[1:], progress)
+        neither = f" (nor is it at {before[0]})" if before and isinstance(error, NotThereError) else ""
         others = "" if wanted.kind == "start" else f". Other places: --mirror, ${MIRROR}, or in a browser {BY_HAND}"
-        raise type(error)(f"{error}{others}") from None
+        raise type(error)(f"{error}{neither}{others}") from None
 
 
 def verify(path: Path, digest: str = "") -> None:

@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("source", nargs="?", help=words)
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds VOCdevkit/, cityscapes/, ...")
     parser.add_argument("--config", help="what a checkpoint was made for, where the file itself leaves that open")
+    parser.add_argument("--ema", action="store_true", help="score the averaged weights that lie beside a checkpoint's others")
     parser.add_argument("--split", help="by default the split the data set is scored on")
     parser.add_argument("--mode", choices=MODES, default="whole", help="the whole image, or windows as large as a training crop")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="logits averaged over these factors of the image's size")
@@ -59,7 +60,7 @@ def main() -> int:
         if args.source in CONFIGS:  # before anything is downloaded
             open_split(named := get_dataset(CONFIGS[args.source].dataset), args.data, args.split or named.val_split)
         run = Run.open(args.source) if Path(args.source).is_dir() else None
-        explorer = Explorer.open(args.source, choose_device(args.device), _config(args.source, args.config, run))
+        explorer = Explorer.open(args.source, choose_device(args.device), _config(args.source, args.config, run), args.ema)
         config, dataset = explorer.config, get_dataset(explorer.config.dataset)
         split = open_split(dataset, args.data, args.split or dataset.val_split)
         precision = {"auto": "fp32", "fast": fast_precision(explorer.device)}.get(args.precision, args.precision)
@@ -72,7 +73,7 @@ def main() -> int:
                 explorer.model, split, config, **how, device=explorer.device, workers=args.workers,
                 progress=lambda done, miou: show(bar, config, done, len(split), miou),
             )  # fmt: skip
-        scores = found.to_dict()
+        scores = found.to_dict() | ({"weights": {"averaged": True}} if args.ema else {})
         print(score_table(scores), published_line(config, scores), sep="\n")
         if run is not None and into_run:
             found.confusions.save(run.confusions)

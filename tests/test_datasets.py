@@ -160,13 +160,13 @@ def test_a_mat_of_sbd(tmp_path, monkeypatch):
         (b"<html>no such file</html>", "cannot be read as a mask"),
         (png(np.random.default_rng(0).integers(0, 9, (32, 32), np.uint8))[:200], "cannot be read as a mask"),
         (png(IDS).replace(b"IHDR", b"IHDX"), "cannot be read as a mask"),
-        (jpg(), "colour picture"),
-        (png(np.zeros((2, 2, 4), np.uint8)), "colour picture"),
+        (jpg(), "is a colour picture"),
+        (png(np.zeros((2, 2, 4), np.uint8)), "is a colour picture"),
     ],
     ids=["empty", "html", "cut", "crc", "jpeg", "rgba"],
 )
 def test_unreadable_masks(tmp_path, content, says):
-    with pytest.raises(DataError, match=rf"m\.png .*{says}"):
+    with pytest.raises(DataError, match=rf"m\.png {says}"):
         read_labels(write(tmp_path / "m.png", content), get_dataset("voc"))
     with pytest.raises(DataError, match=r"no mask .*gone\.png"):
         read_labels(tmp_path / "gone.png", get_dataset("voc"))

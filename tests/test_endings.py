@@ -1,6 +1,7 @@
 """However a training or an evaluation with workers breaks off: it ends soon, in one sentence, with no worker left, and can go on."""
 
 import errno
+import gc
 import multiprocessing
 import os
 import signal
@@ -282,6 +283,18 @@ def test_an_error_in_a_worker_names_the_pair(split, monkeypatch, tmp_path, worke
         told = cause(found.value, tmp_path)
         assert ("details in" in told) == isinstance(error, TypeError)
     assert ("in read" in (tmp_path / "error.txt").read_text()) if isinstance(error, TypeError) else not list(tmp_path.iterdir())
+
+
+def test_no_shared_memory_at_all_is_told(split, monkeypatch, recwarn):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch.multiprocessing, "Event", full)
+    for loader in both(split, 1):
+        with pytest.raises(MemoryShortError, match=r"/dev/shm is full, so no workers start: enlarge it .*, or --workers 0"):
+            list(loader)
+    gc.collect()
+    assert not [found for found in recwarn.list if "unraisable" in str(found.category).lower()]
 
 
 def test_too_little_shared_memory_is_told(split, monkeypatch):

@@ -362,6 +362,12 @@ def test_published_files_fit_and_every_entry_is_renamed(saved, name):
     assert [config.name for config in found.configs] == [name, name.replace("os8", "os16")]
     assert diagnose(saved({"model": entries}, f"{name}_train.pth")).configs == (get_config(name),)
     assert len(found.renamed) == found.entries == len(shapes)
+    lines = found.text.splitlines()
+    assert lines[0].endswith(
+        f"SSSegmentation's CCNet, fits {name} or {name.replace('os8', 'os16')} exactly; say which: --config NAME, in the app PATH as NAME"
+    )
+    assert sum("->" in line for line in lines) == 1
+    assert len(lines) < 15
     with torch.device("meta"):
         assert found.parameters == sum(p.numel() for p in build_model(name).parameters())
     assert found.dtypes == {"float32": sum(not n.endswith("tracked") for n in shapes), "int64": sum(n.endswith("tracked") for n in shapes)}
@@ -403,8 +409,14 @@ def test_averaged_weights_are_pointed_out_and_the_plain_ones_taken(saved):
     own = dict(build_model("street").state_dict())
     averaged = {f"module.{name}": value + 1 for name, value in own.items()}
     both = saved({"state_dict": own, "ema_state_dict": averaged, "optimizer": {"lr": 0.1}})
-    assert any("averaged weights, which are not used" in line for line in diagnose(both).beside)
+    assert any("averaged weights; --ema takes them" in line for line in diagnose(both).beside)
     assert torch.equal(to_own_names(read_weights(both))["attention.gamma"], own["attention.gamma"])
+    assert torch.equal(to_own_names(read_weights(both), ema=True)["attention.gamma"], own["attention.gamma"] + 1)
+    assert (diagnose(both).gamma, diagnose(both, ema=True).gamma) == (0.5, 1.5)
+    explorer = Explorer.open(both, config="street", ema=True)
+    assert explorer.model.attention.gamma.item() == 1.5
+    with pytest.raises(WeightsError, match=r"no averaged \(EMA\) weights in it; expected them under model_ema or .* leave --ema out"):
+        load_weights(build_model("street"), own, ema=True)
     assert diagnose(saved({"ema_state_dict": averaged})).under == "ema_state_dict"
     beside = saved(own | {f"ema_{name.replace('.', '_')}": value for name, value in own.items()})
     assert "begin with ema_" in diagnose(beside).text
@@ -472,7 +484,7 @@ def test_the_command_runs_without_a_warning():
     command = [sys.executable, "-W", "error", "-m", "ccnet_lab.model.weights", str(find_weights("demo"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "fits      demo\n" in done.stdout
+    assert "bytes): a CCNet of ccnet_lab, fits demo exactly\n" in done.stdout.splitlines(keepends=True)[0]
 
 
 def test_older_stored_configurations_are_read_and_keep_their_score():
@@ -483,3 +495,16 @@ def test_older_stored_configurations_are_read_and_keep_their_score():
         assert replace(config, aux_channels=256).published_url is None
     with pytest.raises(ConfigError, match="aux_channels is -1"):
         replace(get_config("demo"), aux_channels=-1)
+
+
+def test_a_trainer_s_checkpoint_says_by_its_folder_what_it_is(tmp_path):
+    shapes = published_shapes("ccnet_resnet50os8_voc")
+    entries = {n: torch.zeros((), dtype=torch.long if n.endswith("tracked") else torch.float32).expand(s) for n, s in shapes.items()}
+    for stride in (8, 16):
+        path = tmp_path / f"ccnet_resnet50os{stride}_voc" / "checkpoints-epoch-60.pth"
+        path.parent.mkdir()
+        torch.save({"model": entries, "epoch": 60}, path)
+        assert read_config(path) == get_config(f"ccnet_resnet50os{stride}_voc")
+        assert f"output stride {stride}, says its folder's name" in diagnose(path).notes
+    with pytest.raises(ConfigError, match=r"open: ccnet_resnet50os8_voc or ccnet_resnet50os16_voc. Give the configuration"):
+        read_config(path.rename(tmp_path / "checkpoints-epoch-60.pth"))

@@ -15,6 +15,7 @@ from ccnet_lab import CONFIGS, build_model, get_config, store
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
 from ccnet_lab.runs import Run
+from ccnet_lab.training import published
 from ccnet_lab.training.evaluation import evaluate
 
 ROOT = Path(__file__).parent.parent
@@ -113,6 +114,30 @@ def test_the_zoo_is_scored_as_far_as_it_is_here(script, published_file, tmp_path
     assert f"{100 * run.scores['miou']:.2f}" in out
     assert "scored before" in out + err
     assert (run.folder / "scores.json").stat().st_mtime_ns == written
+
+
+def test_what_fails_stops_nothing(script, published_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("CCNET_LAB_HOME", str(tmp_path / "home"))
+    make_voc(tmp_path / "data", val=2)
+    (tmp_path / "home" / "checkpoints").mkdir(parents=True)
+    for name in ("ccnet_resnet50os16_voc", "ccnet_resnet50os8_voc"):
+        os.link(published_file("ccnet_resnet50os16_voc"), store.find(name).places[1])
+    ran = []
+
+    def evaluate_once(*given, **how):
+        if not ran.append(1) and len(ran) == 1:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        return evaluate(*given, **how)
+
+    monkeypatch.setattr(published, "evaluate", evaluate_once)
+    code, out, err = script(
+        "--published", "--data", tmp_path / "data", "--runs", tmp_path / "runs", "--only", "*50os*_voc", "--workers", 0, "--device", "cpu"
+    )
+    assert code == 1
+    assert len(ran) == 2
+    rows = {line.split("|")[1].strip(): line for line in out.splitlines() if line.startswith("| ccnet")}
+    assert "a worker was killed, by hand or because memory ran out" in rows["ccnet_resnet50os16_voc"]
+    assert "not comparable" in rows["ccnet_resnet50os8_voc"]
 
 
 def test_one_source_or_the_zoo(script, tmp_path):

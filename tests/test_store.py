@@ -17,6 +17,7 @@ from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS
 from ccnet_lab.downloads import fetch
 from ccnet_lab.errors import DownloadError, MissingFileError
+from ccnet_lab.explore.sources import available_models, find_weights
 
 NAME = "ccnet_resnet50os8_voc"
 
@@ -43,6 +44,11 @@ def checkpoint(tmp_path):
 def served(host, name, content, **how):
     host.files[store.find(name).file] = found = Served(content=content, **how)
     return found
+
+
+@pytest.fixture
+def script(door):
+    return partial(door, "scripts/zoo.py")
 
 
 def test_every_configuration_has_a_checkpoint_and_a_log_and_each_depth_start_weights():
@@ -76,6 +82,34 @@ def test_either_of_the_names_that_were_published(host, checkpoint):
     assert path == store.find(NAME).path
     assert json.loads(path.with_name(f"{path.name}.json").read_text())["url"] == f"{host.url}/{NAME}.pth"
     assert store.addresses(store.find("resnet50_v1c")) == [f"{host.url}/resnet50_v1c-2cccc1ad.pth"]
+
+
+def test_neither_of_the_names_is_one_message(host):
+    with pytest.raises(
+        DownloadError, match=rf"404 .* to {host.url}/{NAME}.pth; .*nor is it at {host.url}/{NAME}_train.pth.*pan.baidu"
+    ) as caught:
+        store.obtain(NAME)
+    assert str(caught.value).count("404") == 1
+
+
+@pytest.mark.parametrize("name", [f"{NAME}_train", NAME])
+@pytest.mark.parametrize("ending", [".pth", ".log"])
+def test_by_hand_either_name_counts_everywhere(script, checkpoint, cache, name, ending):
+    kind, wanted = ("checkpoints", NAME) if ending == ".pth" else ("logs", f"{NAME}.log")
+    file = cache / kind / (name + ending)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(checkpoint if ending == ".pth" else b"2021-06-01 00:00:00 INFO  {'a': 1}\n")
+    assert store.find(wanted).on_disk
+    assert store.obtain(wanted) == file
+    code, out, _ = script("list")
+    line = next(line for line in out.splitlines() if line.split()[0] == wanted)
+    assert line.split()[2] == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    assert out.count(name + ending) == (wanted == name + ending)
+    if ending == ".pth":
+        assert find_weights(NAME) == file
+        assert NAME in available_models()
+    code, out, _ = script("remove", wanted)
+    assert (code, file.exists()) == (0, False)
 
 
 def test_a_file_put_there_by_hand_is_recorded_and_must_stay(host, checkpoint):
@@ -182,11 +216,6 @@ def test_listed_and_removed(host, checkpoint, cache):
     assert found[f"{NAME}_train.pth"].sha256 == hashlib.sha256(checkpoint).hexdigest()
     store.remove(found[f"{NAME}_train.pth"])
     assert names(cache / "checkpoints") == ["mine.pth"]
-
-
-@pytest.fixture
-def script(door):
-    return partial(door, "scripts/zoo.py")
 
 
 def test_the_script_gets_lists_and_removes(script, host, checkpoint, cache, monkeypatch):

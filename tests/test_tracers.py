@@ -222,6 +222,10 @@ def test_a_whole_network_through_export(strict):
     found = program.module()(noise(PICTURES[0]))
     assert isinstance(found, Segmentation)
     assert found[1:] == (None, (), None)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    assert isinstance(torch.export.load(file).module()(noise(PICTURES[0])), Segmentation)
     check(lambda images: program.module()(images).logits, expected, PICTURES)
 
 

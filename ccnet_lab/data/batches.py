@@ -1,5 +1,6 @@
 """Training batches: which samples make step n, and a loader that gives them. How a sample is made is in transforms.py."""
 
+import errno
 import multiprocessing
 import signal
 import threading
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.cache import read_pair
@@ -85,9 +87,14 @@ def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
     before = multiprocessing.active_children()
     try:
         items = iter(loader)
-    except BaseException:  # not all could be started
+    except BaseException as error:  # not all could be started
         for worker in set(multiprocessing.active_children()).difference(before):
             worker.kill()
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if isinstance(half_made := frame.f_locals.get("self"), _BaseDataLoaderIter):
+                half_made._shutdown = True  # type: ignore[attr-defined]  # else it complains when it goes
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of a semaphore: no other file is made here
+            raise MemoryShortError("/dev/shm is full, so no workers start: enlarge it (docker run --shm-size 8g), or --workers 0") from None
         raise
     workers = getattr(items, "_workers", [])
     try:

@@ -173,6 +173,8 @@ def _read_ids(path: Path) -> NDArray[np.uint8]:
                     if (decoded := _decoded(path, ImageReadMode.UNCHANGED)) is not None:
                         return np.asarray(decoded[0])
             ids = np.asarray(picture)
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"there is no mask {path}") from None
     except UnidentifiedImageError:

@@ -47,8 +47,8 @@ def one_class_fault(dataset: Dataset, split: str, pixels: NDArray[np.int64]) -> 
 
 
 def ids_remedy(dataset: Dataset, pixels: NDArray[np.int64]) -> str:
-    """What to write into `classes.json` if the pixels of id 255 are a class; "" where there are none, or 255 is one already."""
-    if not dataset.classes or IGNORE in dataset.label_ids or not pixels[-1]:
+    """What to write into `classes.json` if the pixels of id 255 are a class; "" where 255 is one already, or they may be of another id."""
+    if not dataset.classes or IGNORE in dataset.label_ids or {*dataset.ignored_ids} - {IGNORE} or not pixels[-1]:
         return ""
     ids = [(dataset.label_ids or range(dataset.num_classes))[k] for k in np.flatnonzero(pixels[:-1])] or [0]
     words = f'"ids": {[*ids, IGNORE]}' + ("" if dataset.num_classes == len(ids) + 1 else f" and {len(ids) + 1} names")

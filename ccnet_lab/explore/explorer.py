@@ -73,12 +73,15 @@ class Explorer:
         self.class_names, self.palette = dataset.class_names, dataset.palette
 
     @classmethod
-    def open(cls, source: str | Path, device: str | torch.device = "cpu", config: str | Config | None = None) -> "Explorer":
+    def open(
+        cls, source: str | Path, device: str | torch.device = "cpu", config: str | Config | None = None, ema: bool = False
+    ) -> "Explorer":
         """An explorer for an embedded model ("demo", "demo_r1"), one of the twelve, a run folder, or a weights file.
 
         Args:
             source: a name or a path. The published checkpoint of one of the twelve is downloaded where it is not on disk, see store.py.
             config: what a weights file was made for, where the file itself leaves that open.
+            ema: take the averaged weights of a file that has both; see `load_weights`.
 
         Raises:
             UnknownConfigError: neither a name nor a path that exists.
@@ -90,7 +93,7 @@ class Explorer:
         config = read_config(path, config)
         with torch.device("meta"):  # no memory and no random start for what the file fills anyway
             model = build_model(config)
-        load_weights(model, path)
+        load_weights(model, path, ema)
         return cls(model, config, device)
 
     @torch.inference_mode()

@@ -14,7 +14,7 @@ from ccnet_lab.runs import Run
 def find_weights(source: str | Path) -> Path:
     """The weights file behind a name or a path, on this machine; raises as `Explorer.open` does, but downloads nothing.
 
-    For one of the twelve it is in the store's folder `checkpoints`: the published file, or one put there as NAME.safetensors or NAME.pth.
+    For one of the twelve it is in the store's folder `checkpoints`: the published file under either of its names, or NAME.safetensors.
     """
     name = str(source)
     if name in EXTRAS:
@@ -25,7 +25,7 @@ def find_weights(source: str | Path) -> Path:
         raise MissingFileError(f"no weights of {name} are shipped; {train}")
     if name in CONFIGS:
         published = store.find(name).path
-        for path in (published.with_name(f"{name}.safetensors"), published, published.with_name(f"{name}.pth")):
+        for path in (published.with_name(f"{name}.safetensors"), published):
             if path.is_file():
                 return path
         raise MissingFileError(

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import _register_namedtuple
 from torchvision.ops import Conv2dNormActivation
 
 from ccnet_lab.configs import SLIM, TINY, Config, get_config
@@ -27,6 +28,9 @@ class Segmentation(NamedTuple):
     aux_logits: Tensor | None = None
     attention: tuple[Tensor, ...] = ()
     embedding: Tensor | None = None
+
+
+_register_namedtuple(Segmentation, serialized_type_name="ccnet_lab.Segmentation")  # so that an exported program can be saved
 
 
 class CCNet(nn.Module):

@@ -48,12 +48,20 @@ class Diagnosis:
         return bool(self.configs)
 
     @property
+    def verdict(self) -> str:
+        """One sentence: what it is, what fits it, and what to do with it."""
+        names = " or ".join(config.name for config in self.configs)
+        if not self.fits:
+            why = "refused for the reasons below" if self.refused else "fits no configuration"
+            return f"{self.format.title}{'' if self.format.ccnet else ', no CCNet'}, {why}"
+        asked = "" if len(self.configs) == 1 else "; say which: --config NAME, in the app PATH as NAME"
+        return f"{self.format.title}, fits {names} exactly{asked}"
+
+    @property
     def text(self) -> str:
-        """The report for a terminal: a line per fact, then every entry that is renamed or doesn't fit."""
+        """The report for a terminal: the verdict, a line per fact, how entries are renamed, every one that doesn't fit."""
         where = (f", under {self.under!r}" if self.under else "") + (f", less the prefix {self.prefix!r}" if self.prefix else "")
         rows = [
-            ("is", self.format.title),
-            ("fits", " or ".join(config.name for config in self.configs) or "no configuration"),
             ("entries", f"{self.entries:,}{where}; {self.parameters:,} parameters"),
             ("dtype", ", ".join(f"{name} ({count})" for name, count in self.dtypes.items())),
             ("gamma", "-" if self.gamma is None else f"{self.gamma:.6g}"),
@@ -61,28 +69,31 @@ class Diagnosis:
             *(("note", line) for line in self.notes),
             *(("refused", line) for line in self.refused),
         ]
-        lines = [f"{self.path} ({self.size:,} bytes)", *(f"  {key:9} {line}" for key, line in rows)]
+        if self.renamed:
+            old, new = self.renamed[0]
+            rows.append(("renamed", f"{len(self.renamed):,} entries, by the rule of {self.format.title}, such as {old} -> {new}"))
         if self.compared:
-            names = {**self.differences._asdict(), "equal": self.equal, "renamed": tuple(f"{old} -> {new}" for old, new in self.renamed)}
-            counts = ", ".join(f"{len(found)} {kind}" for kind, found in names.items() if kind != "equal" or found)
-            lines += [f"  entries against {self.compared}: {counts}"]
-            lines += [f"    {kind:9} {name}" for kind, found in names.items() for name in found]
-        return "\n".join(lines)
+            names = self.differences._asdict() | ({"equal": self.equal} if self.equal else {})
+            rows.append(("against", f"{self.compared}: {', '.join(f'{len(found)} {kind}' for kind, found in names.items())}"))
+            rows += [(kind, name) for kind, found in names.items() for name in found]
+        return "\n".join([f"{self.path} ({self.size:,} bytes): {self.verdict}", *(f"  {key:9} {line}" for key, line in rows)])
 
 
-def diagnose(path: str | Path, config: str | Config | None = None) -> Diagnosis:
+def diagnose(path: str | Path, config: str | Config | None = None, ema: bool = False) -> Diagnosis:
     """Say what a file of weights is; nothing in it is run, and no model is filled.
 
-    It is compared with `config`, or else with what the file says or its shapes suggest.
+    It is compared with `config`, or else with what the file says or its shapes suggest. With `ema` it is about the averaged weights in it.
 
     Raises:
         MissingFileError, WeightsError: as `read_weights`, and where there is no state dict in it.
         UnknownConfigError: no configuration has this name.
     """
-    return _examine(Path(path), config)[0]
+    return _examine(Path(path), config, ema)[0]
 
 
-def convert(path: str | Path, out: str | Path, config: str | Config | None = None, *, part: str = "", force: bool = False) -> Diagnosis:
+def convert(
+    path: str | Path, out: str | Path, config: str | Config | None = None, *, part: str = "", force: bool = False, ema: bool = False
+) -> Diagnosis:
     """Write a file of weights as one of ours: the same numbers under our names, with the configuration in its metadata.
 
     Args:
@@ -90,6 +101,7 @@ def convert(path: str | Path, out: str | Path, config: str | Config | None = Non
         config: the configuration it was made for, where the file leaves that open.
         part: "attention" writes that module's entries alone, for `load_weights(model.attention, out)`, from any CCNet.
         force: whether to replace `out`.
+        ema: take the averaged weights of a file that has both.
 
     Raises:
         WeightsError: it fits no configuration, computes something else, or `out` cannot be written; nothing was.
@@ -103,7 +115,7 @@ def convert(path: str | Path, out: str | Path, config: str | Config | None = Non
         raise WeightsError(f"{out.name} is no name for our files; write to {out.with_suffix('.safetensors').name}")
     if out.exists() and not force:
         raise WeightsError(f"{out} is there already; choose another name, or add --force to replace it")
-    found, entries = _examine(path, config)
+    found, entries = _examine(path, config, ema)
     notes = {"converted_from": found.format.title, "source": path.name}
     if part:
         entries = {name.removeprefix(_ATTENTION): value for name, value in entries.items() if name.startswith(_ATTENTION)}
@@ -124,16 +136,16 @@ def convert(path: str | Path, out: str | Path, config: str | Config | None = Non
     return found
 
 
-def _examine(path: Path, config: str | Config | None) -> tuple[Diagnosis, dict[str, Tensor]]:
+def _examine(path: Path, config: str | Config | None, ema: bool) -> tuple[Diagnosis, dict[str, Tensor]]:
     """The diagnosis, and the entries under our names, still in the file."""
     stored = stored_config(path)
-    content = formats.unwrap(read_weights(path, mapped=True))
+    content = formats.unwrap(read_weights(path, mapped=True), ema)
     whose, names = formats.identify(content.entries), formats.own_names(content.entries)
     entries = {new: content.entries[old] for old, new in names.items()}
     gamma = entries.get("attention.gamma")
     if whose is formats.ORIGINAL and gamma is not None and gamma.numel() == 1:
         gamma = entries["attention.gamma"] = gamma.reshape(())  # one number in a list there
-    known = Told(stored.output_stride, "its metadata", True, stored.recurrence) if stored else formats.told(content.beside, path.name)
+    known = Told(stored.output_stride, "its metadata", True, stored.recurrence) if stored else formats.told(content.beside, path)
     near, nearest = _candidates(whose, entries, known, stored, config)
     candidates: list[Config | None] = [*near] or [None]
     tried = [_differences(whose, entries, candidate) for candidate in candidates]
@@ -201,7 +213,7 @@ def _beside(content: Content) -> list[str]:
     for key, value in content.beside.items():
         if isinstance(value, Mapping):
             tensors = sum(isinstance(entry, Tensor) for entry in value.values())
-            averaged = ", averaged weights, which are not used" if tensors and "ema" in str(key).lower() else ""
+            averaged = ", averaged weights; --ema takes them" if tensors and "ema" in str(key).lower() else ""
             lines.append(f"{key}: {len(value):,} entries{f', {tensors:,} of them tensors' if tensors else ''}{averaged}")
         else:
             lines.append(f"{key}: {value!r}" if isinstance(value, int | float | str) and len(str(value)) < 60 else f"{key}: not used")

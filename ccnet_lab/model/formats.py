@@ -6,6 +6,7 @@ Nothing here runs code from a file: a configuration that mmsegmentation stores a
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from ccnet_lab.configs import CONFIGS, EXTRAS, SLIM, TINY, Config
 from ccnet_lab.errors import WeightsError
 from ccnet_lab.model.backbone import BLOCKS
 
-_KEYS = ("model", "state_dict", "model_state_dict", "ema_state_dict", "state_dict_ema", "model_ema", "ema")  # the first one there counts
+_PLAIN = ("model", "state_dict", "model_state_dict")  # keys that a state dict lies under; the first one there counts
+_AVERAGED = ("model_ema", "ema_state_dict", "state_dict_ema", "ema")  # those of weights averaged over the steps (EMA)
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "ema_model.", "ema.")  # put before every name by what a network was wrapped in
 _COUNTERS = ("n_averaged", "steps")  # tensors that averaging leaves beside a wrapped network's
 _OTHERWISE = {  # settings in mmsegmentation's stored configuration that this library has no counterpart for
@@ -105,9 +107,12 @@ class Content:
     beside: dict[str, Any]  # whatever else the file holds, by key
 
 
-def unwrap(content: Mapping[str, Any]) -> Content:
-    """Find the state dict in a file's mapping; raises `WeightsError` where it holds no tensors."""
-    under = next((key for key in _KEYS if isinstance(content.get(key), Mapping)), "")
+def unwrap(content: Mapping[str, Any], ema: bool = False) -> Content:
+    """Find the state dict in a file's mapping, with `ema` that of the averaged weights; `WeightsError` where it holds no such tensors."""
+    there = [key for key in (_AVERAGED if ema else _PLAIN + _AVERAGED) if isinstance(content.get(key), Mapping)]
+    if ema and not there:
+        raise WeightsError(f"there are no averaged (EMA) weights in it; expected them under {' or '.join(_AVERAGED)}, so leave --ema out")
+    under = there[0] if there else ""
     inner = content[under] if under else content
     if not inner or not all(isinstance(name, str) and _dense(value) for name, value in inner.items()):
         odds = ((name, "sparse " * isinstance(value, Tensor) + type(value).__name__) for name, value in inner.items() if not _dense(value))
@@ -133,13 +138,15 @@ def identify(entries: Mapping[str, Tensor]) -> Format:
     return known
 
 
-def to_own_names(entries: Mapping[str, Any]) -> dict[str, Tensor]:
+def to_own_names(entries: Mapping[str, Any], ema: bool = False) -> dict[str, Tensor]:
     """A state dict under our names, from any format whose CCNet can become ours; names of other networks stay as they are.
+
+    With `ema` it is the one of the averaged weights.
 
     Raises:
         WeightsError: it holds no tensors, or a CCNet that computes something else; the reasons are named.
     """
-    found = unwrap(entries).entries
+    found = unwrap(entries, ema).entries
     whose = identify(found)
     if whose.refused:
         raise WeightsError(
@@ -177,8 +184,11 @@ class Told:
     refused: tuple[str, ...] = ()  # settings this library has no counterpart for
 
 
-def told(beside: Mapping[str, Any], file_name: str = "") -> Told:
-    """Read what mmsegmentation puts into "meta" beside the state dict, or else the name a file was published under."""
+def told(beside: Mapping[str, Any], path: Path | None = None) -> Told:
+    """Read what mmsegmentation puts into "meta" beside the state dict, or else the name of the file, or of its folder, at `path`.
+
+    SSSegmentation's trainer leaves `checkpoints-epoch-N.pth` in a folder with the configuration's name.
+    """
     meta = beside.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
     text = next((str(meta[key]) for key in ("config", "cfg") if isinstance(meta.get(key), str)), "")
@@ -187,8 +197,9 @@ def told(beside: Mapping[str, Any], file_name: str = "") -> Told:
     if len(strides) == 1:  # a text made of several files may hold several; then none of them is believed
         a, b, c, d = map(int, next(iter(strides)))
         stride, by = 4 * a * b * c * d, "the configuration stored in the file"
-    elif named := re.match(r"ccnet_(?:r\d+-d|resnet\d+os)(8|16)_", file_name):
-        stride, by = int(named.group(1)), "the file's name"
+    for whose, name in (("file", path.name), ("folder", path.absolute().parent.name)) if path is not None and stride is None else ():
+        if stride is None and (named := re.match(r"ccnet_(?:r\d+-d|resnet\d+os)(8|16)_", name)):
+            stride, by = int(named.group(1)), f"its {whose}'s name"
     recurrences = set(re.findall(r"\brecurrence=(\d+)", text))
     dataset = meta.get("dataset_meta")
     classes = (dataset if isinstance(dataset, Mapping) else {}).get("classes", meta.get("CLASSES"))

@@ -18,6 +18,7 @@ from ccnet_lab.runs import Run
 from ccnet_lab.scoring.protocol import Protocol, plan
 from ccnet_lab.training.campaign import Outcome
 from ccnet_lab.training.evaluation import evaluate
+from ccnet_lab.training.guards import cause
 
 Progress = Callable[[Config, int, int, float], object]  # configuration, images done, of how many, mIoU so far
 
@@ -48,8 +49,8 @@ def evaluate_published(
             status, reason = _score(config, data, runs / config.name, device, workers, progress)
         except RunBusyError as error:
             status, reason = "busy", str(error)
-        except LabError as error:
-            status, reason = "failed", str(error)
+        except Exception as error:
+            status, reason = "failed", cause(error, runs / config.name)
         said = {"finished": "scored", "skipped": "scored before", "failed": f"failed, going on with the next: {reason}"}
         if status in said:
             say(f"{config.name} ({number} of {len(configs)}): {said[status]}")

@@ -26,21 +26,22 @@ from ccnet_lab.model.formats import RESNET, UNKNOWN, adapted, configurations, de
 from ccnet_lab.model.formats import to_published_names as to_published_names  # asked for here, too
 
 
-def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
+def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], ema: bool = False) -> None:
     """Load a whole state dict into `model`, or nothing.
 
     Args:
         model: the network; its parameters are filled in place, on any device, or become the source's tensors on the meta device.
         source: a file (our safetensors, or a `.pth` in the published format `{"model": state_dict, ...}` or mmsegmentation's) or such a
             mapping. Entries of another dtype are taken where the conversion loses nothing, as from float16 or bfloat16 to float32.
+        ema: take the averaged weights that lie beside the others, under "model_ema" in SSSegmentation's files.
 
     Raises:
         MissingFileError: there is no such file.
         WeightsError: the file cannot be read, or entries are missing, left over, misshapen or inexact; every one is named.
     """
     content, where = (source, "") if isinstance(source, Mapping) else (read_weights(source), f" {Path(source).name}")
-    entries = to_own_names(content)
-    whose = identify(unwrap(content).entries)
+    entries = to_own_names(content, ema)
+    whose = identify(unwrap(content, ema).entries)
     del content  # nothing but `entries` holds the file's tensors from here on
     found = compare(entries, model.state_dict())
     if any(found):
@@ -275,7 +276,7 @@ def read_config(path: str | Path, given: str | Config | None = None) -> Config:
         if named and named[0] in CONFIGS and path.is_file():
             return CONFIGS[named[0]]
     content = read_weights(path, mapped=True)
-    entries, known = to_own_names(content), told(unwrap(content).beside, path.name)
+    entries, known = to_own_names(content), told(unwrap(content).beside, path)
     fitting = [adapted(given, entries, known)] if given else configurations(entries, known)
     if len(fitting) == 1:
         return fitting[0]

@@ -14,6 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ccnet_lab.model.weights", description=(diagnose.__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, help="a checkpoint: ours, SSSegmentation's, mmsegmentation's, the authors', a ResNet's")
     parser.add_argument("--config", help="compare with this configuration; needed where the file doesn't say its output stride")
+    parser.add_argument("--ema", action="store_true", help="the averaged weights of a file that has both")
     parser.add_argument("--out", type=Path, metavar="FILE.safetensors", help="convert it into one of our files, without loss")
     parser.add_argument("--part", default="", choices=("attention",), help="with --out: write this module alone, from any CCNet")
     parser.add_argument("--force", action="store_true", help="with --out: replace the file that is there")
@@ -25,14 +26,14 @@ def main() -> int:
     except ConfigError as error:
         parser.error(str(error))
     try:
-        found = diagnose(args.file, config)
+        found = diagnose(args.file, config, args.ema)
     except LabError as error:
         print(f"{args.file}: {error}", file=sys.stderr)
         return 2
     print(found.text)
     if args.out is not None:
         try:
-            convert(args.file, args.out, config, part=args.part, force=args.force)
+            convert(args.file, args.out, config, part=args.part, force=args.force, ema=args.ema)
         except LabError as error:
             print(error, file=sys.stderr)
             return 1
