@@ -5,6 +5,7 @@ import math
 import os
 import runpy
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,9 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # `make test
     threads = max(1, (os.cpu_count() or 1) // workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the processes the tests start
     torch.set_num_threads(threads)
+
+# Programs compiled for one kind of CPU crash on another, and the usual folder may be kept or shared between machines.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/ccnet_lab_inductor_{torch.backends.cpu.get_cpu_capability()}")
 
 HERE = Path(__file__).parent
 PARITY = HERE / "data" / "parity"

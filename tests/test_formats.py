@@ -363,9 +363,8 @@ def test_published_files_fit_and_every_entry_is_renamed(saved, name):
     assert diagnose(saved({"model": entries}, f"{name}_train.pth")).configs == (get_config(name),)
     assert len(found.renamed) == found.entries == len(shapes)
     lines = found.text.splitlines()
-    assert lines[0].endswith(
-        f"SSSegmentation's CCNet, fits {name} or {name.replace('os8', 'os16')} exactly; say which: --config NAME, in the app PATH as NAME"
-    )
+    both = f"{name} or {name.replace('os8', 'os16')}"
+    assert lines[0].endswith(f"SSSegmentation's CCNet, fits {both} exactly; say which: --config NAME, in the app PATH as NAME")
     assert sum("->" in line for line in lines) == 1
     assert len(lines) < 15
     with torch.device("meta"):

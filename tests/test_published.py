@@ -130,7 +130,7 @@ def test_what_fails_stops_nothing(script, published_file, tmp_path, monkeypatch)
         return evaluate(*given, **how)
 
     monkeypatch.setattr(published, "evaluate", evaluate_once)
-    code, out, err = script(
+    code, out, _ = script(
         "--published", "--data", tmp_path / "data", "--runs", tmp_path / "runs", "--only", "*50os*_voc", "--workers", 0, "--device", "cpu"
     )
     assert code == 1

@@ -1,6 +1,7 @@
 """training/: loss, schedule and scores, against the reference's six steps and against sums by hand."""
 
 import json
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,9 @@ from ccnet_lab.training.throughput import measure
 def test_six_steps_are_the_reference_s():
     recorded = json.loads((PARITY / "train_trajectory.json").read_text())
     config = get_config(recorded["config"])
+    draws = torch.randn(2, 3, 128, 160, generator=torch.Generator().manual_seed(3))
+    if f"{zlib.crc32(draws.numpy().tobytes()):08x}" != "6662e48b":
+        pytest.skip("torch draws other random numbers on this CPU (without AVX2) than those the steps were recorded with")
     model = build_model(config)
     load_weights(model, filled(published_shapes(config.name)))
     model = model.double().train()
