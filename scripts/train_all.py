@@ -62,7 +62,10 @@ def dry_run(args: argparse.Namespace) -> int:
     rate = args.tflops * 1e12 if args.tflops else probe(device, bf16) * args.nproc_per_node
     source = f"a stated {args.tflops:g} TFLOP/s" if args.tflops else f"{rate / 1e12:.3g} TFLOP/s, from a probe of {device}"
     shares = args.accumulate * args.nproc_per_node
-    found = [estimate(config, rate, args.steps, max(1, config.batch_size // shares), bf16) for _, config in chosen(args).values()]
+    found = [
+        estimate(config, rate, args.steps, max(1, config.batch_size // shares), bf16, args.nproc_per_node)
+        for _, config in chosen(args).values()
+    ]
     print(estimates_table(found, source))
     return 0
 

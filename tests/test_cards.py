@@ -51,9 +51,11 @@ def sources(config, scores=None):
     with torch.device("meta"):
         model = build_model(config)
     steps = dataset.train_images // config.batch_size
+    several = 372 if dataset.key == "cityscapes" else steps  # as its publisher's log counts them
     whole = sum(p.numel() for p in model.parameters())
     aux = sum(p.numel() for name, p in model.named_parameters() if name.startswith("aux_classifier."))
     plain = [
+        several, config.epochs * several,
         config.depth, config.output_stride, config.width, config.channels, config.query_channels, config.recurrence, config.epochs, steps,
         config.epochs * steps, config.batch_size, config.lr, config.min_lr, config.momentum, config.weight_decay, config.power,
         config.aux_weight,

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import SHARED
+from layouts import make_ade20k, make_cityscapes, make_voc
 from PIL import Image
 from web import jpg, png
 
@@ -298,6 +299,30 @@ def test_ade20k_and_camvid(tmp_path):
     camvid = get_dataset("camvid")
     assert [len(open_split(camvid, tmp_path, name)) for name in (None, "train", "val", "test")] == [5, 3, 2, 1]
     assert open_split(camvid, tmp_path).read(4).labels[0, 0] == IGNORE
+
+
+@pytest.mark.parametrize(
+    ("key", "belongs", "lies"),
+    [
+        ("cityscapes", "cityscapes", "CityScapes"),
+        ("cityscapes", "cityscapes", "Cityscapes"),
+        ("ade20k", "ADEChallengeData2016", "ADE20k"),
+        ("ade20k", "ADEChallengeData2016", "ADE20k/ADEChallengeData2016"),
+        ("ade20k", "ADEChallengeData2016", "ADE20K"),
+        ("voc", "VOCdevkit/VOC2012", "vocdevkit/VOC2012"),
+    ],
+)
+def test_folders_as_others_name_them(tmp_path, key, belongs, lies):
+    {"cityscapes": make_cityscapes, "ade20k": make_ade20k, "voc": make_voc}[key](tmp_path)
+    (tmp_path / belongs).rename(tmp_path / "moved")
+    for left in (path for path in tmp_path.iterdir() if path.name != "moved"):
+        left.rmdir()
+    (tmp_path / lies).parent.mkdir(exist_ok=True)
+    (tmp_path / "moved").rename(tmp_path / lies)
+    split = open_split(get_dataset(key), tmp_path)
+    assert len(split) == 4
+    assert split.pairs[0].image.is_relative_to(tmp_path / lies)
+    assert split.read(0).image.ndim == 3
 
 
 def test_wrong_roots_and_splits(voc, tmp_path):

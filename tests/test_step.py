@@ -2,7 +2,9 @@
 
 import copy
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,14 +15,16 @@ from torch._dynamo.utils import counters
 
 from ccnet_lab import build_model, get_config
 from ccnet_lab.data.batches import Batch
-from ccnet_lab.errors import TrainingError
+from ccnet_lab.data.transforms import normalise
+from ccnet_lab.errors import RunError, TrainingError
 from ccnet_lab.model.ccnet import Segmentation
 from ccnet_lab.runs import Run
 from ccnet_lab.training import loop, segmentation_loss
-from ccnet_lab.training.distributed import processes
+from ccnet_lab.training.distributed import Processes, processes
 from ccnet_lab.training.loop import Trainer, train
 from ccnet_lab.training.schedule import build_optimizer
 from ccnet_lab.training.settings import Settings
+from ccnet_lab.training.step import Stepper
 
 STREET = replace(get_config("street"), crop_size=(32, 32), batch_size=4, resize=(64, 48))
 SMALL = replace(  # little to compile, and yet every part of the network
@@ -146,3 +150,51 @@ def test_without_a_compiler_it_says_so(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(inductor, "force_disable_caches", True)
     with pytest.raises(TrainingError, match="leave --compile out"):
         train(tmp_path / "run", SMALL, replace(settings, compile=True))
+
+
+def test_losses_meaned_per_process_are_the_reference_s():
+    """Half of the batch in each of two processes: the averaged gradients are those of the mean of both halves' own means."""
+    config = replace(get_config("street8"), width=4, channels=8, query_channels=4, dropout=0.0, balance=False)
+    torch.manual_seed(0)
+    model = build_model(config)
+    images = torch.randint(0, 256, (4, 32, 48, 3), dtype=torch.uint8)
+    labels = torch.randint(0, 11, (4, 32, 48), dtype=torch.uint8)
+    labels[:2, 4:] = 255  # far fewer labelled pixels in the first half
+    inside = torch.tensor([[0, 32, 0, 48]] * 2)
+    half = SimpleNamespace(world=2, device=torch.device("cpu"), wrap=lambda module: module, total=lambda _: pytest.fail("asked the others"))
+    found, losses, expected, plain = [], 0, [], 0
+    for mine in (slice(2), slice(2, 4)):
+        stepper = Stepper(copy.deepcopy(model).train(), config, half, mean_per_process=True)
+        stepper.wrapped.no_sync = nullcontext
+        told, _ = stepper(Batch(["a", "b"], images[mine], labels[mine], inside))
+        losses = losses + told
+        found.append([p.grad / 2 for p in stepper.model.parameters()])
+        network = copy.deepcopy(model).train()
+        out, target = network(normalise(images[mine])), labels[mine].long()
+        logits, aux = (F.interpolate(x, size=(32, 48), mode="bilinear", align_corners=False) for x in (out.logits, out.aux_logits))
+        loss = F.cross_entropy(logits, target, ignore_index=255) + 0.4 * F.cross_entropy(aux, target, ignore_index=255)
+        loss.backward()
+        expected.append([p.grad / 2 for p in network.parameters()])
+        plain += loss.item() / 2
+    assert losses[0].item() == pytest.approx(plain, rel=1e-5)
+    for ours, theirs in zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(sum(ours), sum(theirs), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("mean", ["pixels", "gpu"])
+def test_the_mean_of_the_losses_stands_in_training_json_and_decides(settings, tmp_path, mean):
+    train(tmp_path / "run", SMALL, replace(settings, steps=1, loss_mean=mean))
+    assert Run.open(tmp_path / "run").training["loss_mean"] == mean
+    with pytest.raises(RunError, match="loss_mean was"):
+        train(tmp_path / "run", SMALL, replace(settings, steps=1, resume=True, loss_mean="gpu" if mean == "pixels" else "pixels"))
+
+
+def test_the_length_of_an_epoch_stays_with_the_run(settings, tmp_path):
+    """12 images in batches of 5: two steps; in five processes, which repeat some, three."""
+    config = replace(SMALL, batch_size=5, crop_size=(32, 32))
+    train(tmp_path / "run", config, replace(settings, steps=3, save_every=1))
+    run = Run.open(tmp_path / "run")
+    assert run.training["steps_per_epoch"] == 2
+    run.write_training(run.training | {"steps_per_epoch": 3})
+    trainer = Trainer(run, replace(settings, steps=3, resume=True), Processes(0, 1, torch.device("cpu")), print)
+    assert trainer.per_epoch == 3

@@ -89,7 +89,7 @@ def test_neither_of_the_names_is_one_message(host):
         DownloadError, match=rf"404 .* to {host.url}/{NAME}.pth; .*nor is it at {host.url}/{NAME}_train.pth.*pan.baidu"
     ) as caught:
         store.obtain(NAME)
-    assert str(found.value).count("404") == 1
+    assert str(caught.value).count("404") == 1
 
 
 @pytest.mark.parametrize("name", [f"{NAME}_train", NAME])

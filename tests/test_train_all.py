@@ -69,6 +69,18 @@ def test_dry_run_prints_what_a_run_takes():
     assert "Estimated, not measured" in result.stdout
 
 
+def test_dry_run_on_several_gpus_has_the_published_steps():
+    result = train_all("--data", "nowhere", "--dry-run", "--tflops", 316, "--nproc-per-node", 4)
+    assert result.returncode == 0, result.stderr
+    steps = {line.split()[0]: line.split()[1] for line in result.stdout.splitlines() if line.startswith("ccnet")}
+    counts = {name.rpartition("_")[2]: count for name, count in steps.items()}
+    assert counts == {
+        "voc": "39,660",
+        "ade20k": "164,190",
+        "cityscapes": "81,840",
+    }
+
+
 def test_dry_run_probes_this_machine():
     result = train_all("--data", "nowhere", "--dry-run", "--only", "ccnet_resnet50os16_voc", "--device", "cpu")
     assert result.returncode == 0, result.stderr

@@ -286,5 +286,18 @@ def test_what_is_left_over_is_dropped():
     assert steps_per_epoch(10_582, 16) == 661
     assert steps_per_epoch(20_210, 16) == 1_263
     assert steps_per_epoch(2_975, 8) == 371
+    for processes in (2, 4, 8):  # as published
+        assert [steps_per_epoch(*of, processes) for of in ((10_582, 16), (20_210, 16), (2_975, 8))] == [661, 1_263, 372]
     with pytest.raises(DataError, match="lower --batch-size"):
         steps_per_epoch(3, 4)
+
+
+def test_several_processes_repeat_images_until_all_have_as_many(split):
+    of_7 = replace(split, pairs=split.pairs[:7])
+    batches = [
+        list(training_batches(of_7, replace(get_config("street8"), batch_size=2, crop_size=(16, 16)), range(4), rank=rank, world=2))
+        for rank in range(2)
+    ]
+    names = [name for pair in zip(*batches, strict=True) for batch in pair for name in batch.names]
+    assert len(names) == 8 == len(set(names)) + 1
+    assert names[-1] == names[0]

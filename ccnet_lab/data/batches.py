@@ -22,6 +22,7 @@ from ccnet_lab.data.datasets import Pair, Split
 from ccnet_lab.data.transforms import augment, normalise_crops
 from ccnet_lab.errors import DataError, LabError, MemoryShortError
 
+SEVERAL = 4  # GPUs, as in the published setting; 2 and 8 give the same steps per epoch
 PATIENCE = 3.0  # seconds that workers are given to end by themselves
 
 
@@ -39,15 +40,28 @@ class Batch(NamedTuple):
         return normalise_crops(images, inside)
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Whole batches in one pass over the images; what is left over is dropped, as in the recipe. Raises `DataError` where there is none."""
+def steps_per_epoch(images: int, batch_size: int, processes: int = 1) -> int:
+    """Whole batches in one pass over the images; what is left over is dropped. Raises `DataError` where there is none.
+
+    As in the recipe, several processes first repeat images until all have as many: Cityscapes has 371 steps in one and 372 in 2, 4 or 8.
+
+    Source: torch's DistributedSampler with drop_last loaders, as SSSegmentation uses them.
+    """
     if images < batch_size:
         raise DataError(f"the training split has {images} images, fewer than one batch of {batch_size}; lower --batch-size")
-    return images // batch_size
+    return -(-images // processes) // max(1, batch_size // processes)
 
 
 def training_batches(
-    split: Split, config: Config, steps: range, seed: int = 0, rank: int = 0, world: int = 1, workers: int = 0, pinned: bool = False
+    split: Split,
+    config: Config,
+    steps: range,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    pinned: bool = False,
+    per_epoch: int | None = None,
 ) -> Generator[Batch, None, None]:
     """The batches of `steps`, in order; to be closed where they are not read to their end, since the workers live until then.
 
@@ -62,14 +76,15 @@ def training_batches(
         rank, world: this process and how many there are; each gets its share of every batch.
         workers: processes that read and transform; 0 does it in this one.
         pinned: whether to put the batches into memory that a GPU copies from without waiting.
+        per_epoch: steps of an epoch, by default `steps_per_epoch` for `world` processes.
 
     Raises:
         DataError, MemoryShortError: a pair cannot be read, or there are fewer images than one batch holds.
     """
-    steps_per_epoch(len(split), config.batch_size)  # raises before any worker starts
+    per_epoch = per_epoch or steps_per_epoch(len(split), config.batch_size, world)  # raises before any worker starts
     loader: DataLoader[Any] = DataLoader(
         _Samples(split, config, seed),
-        batch_sampler=_order(len(split), config.batch_size, steps, seed, rank, world),
+        batch_sampler=_order(len(split), config.batch_size, per_epoch, steps, seed, rank, world),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pinned,
@@ -142,11 +157,11 @@ def shared(value: Any) -> Any:
     return value
 
 
-def _order(images: int, batch_size: int, steps: range, seed: int, rank: int, world: int) -> Iterator[list[tuple[int, int]]]:
+def _order(images: int, batch_size: int, per_epoch: int, steps: range, seed: int, rank: int, world: int) -> Iterator[list[tuple[int, int]]]:
     """For each step, this process's (epoch, index) pairs."""
-    per_epoch, share = images // batch_size, batch_size // world
+    share = batch_size // world
     for epoch, same in groupby(steps, lambda step: step // per_epoch):
-        order = np.random.default_rng([seed, epoch]).permutation(images)
+        order = np.resize(np.random.default_rng([seed, epoch]).permutation(images), per_epoch * batch_size)  # the first again at its end
         for step in same:
             first = step % per_epoch * batch_size + rank * share
             yield [(epoch, index) for index in order[first : first + share].tolist()]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ccnet_lab.data.catalog import Dataset
-from ccnet_lab.data.datasets import Split, open_split
+from ccnet_lab.data.datasets import Split, locate, open_split
 from ccnet_lab.data.learnable import ids_remedy, one_class_fault, pixels_of
 from ccnet_lab.downloads import Progress
 from ccnet_lab.errors import DataError, LabError
@@ -109,7 +109,7 @@ def examine(dataset: Dataset, root: str | Path, *, workers: int | None = None, p
             if split.name == dataset.train_split and (fault := one_class_fault(dataset, split.name, pixels)):
                 faults.append(fault)
             reports.append(SplitReport(split.name, len(split), expected, pixels, tuple(faults)))
-    return Report(dataset, Path(root) / dataset.root, tuple(reports))
+    return Report(dataset, locate(dataset, root), tuple(reports))
 
 
 def report_text(report: Report, width: int = 30) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ccnet_lab.data.archives import Archive, Say, obtain
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.data.datasets import read_labels
+from ccnet_lab.data.datasets import locate, read_labels
 from ccnet_lab.downloads import progress_bar
 from ccnet_lab.errors import DataError, DownloadError, LabError
 
@@ -79,6 +79,9 @@ def prepare(key: str, root: str | Path, *, base_url: str = "", trainaug: int = T
         if (above / dataset.root).is_dir() and root.resolve().is_relative_to(above / Path(dataset.root).parts[0]):
             raise DataError(f"{root} lies inside the {dataset.title} that is there already; was --data {above} meant?")
     say(f"{dataset.title}: {dataset.terms}")
+    if (there := locate(dataset, root)).is_dir() and not (root / dataset.root).is_dir():
+        say(f"it is at {there} already")
+        return
     try:
         if key == "cityscapes":
             _cityscapes([rows["gtFine"], rows["leftImg8bit"]], root, base_url, say)

@@ -33,15 +33,17 @@ class Estimate:
     hours: float
 
 
-def estimate(config: Config, flops: float, steps: int | None = None, micro_batch: int | None = None, bf16: bool = False) -> Estimate:
+def estimate(
+    config: Config, flops: float, steps: int | None = None, micro_batch: int | None = None, bf16: bool = False, processes: int = 1
+) -> Estimate:
     """What a run of `config` takes at `flops` operations per second, those of `throughput.probe` or stated.
 
     `steps` of the optimiser are the configuration's epochs by default, the `micro_batch` images in memory at once the whole batch; with
-    `bf16` activations are bfloat16, else float32.
+    `bf16` activations are bfloat16, else float32. On how many `processes` a run is shared out decides about the last step of an epoch.
     """
     dataset = get_dataset(config.dataset)
     images = dataset.train_images or len(open_split(dataset, ""))  # one's own lies where it says
-    steps = steps or config.epochs * steps_per_epoch(images, config.batch_size)
+    steps = steps or config.epochs * steps_per_epoch(images, config.batch_size, processes)
     per_image, kept, parameters = _cost(config)
     activations = kept * (micro_batch or config.batch_size) * (0.5 if bf16 else 1)
     flop = per_image * config.batch_size * steps

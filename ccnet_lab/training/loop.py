@@ -116,7 +116,10 @@ class Trainer:
         self.split = open_split(dataset, settings.data)
         self.scored = open_split(dataset, settings.data, dataset.val_split)  # now: what is missing should be missed before the training
         check_learnable(self.split)
-        self.per_epoch = steps_per_epoch(len(self.split), config.batch_size)
+        begun = run.training
+        self.per_epoch = steps_per_epoch(len(self.split), config.batch_size, 1 if begun else group.world)
+        if begun:  # perhaps by another number of processes
+            self.per_epoch = begun.get("steps_per_epoch", self.per_epoch)
         self.total_steps = settings.steps or config.epochs * self.per_epoch
         self.micro_batch, rest = divmod(config.batch_size, group.world * settings.accumulate)
         if rest or not self.micro_batch:
@@ -127,8 +130,8 @@ class Trainer:
         self.bf16 = uses_bf16(settings.precision, group.device)
         set_arithmetic(settings.deterministic)
         _seed(settings.seed)
-        begun = bool(run.checkpoints()) or run.weights.is_file()
-        start = "none" if begun else settings.start(config)
+        started = bool(run.checkpoints()) or run.weights.is_file()
+        start = "none" if started else settings.start(config)
         self.model = build_model(config)
         for first in (True, False):  # what must be downloaded, one process downloads
             if group.main == first:
@@ -137,6 +140,7 @@ class Trainer:
         self.model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stepper = Stepper(
             self.model, config, group, bf16=self.bf16, compiled=settings.compile, accumulate=settings.accumulate,
+            mean_per_process=settings.loss_mean == "gpu",
             class_weights=self._class_weights() if config.balance else None,
         )  # fmt: skip
         self.step = 0
@@ -152,7 +156,8 @@ class Trainer:
         settings, group = self.settings, self.group
         steps = range(self.step, self.total_steps)
         cuda = group.device.type == "cuda"
-        batches = training_batches(self.split, self.config, steps, settings.seed, group.rank, group.world, settings.workers, pinned=cuda)
+        share = group.rank, group.world, settings.workers
+        batches = training_batches(self.split, self.config, steps, settings.seed, *share, pinned=cuda, per_epoch=self.per_epoch)
         bar = tqdm(batches, self.config.name, self.total_steps, initial=self.step, unit="step", disable=not group.main, dynamic_ncols=True)
         with interruptible() as self.told, closing(batches), bar:
             if self.unscored:
@@ -304,7 +309,8 @@ class Trainer:
             self.say(f"going on with {run.folder} at step {self.step} of {self.total_steps}")
         if self.group.main:
             run.rewind_log(self.step)
-            run.write_training(settings.to_dict() | deciding | {"processes": self.group.world, "torch": torch.__version__})
+            now = {"steps_per_epoch": self.per_epoch, "processes": self.group.world, "torch": torch.__version__}
+            run.write_training(settings.to_dict() | deciding | now)
         if settings.accumulate > 1:
             self.say(f"batch norm sees {self.micro_batch} images at a time, not {self.config.batch_size // self.group.world}")
 

@@ -31,6 +31,8 @@ class Settings:
         compile: whether network and losses run under torch.compile: minutes at the start, then another order of additions, so that the
             last bits differ. A run may be gone on with either way.
         weights: "imagenet" (the published start), "none" (random), or a file; None for "imagenet", for the small networks "none".
+        loss_mean: of the losses over several processes: "pixels", over all labelled pixels of the batch, or "gpu", of each process's own
+            mean, as the reference has it. In one process they are the same.
         accumulate: micro-batches per step; the batch is the same, but a batch norm sees only a micro-batch.
         deterministic: whether only deterministic algorithms are used; slower on a GPU.
         log_every, save_every: steps between lines of the log, between checkpoints.
@@ -44,6 +46,7 @@ class Settings:
     precision: str = "auto"
     compile: bool = False
     weights: str | None = None
+    loss_mean: str = "pixels"
     accumulate: int = 1
     workers: int = field(default_factory=usual_workers)
     deterministic: bool = False
@@ -61,7 +64,7 @@ class Settings:
 
     def deciding(self, config: Config) -> dict[str, Any]:
         """What a run that is gone on with must have as it was begun."""
-        names = ("steps", "seed", "accumulate", "deterministic")
+        names = ("steps", "seed", "accumulate", "deterministic", "loss_mean")
         return {name: getattr(self, name) for name in names} | {"weights": self.start(config)}
 
     def start(self, config: Config) -> str:
@@ -91,6 +94,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--recurrence", type=int, metavar="R", help="criss-cross steps")
     recipe.add_argument("--ohem", action="store_true", default=None, help="count only hard pixels in the main loss")
     recipe.add_argument("--category-loss", type=float, metavar="WEIGHT", help="add the category-consistent loss")
+    words = "over several GPUs: the mean over all labelled pixels, or each GPU's own mean averaged, as the reference"
+    recipe.add_argument("--loss-mean", choices=("pixels", "gpu"), default=Settings.loss_mean, help=words)
     recipe.add_argument("--weights", metavar="imagenet|none|PATH", help="what to start from; imagenet, for the small networks none")
     recipe.add_argument("--seed", type=int, default=Settings.seed)
     machine = parser.add_argument_group("machine")

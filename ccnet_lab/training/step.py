@@ -24,6 +24,7 @@ class Stepper:
         bf16: whether under bfloat16 autocast. The losses are float32 in any case.
         compiled: whether network and losses run under torch.compile, as one program; the first step then takes minutes.
         accumulate: micro-batches per step.
+        mean_per_process: whether the losses are each process's own means averaged, not the mean over all labelled pixels of the batch.
         class_weights: (K,) of the loss; None for equal ones.
 
     Attributes:
@@ -40,9 +41,11 @@ class Stepper:
         bf16: bool = False,
         compiled: bool = False,
         accumulate: int = 1,
+        mean_per_process: bool = False,
         class_weights: Tensor | None = None,
     ) -> None:
         self.model, self.config, self.group, self.accumulate = model, config, group, accumulate
+        self.mean_per_process = mean_per_process
         with_losses = _WithLosses(model, config, class_weights, bf16)
         if compiled:
             torch.compiler.reset()  # torch bounds the programs it keeps per function, and those of an earlier network count
@@ -56,14 +59,14 @@ class Stepper:
         group = self.group
         labels = batch.labels.to(group.device, non_blocking=True).long()  # (B, H, W)
         labelled = (labels != IGNORE).sum(dim=(1, 2)).float()  # (B,)
-        everywhere = group.total(labelled.sum()).clamp(min=1)
+        everywhere = (labelled.sum() * group.world if self.mean_per_process else group.total(labelled.sum())).clamp(min=1)
         losses = torch.zeros(3, device=group.device)
         micro_batch = len(labels) // self.accumulate
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(self.accumulate):
             mine = slice(part * micro_batch, (part + 1) * micro_batch)
             images = batch.normalised(mine, group.device)  # (b, 3, H, W)
-            # A pixel weighs the same wherever it is computed; DistributedDataParallel averages over the processes, hence the factor.
+            # DistributedDataParallel averages over the processes, hence the factor below.
             share = labelled[mine].sum() / everywhere
             exchange = part == self.accumulate - 1 or group.world == 1  # the gradients, with the last micro-batch only
             with nullcontext() if exchange else self.wrapped.no_sync():  # type: ignore[operator]

@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS, EXTRAS, SLIM, TINY, Config, get_config
+from ccnet_lab.data.batches import SEVERAL, steps_per_epoch
 from ccnet_lab.data.catalog import Dataset, get_dataset
 from ccnet_lab.errors import ProtocolError, RunError
 from ccnet_lab.files import write_text
@@ -176,7 +177,7 @@ def _check(config: Config, scores: Mapping[str, Any]) -> None:
 
 
 def _recipe(config: Config, dataset: Dataset) -> str:
-    (total, auxiliary), steps = _parameters(config), dataset.train_images // config.batch_size
+    total, auxiliary = _parameters(config)
     parts = {
         "cross-entropy": True,
         f"{config.aux_weight:g} times that of a classifier on stage 3": config.auxiliary,
@@ -187,9 +188,12 @@ def _recipe(config: Config, dataset: Dataset) -> str:
     optimizer = f"SGD with momentum {config.momentum:g}" if config.optimizer == "sgd" else "AdamW"
     schedule = f"its own, ccnet_lab/training/demo.py; lr {config.lr:g}, {config.batch_size} scenes a step"
     if dataset.root:
+        steps, alone = (steps_per_epoch(dataset.train_images, config.batch_size, n) for n in (SEVERAL if config.name in CONFIGS else 1, 1))
+        in_one = "" if steps == alone else f" (on several GPUs; on one {alone:,}, {config.epochs * alone:,} steps)"
         schedule = (
-            f"{config.epochs} epochs of {steps:,} steps, {config.epochs * steps:,} steps of {config.batch_size} images; {optimizer}, "
-            f"lr {config.lr:g}, weight decay {config.weight_decay:g}; poly with power {config.power:g} down to lr {config.min_lr:g}"
+            f"{config.epochs} epochs of {steps:,} steps, {config.epochs * steps:,} steps of {config.batch_size} images{in_one}; "
+            f"{optimizer}, lr {config.lr:g}, weight decay {config.weight_decay:g}; poly with power {config.power:g} "
+            f"down to lr {config.min_lr:g}"
         )
     rows = {
         "attention": f"criss-cross, R = {config.recurrence}, {config.channels} channels, queries and keys {config.query_channels}",

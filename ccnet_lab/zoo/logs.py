@@ -1,43 +1,35 @@
 """Logs: a published training log, read into the metrics and scores of a run of ours. The file itself comes from store.py.
 
-SSSegmentation's trainer has written three forms, and all are read; nothing in a log is ever evaluated as Python:
+SSSegmentation's trainer has written three forms, and all are read; their messages are taken apart in log_messages.py:
 
 - 2020 to May 2023: `[EPOCH]: 1/60, [BATCH]: 50/661, [LEARNING_RATE]: 0.0099, ...` and, on the next line, `[LOSS]: loss_aux 0.5, ...`.
-- since May 2023: a dictionary, at first with epoch and batch, since October 2023 with cur_iter and max_iters.
-- scores: since July 2022 `{'iou': {class: value, ...}, 'miou': value}`, since January 2024 after `Evaluate CCNet at epoch N`. Earlier only
+- since May 2023: a dictionary, at first with epoch and batch alone, since October 2023 with cur_iter and max_iters.
+- scores: since July 2022 `{'iou': {class: value, ...}, 'miou': value}`, where from January 2024 to June 2025 the mIoU is nan if a class's
+  IoU is; since January 2024 after `Evaluate CCNet at epoch N`. Earlier only
   test.py scored, into a log of its own (`IoUs:`, a line per class, `MIoU: 0.77`, from 2021 on that dictionary). The CCNet numbers were
   published in December 2020, so their training logs may well hold no score.
 """
 
-import gzip
-import io
-import json
 import math
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import mode
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ccnet_lab.configs import Config, get_config
+from ccnet_lab.data.batches import SEVERAL, steps_per_epoch
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import MissingFileError, RunError
+from ccnet_lab.zoo.log_messages import HEAD, LONGEST, count_in, dictionary, epoch_length, messages, number_in, words
 
-LONGEST = 1 << 16  # characters of one message that are looked at
 MOST_STEPS, MOST_UNREAD = 100_000, 100  # logged steps of one run; unread messages that are kept
 
-_HEAD = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\S{0,9} {1,9}(?:DEBUG|INFO|WARNING|ERROR)\b *|^(?=\{['\"]|\[epoch\])", re.I)
-_TOKEN = re.compile(
-    r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|\b(?:np\.|numpy\.)?float(?:16|32|64)\(([-+\w.]{1,40})\)|\b(?:None|True|False|nan|inf)\b"
-)
-_JSON = {"None": "null", "True": "true", "False": "false", "nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-_PAIR = re.compile(r"\[?\b([a-z][a-z_ ]{0,30})\]?[:=] ?([^\s,\]]{1,40})", re.I)
-_LOSS = re.compile(r"(\w{1,40}) (-?(?:\d[\d.]{0,30}(?:e[-+]?\d{1,3})?|nan|inf))\b")
 _ANNOUNCED = re.compile(r"Evaluate (EMA of )?.{0,80}?at epoch (\d{1,6})")
 _RECORD = re.compile(r"\{\s*['\"](cur_epoch|cur_iter|epoch|iter|step|iou|miou)")
+_USED = re.compile(r"(?:dataset|segmentor): ", re.I)  # December 2021: what is trained, on what
 _CHATTER = re.compile(
     r"\s*$|config |\w{1,40}_cfg:|resume from|start epoch|(dataset|model|checkpoints) used|rank \d+ finished|all finished|loading|saving"
     r"|ngpus_per_node|processing \d+|cuda is not|unsupport|seg_target from|.{0,4000}try to load (ckpts|checkpoints) by",
@@ -94,9 +86,10 @@ def read_log(path: str | Path, config: str | Config) -> PublishedLog:
     again = f"get it again: python scripts/zoo.py get {config.name}.log" if config.published_log_url else "give the log of a training"
     if not path.exists():
         raise MissingFileError(f"there is no log {path}; {again}")
-    reader, start = _Reader(config), ""
+    start = ""
     try:
-        for number, text in _messages(path, reader.remarks):
+        reader = _Reader(config, epoch_length(path))
+        for number, text in messages(path, reader.remarks):
             start = start or text.strip()[:60]
             reader.take(number, text)
     except OSError as error:
@@ -126,86 +119,17 @@ def match_classes(names: Sequence[str], classes: Sequence[str]) -> dict[str, str
     return found
 
 
-def _messages(path: Path, remarks: dict[str, None]) -> Iterator[tuple[int, str]]:
-    """(number of its first line, its first `LONGEST` characters) of each message, however long lines are; told apart by their time."""
-    with path.open("rb") as raw:
-        magic = raw.read(2)
-        raw.seek(0)
-        stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if magic == b"\x1f\x8b" else raw  # type: ignore[assignment]
-        encoding = "utf-16" if magic in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-        lines = io.TextIOWrapper(stream, encoding, errors="replace", newline=None)
-        number = foreign = size = 0
-        first, parts, fresh = 1, [""], True
-        try:
-            while line := lines.readline(LONGEST):
-                number, foreign = number + fresh, foreign + ("\ufffd" in line)
-                cuts = [found.start() for found in _HEAD.finditer(line)] if fresh else []
-                fresh = line.endswith("\n")
-                for index, (a, b) in enumerate(pairwise([0, *cuts, len(line)])):
-                    if index:
-                        yield first, "".join(parts)
-                        first, parts, size = number, [], 0
-                    parts.append(line[a : min(b, a + LONGEST - size)])
-                    size += len(parts[-1])
-        except (EOFError, gzip.BadGzipFile, zlib.error):
-            remarks["the compressed file is cut short or damaged; what came before that is read"] = None
-        yield first, "".join(parts)
-        if foreign:
-            remarks[f"{foreign:,} lines have bytes that are no UTF-8"] = None
-
-
-def _dictionary(text: str) -> dict[str, Any] | None:
-    """The dictionary a text begins with, through JSON; None where it isn't whole or holds more than plain values."""
-
-    def to_json(found: re.Match[str]) -> str:
-        token = found[1] or found[0]
-        return json.dumps(token[1:-1].replace("\\'", "'")) if token[0] in "'\"" else _JSON.get(token, token)
-
-    try:
-        value, _ = json.JSONDecoder().raw_decode(_TOKEN.sub(to_json, text))
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _words(text: str) -> dict[str, Any]:
-    """What the older forms say: `[EPOCH]: 1/60, ...`, `[LOSS]: loss_cls 1.2, ...`, or the table below `IoUs:`."""
-    if "ious:" in text[:200].lower():
-        rows = dict(line.strip().rpartition(" ")[::2] for line in text.splitlines()[1:])
-        miou = next((rows.pop(name) for name in list(rows) if name.lower() == "miou:"), None)
-        return {"iou": rows, "miou": miou}
-    found: dict[str, Any] = {}
-    for name, value in _PAIR.findall(text):
-        part, _, whole = value.partition("/")
-        found[name.strip().lower().replace(" ", "_")] = part
-        if whole:
-            found[{"epoch": "max_epochs", "batch": "max_iters_in_cur_epoch"}.get(name.lower(), "max_iters")] = whole
-    return found | dict(_LOSS.findall(text.partition("LOSS]:")[2]))
-
-
 def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "", name.lower())
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _whole(value: Any) -> int:
-    """A count; 0 where it is none."""
-    number = _number(value)
-    return int(number) if number is not None and 1 <= number < 1e9 else 0
 
 
 class _Reader:
     """Messages in, a `PublishedLog` out."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, per_epoch: int) -> None:
         self.config, self.dataset = config, get_dataset(config.dataset)
-        self.per_epoch = max(1, self.dataset.train_images // config.batch_size)  # the recipe's; the log's own where it has one
+        images = max(self.dataset.train_images, config.batch_size)  # of one's own they are unknown
+        self.per_epoch = per_epoch or steps_per_epoch(images, config.batch_size, SEVERAL)  # or what a line says
         self.total = 0  # steps the log was to have; 0 where it doesn't say
         self.steps: dict[int, dict[str, Any]] = {}
         self.scores: dict[int, tuple[dict[str, float], float]] = {}  # IoU by the log's names and mIoU, fractions; by epoch, or 0
@@ -216,7 +140,7 @@ class _Reader:
 
     def take(self, number: int, text: str) -> None:
         """One message: a step, an evaluation, or neither."""
-        body = _HEAD.sub("", text, count=1)
+        body = HEAD.sub("", text, count=1)
         if announced := _ANNOUNCED.match(body):
             self.announced = (announced[1] or "", int(announced[2]))
             return
@@ -227,9 +151,12 @@ class _Reader:
 
     def _read(self, body: str, number: int, stamped: bool) -> str:
         """Take a message in; returns why that couldn't be done, "" where it could or where nothing is lost."""
+        if _USED.match(body):
+            named = words(body)
+            return self._whose(named.get("dataset"), named.get("backbone"))
         if not body.startswith("{") and _CHATTER.match(body):
             return ""
-        found = _dictionary(body[body.index("{") :]) if "{" in body else _words(body)
+        found = dictionary(body[body.index("{") :]) if "{" in body else words(body)
         if found is None and (stamped or _RECORD.match(body)):  # else a configuration, printed on a line of its own
             return f"longer than {LONGEST:,} characters" if len(body) > LONGEST - 100 else "its dictionary is cut short or not plain"
         there = {re.sub(r"[^a-z0-9]+", "_", str(name)[:60].lower()): value for name, value in (found or {}).items()}
@@ -241,10 +168,10 @@ class _Reader:
         return "" if body.startswith("{") and not stamped else "nothing in it has a loss or a score"
 
     def _step(self, fields: dict[str, Any], number: int) -> str:
-        per_epoch, epoch, batch = (_whole(fields.get(name)) for name in ("per_epoch", "epoch", "batch"))
+        per_epoch, epoch, batch = (count_in(fields.get(name)) for name in ("per_epoch", "epoch", "batch"))
         per_epoch = per_epoch or self.per_epoch
-        step = _whole(fields.get("step")) or ((epoch - 1) * per_epoch + batch if epoch and batch else 0)
-        values = {name: _number(fields.get(name)) for name in ("loss", "loss_main", "loss_aux", "lr")}
+        step = count_in(fields.get("step")) or ((epoch - 1) * per_epoch + batch if epoch and batch else 0)
+        values = {name: number_in(fields.get(name)) for name in ("loss", "loss_main", "loss_aux", "lr")}
         record = {"step": step, "epoch": round(step / per_epoch, 4)} | {n: v for n, v in values.items() if v is not None}
         if not step or not {"loss", "loss_main"} & record.keys() or len(self.steps) == MOST_STEPS:
             return "a step without its number" if not step else "a step without a loss, or one of too many"
@@ -255,20 +182,28 @@ class _Reader:
             self.scores = {n: score for n, score in self.scores.items() if n * per_epoch <= step}
         self.twice += step == self.last and str(record) != str(self.steps[step])  # as text: NaN is unequal to itself
         self.steps[step], self.last, self.per_epoch = record, step, per_epoch
-        self.total = _whole(fields.get("steps")) or _whole(fields.get("epochs")) * per_epoch
-        known = [key for key in ("ade20k", "cityscapes", "voc") if key in str(fields.get("dataset")).lower()]
-        depth = re.findall(r"resnet-?(\d+)", str(fields.get("backbone")).lower())
+        self.total = count_in(fields.get("steps")) or count_in(fields.get("epochs")) * per_epoch
+        return self._whose(fields.get("dataset"), fields.get("backbone"))
+
+    def _whose(self, dataset: Any, backbone: Any) -> str:
+        """Remark where these, as the log names them, are not the configuration's; the log is read all the same, so always ""."""
+        known = [key for key in ("ade20k", "cityscapes", "voc") if key in str(dataset).lower()]
+        depth = re.findall(r"resnet-?(\d+)", str(backbone).lower())
         if known not in ([], [self.dataset.key]) or depth not in ([], [str(self.config.depth)]):
-            self.remarks[f"it is a log of {fields.get('dataset')}, {fields.get('backbone')}, not of {self.config.name}"] = None
+            named = ", ".join(str(name) for name in (dataset, backbone) if name)
+            self.remarks[f"it is a log of {named}, not of {self.config.name}"] = None
         return ""
 
     def _evaluation(self, fields: dict[str, Any]) -> str:
         (averaged, epoch), self.announced = self.announced, ("", 0)
-        found, miou = fields.get("iou"), _number(fields.get("miou"))
-        values = {name: _number(value) for name, value in (found if isinstance(found, dict) else {}).items()}
+        found, miou = fields.get("iou"), number_in(fields.get("miou"))
+        values = {name: number_in(value) for name, value in (found if isinstance(found, dict) else {}).items()}
         per_class = {name: value for name, value in values.items() if value is not None}
         there = [value for value in per_class.values() if not math.isnan(value)]
-        miou = sum(there) / len(there) if miou is None and there else miou
+        if there and (miou is None or math.isnan(miou)):
+            if miou is not None:
+                self.remarks[f"a mIoU is nan; taken is the mean over the {len(there)} classes that have an IoU"] = None
+            miou = sum(there) / len(there)
         if miou is None or not all(0 <= value <= 100 for value in [miou, *there]):
             return "an evaluation without a mIoU between 0 and 100"
         if averaged:
