@@ -14,6 +14,10 @@ TINY, SLIM = 0, 1  # depths that stand for the two small backbones, which are no
 STRIDES = {TINY: (4,), SLIM: (4, 8), 50: (8, 16), 101: (8, 16)}
 
 
+class _Derived(float):
+    """A value that follows from another field, and again after `dataclasses.replace` has changed that one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One configuration. Frozen: vary it with `dataclasses.replace`; a misspelt field is refused with the near ones named.
@@ -82,8 +86,8 @@ class Config:
 
     def __post_init__(self) -> None:
         get_dataset(self.dataset)  # raises for an unknown one
-        if self.min_lr is None:
-            object.__setattr__(self, "min_lr", 0.01 * self.lr)
+        if self.min_lr is None or isinstance(self.min_lr, _Derived):
+            object.__setattr__(self, "min_lr", _Derived(0.01 * self.lr))
         strides = STRIDES.get(self.depth, ())
         checks = [
             ("depth", strides, f"50 or 101 (or {TINY} or {SLIM}, the small backbones)"),

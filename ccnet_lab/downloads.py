@@ -165,7 +165,7 @@ def _receive(url: str, part: Path, digest: str, progress: Progress | None, timeo
             if status in (408, 425, 429) or status >= 500:
                 raise _CutError(f"the host answers {status} {answer.reason}")
             if status not in (200, 206):
-                kind = NotThereError if status in (404, 410) else DownloadError
+                kind = NotThereError if 400 <= status < 500 else DownloadError  # some stores answer 403 for what they don't have
                 raise kind(f"the host answers {status} {answer.reason} to {url}; put the file at {_final(part)} by hand")
             begin, _, whole = told.get("Content-Range", "").removeprefix("bytes ").partition("/")
             if status == 206 and begin.split("-")[0] != str(have):
@@ -207,7 +207,7 @@ def _verify(file: Path, digest: str, remedy: str, check: Callable[[Path], None] 
         if check:
             check(file)
     except DownloadError as error:
-        raise DownloadError(f"{_final(file)}: {error}; {remedy}") from None
+        raise type(error)(f"{_final(file)}: {error}; {remedy}") from None
 
 
 def _check_room(part: Path, total: int | None, have: int) -> None:

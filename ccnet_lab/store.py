@@ -130,13 +130,16 @@ def _download(wanted: Published, urls: list[str], progress: Progress | None) -> 
         return url
 
     *before, last = urls
+    first = ""
     try:
         for url in before:
-            with suppress(NotThereError):
+            try:
                 return fetched(url)
+            except NotThereError as error:
+                first = str(error).partition(";")[0]
         return fetched(last)
     except DownloadError as error:
-        neither = f" (nor is it at {before[0]})" if before and isinstance(error, NotThereError) else ""
+        neither = f" (before that: {first})" if first else ""
         others = "" if wanted.kind == "start" else f". Other places: --mirror, ${MIRROR}, or in a browser {BY_HAND}"
         raise type(error)(f"{error}{neither}{others}") from None
 
@@ -160,7 +163,7 @@ def verify(path: Path, digest: str = "") -> None:
 
 def kept() -> list[Kept]:
     """What lies in the folder, whole or in part, largest first."""
-    names = {file.path: file.name for file in PUBLISHED.values()}
+    names = {path: file.name for file in PUBLISHED.values() for path in file.places}
     found = []
     for path in (path for folder in _FOLDERS.values() for path in sorted((home() / folder).glob("*"))):
         if path.is_file() and not path.name.endswith((".json", ".lock", ".writing")):
@@ -180,7 +183,7 @@ def _plausible(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(512)
     if start.lstrip()[:1] == b"<":
-        raise DownloadError(f"what came is a web page ({path.stat().st_size:,} bytes) instead of the file")
+        raise NotThereError(f"what came is a web page ({path.stat().st_size:,} bytes) instead of the file")
     if path.name.removesuffix(".part").endswith(".pth") and start[:1] != b"\x80" and not zipfile.is_zipfile(path):
         raise DownloadError(f"what came ({path.stat().st_size:,} bytes) is no checkpoint, or one without its end")
 

@@ -27,10 +27,11 @@ def main() -> int:
             for name in matching(args.names, list(store.PUBLISHED)):
                 print(store.obtain(name, progress_bar(name), args.mirror))
         else:
-            files = {file.name or file.path.name: file for file in store.kept()}
-            for name in matching(args.names, list(files)):
-                store.remove(files[name])
-                print(f"removed {files[name].path} ({files[name].bytes / 1e6:.1f} MB)")
+            files = [(file.name or file.path.name, file) for file in store.kept()]
+            chosen = matching(args.names, [name for name, _ in files])
+            for file in (file for name, file in files if name in chosen):
+                store.remove(file)
+                print(f"removed {file.path} ({file.bytes / 1e6:.1f} MB)")
     except (LabError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     return 0

@@ -140,7 +140,9 @@ def test_labels_of_a_view_are_those_of_the_evaluation(tmp_path, picture, monkeyp
 def test_the_twelve_have_a_floor_and_the_small_models_none():
     assert {config.min_lr for config in CONFIGS.values()} == {0.0001}
     assert {get_config(name).min_lr for name in ("demo", "demo_r1", "street8", "street")} == {0.0}
-    assert replace(get_config("ccnet_resnet50os8_voc"), lr=0.02, min_lr=None).min_lr == pytest.approx(0.0002)
+    changed = replace(get_config("ccnet_resnet50os8_voc"), lr=0.02)
+    assert (changed.min_lr, json.loads(json.dumps(changed.to_dict()))["min_lr"]) == (0.0002, 0.0002)
+    assert replace(changed, min_lr=0.001).min_lr == replace(replace(changed, min_lr=0.001), lr=0.005).min_lr == 0.001
     for wrong in (-1e-4, 0.02):
         with pytest.raises(ConfigError, match=r"min_lr is .*; expected 0 to lr, which is 0.01"):
             replace(get_config("ccnet_resnet50os8_voc"), min_lr=wrong)

@@ -127,8 +127,6 @@ def varied(config: Config, args: argparse.Namespace) -> Config:
     """The configuration with the changes in parsed options; on a data set of one's own it loses its alias, and with it its name."""
     names = ("epochs", "batch_size", "crop_size", "resize", "lr", "min_lr", "recurrence", "ohem", "category_loss")
     changes = {name: value for name in names if (value := getattr(args, name)) is not None}
-    if args.lr is not None and args.min_lr is None:  # the floor keeps its share of it
-        changes["min_lr"] = config.min_lr / config.lr * args.lr
     if args.own is not None:
         changes |= {"dataset": open_own(args.own).key, "alias": ""}
     return replace(config, **changes)
