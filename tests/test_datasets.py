@@ -11,10 +11,12 @@ import pytest
 from conftest import SHARED
 from layouts import make_ade20k, make_cityscapes, make_voc
 from PIL import Image
+from profiles import profile, scene
 from web import jpg, png
 
 from ccnet_lab.data.catalog import DATASETS, IGNORE, Dataset, get_dataset, register
 from ccnet_lab.data.datasets import Pair, Split, _read_ids, describe, label_table, open_own, open_split, read_labels
+from ccnet_lab.data.images import read_image
 from ccnet_lab.errors import ConfigError, DataError
 
 IDS = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -227,7 +229,7 @@ def test_pairs_that_cannot_be_trained_on(tmp_path):
     with pytest.raises(DataError, match=r"a\.jpg is 8 x 6 pixels and its mask .*a\.png 8 x 5; make the sizes equal or take the pair out"):
         pair(tmp_path, jpg(), png(np.zeros((5, 8), np.uint8))).read(0)
     for damaged in (jpg()[:200], b"", b"no picture"):
-        with pytest.raises(DataError, match=r"a\.jpg cannot be read as an image"):
+        with pytest.raises(DataError, match=r"a\.jpg (cannot be read as a picture|is empty|is no picture)"):
             pair(tmp_path, damaged, mask).read(0)
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(DataError, match=r"no image .*a\.jpg"):
@@ -489,3 +491,26 @@ def test_real_label_ids_and_train_ids_agree():
     for pair in open_split(dataset, SHARED, "val").pairs:
         other = pair.mask.with_name(pair.mask.name.replace("labelIds", "labelTrainIds"))
         assert np.array_equal(read_labels(pair.mask, dataset), read_labels(other, dataset))
+
+
+def test_one_s_own_pictures_are_read_as_everywhere_else(tmp_path):
+    """Profiles, transparency and 16 bits in training as in the app; the published data sets are read as OpenCV reads them."""
+    kinds = {
+        "profile": saved(scene(), "PNG", icc_profile=profile()),
+        "transparent": saved(scene("RGBA"), "PNG"),
+        "deep": saved(Image.fromarray(np.linspace(0, 65535, 24 * 16).reshape(16, 24).astype(np.uint16)), "PNG"),
+        "jpeg": saved(scene(), "JPEG", icc_profile=profile()),
+        "plain": saved(scene(), "JPEG"),
+    }
+    for name, content in kinds.items():
+        write(tmp_path / "seen" / "images" / f"{name}.png", content)
+        write(tmp_path / "seen" / "masks" / f"{name}.png", png(np.zeros((16, 24), np.uint8)))
+    write(tmp_path / "seen" / "classes.json", '["a", "b"]')
+    write(tmp_path / "seen" / "train.txt", "\n".join(kinds))
+    split = open_split(open_own(tmp_path / "seen"), "", "train")
+    for index, pair in enumerate(split.pairs):
+        assert np.array_equal(split.read(index).image, read_image(kinds[pair.name]))
+        published = Split(get_dataset("voc"), "val", (pair,)).read(0).image
+        expected = cv2.cvtColor(cv2.imread(str(pair.image)), cv2.COLOR_BGR2RGB)
+        if pair.name != "deep":  # cut to 8 bits there, rounded here
+            assert np.array_equal(published, expected), pair.name

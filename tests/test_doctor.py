@@ -101,7 +101,7 @@ def test_a_decoder_that_raises_anything_hides_no_other_pair(own, monkeypatch):
     from ccnet_lab.data import datasets
 
     real = datasets._read_photograph
-    monkeypatch.setattr(datasets, "_read_photograph", lambda path, size: 1 / 0 if path.name == "0.jpg" else real(path, size))
+    monkeypatch.setattr(datasets, "_read_photograph", lambda path, *how: 1 / 0 if path.name == "0.jpg" else real(path, *how))
     train, _ = examine(open_own(own), "").splits
     assert len(train.faults) == 1
     assert "0.jpg" in train.faults[0]

@@ -4,9 +4,12 @@ import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
+from conftest import SHARED
 from PIL import Image
+from profiles import profile, scene
 
 from ccnet_lab import ImageError
 from ccnet_lab.data.images import MAX_PIXELS, read_image
@@ -120,7 +123,7 @@ def test_truncated_jpeg(picture, share):
     "source", [b"", b"hello", b"%PDF-1.4", 7, None, np.zeros((4, 4)), np.zeros((0, 4, 3), np.uint8), np.zeros((2, 2, 5), np.uint8)]
 )
 def test_things_that_are_no_picture(source):
-    with pytest.raises(ImageError, match=r"picture"):
+    with pytest.raises(ImageError, match=r"picture|is empty|is a PDF file, which is not read here"):
         read_image(source)
 
 
@@ -152,3 +155,79 @@ def test_normalise():
     tensor = normalise(np.array([[[123, 116, 103]]], np.uint8))
     assert tensor.shape == (3, 1, 1)
     assert abs(tensor[0].item() - (123 - 123.675) / 58.395) < 1e-6
+
+
+CASES = SHARED.parent / "cases"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the small inputs lie beside the repository, not in it")
+def test_small_inputs_that_failed():
+    def difference(name, expected):
+        return np.abs(read_image(CASES / name).astype(int) - expected).mean()
+
+    assert difference("display_p3_like.png", read_image(CASES / "srgb.png")) < 1.5
+    assert difference("float_with_one_nan.tiff", 127) < 70  # a ramp
+    for name in ("float_with_one_nan.tiff", "float_to_1.02.tiff"):
+        assert abs(read_image(CASES / name).mean() - 127) < 3
+    assert read_image(CASES / "grey16.png")[0, ::9, 0].tolist() == list(range(0, 246, 35))
+    assert read_image(CASES / "transparent_top.png")[0, 0].tolist() == [255, 255, 255]
+    with pytest.raises(ImageError, match="PostScript file, which is not read here"):
+        read_image(CASES / "postscript_in_jpeg_clothes.jpg")
+
+
+def tiff(values, bits):
+    """A grey TIFF of 12 or 16 bits per sample, written by hand."""
+    if bits == 16:
+        raw = np.asarray(values, "<u2").tobytes()
+    else:  # two samples in three bytes
+        a, b = np.asarray(values, np.uint16).reshape(-1, 2).T
+        raw = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], -1).astype(np.uint8).tobytes()
+    (height, width), long = np.shape(values), 4
+    entries = [(256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, long, 8), (277, 3, 1), (278, 3, height)]
+    data = b"II*\0" + struct.pack("<I", 8 + len(raw)) + raw + struct.pack("<H", len(entries) + 1)
+    return data + b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in [*entries, (279, long, len(raw))]) + bytes(4)
+
+
+def test_a_range_is_the_file_s_depth_not_its_largest_value():
+    dark = np.linspace(0, 2000, 48).reshape(6, 8)
+    assert read_image(saved(Image.fromarray(dark.astype(np.uint16)), "TIFF")).max() == 8  # of 65,535
+    assert read_image(saved(Image.fromarray(dark.astype(np.uint16)))).max() == 8
+    assert read_image(tiff(dark, 16)).max() == 8
+    assert read_image(tiff(dark, 12)).max() == 125  # of 4,095
+    assert read_image(Image.fromarray(np.full((2, 2), 300, np.int32))).max() == 1
+
+
+@pytest.mark.parametrize(("values", "expected"), [
+    ([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 0.5, 1.02], [0, 128, 255]), ([0.0, 127.5, 255.0], [0, 128, 255]),
+    ([0.0, 32767.5, 65535.0], [0, 128, 255]), ([np.nan, 0.5, np.inf], [0, 128, 255]), ([-1.0, 0.5, -np.inf], [0, 128, 0]),
+    ([np.nan] * 3, [0, 0, 0]), ([0.0, 0.0, 0.0], [0, 0, 0]),
+])  # fmt: skip
+def test_floating_point_pictures(values, expected):
+    assert read_image(Image.fromarray(np.array([values], np.float32)))[0, :, 0].tolist() == expected
+
+
+def test_a_pillow_image_stays_on_its_page():
+    frames = [half_red(), Image.new("RGB", (8, 6), "blue")]
+    with Image.open(io.BytesIO(saved(frames[0], "TIFF", save_all=True, append_images=frames[1:]))) as opened:
+        opened.seek(1)
+        assert read_image(opened)[3, 0].tolist() == [0, 0, 255]
+        assert opened.tell() == 1
+
+
+@pytest.mark.parametrize(("start", "kind"), [
+    (b"8BPS\0\1", "Photoshop"), (b"\x89HDF\r\n", "HDF5"), (b"%PDF-1.7", "PDF"), (b"<svg xmlns=''>", "SVG"), (b"\0\0\0\x18ftypheic", "HEIC"),
+    (b"\n<!DOCTYPE html>", "HTML"), (b"\0\0\0\x0cjP  \r\n", "JPEG 2000"), (b"PK\3\4", "zip"),
+])  # fmt: skip
+def test_intact_files_of_other_kinds_are_not_called_damaged(tmp_path, start, kind):
+    (tmp_path / "a.png").write_bytes(start + bytes(500))
+    with pytest.raises(ImageError, match=rf"^a.png is a .*{kind}") as found:
+        read_image(tmp_path / "a.png")
+    assert not any(word in str(found.value) for word in ("damaged", "download", "cut short"))
+
+
+def test_as_published_is_what_opencv_decodes(tmp_path):
+    for number, name in enumerate(("P3", "none")):
+        content = saved(scene(), "JPEG", quality=95, **({"icc_profile": profile()} if name == "P3" else {}))
+        expected = cv2.cvtColor(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        assert np.array_equal(read_image(content, as_published=True), expected)
+        assert np.array_equal(read_image(content), expected) == bool(number)

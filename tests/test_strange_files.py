@@ -74,7 +74,7 @@ def test_no_picture_starts_a_program(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(EPS)
         sources.append(tmp_path / name)
     for source in sources:
-        with pytest.raises(LabError, match="no picture that can be read here; expected JPEG, PNG"):
+        with pytest.raises(LabError, match="PostScript file, which is not read here; expected JPEG, PNG"):
             read_image(source)
     mask = np.zeros((30, 40), np.uint8)
     mask[:9] = 1

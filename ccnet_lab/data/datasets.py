@@ -21,8 +21,8 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png, read_file
 
 from ccnet_lab.data.catalog import DATASETS, IGNORE, Dataset, register
-from ccnet_lab.data.images import PROMISED, as_seen, open_picture
-from ccnet_lab.errors import DataError, near
+from ccnet_lab.data.images import PROMISED, is_plain, open_picture, read_image
+from ccnet_lab.errors import DataError, ImageError, MissingFileError, near
 
 PICTURES = (".png", ".jpg", ".jpeg")
 _FAST = {b"\xff\xd8\xff": decode_jpeg, b"\x89PNG\r\n\x1a\n": decode_png}  # torchvision's decoders, by a file's first bytes
@@ -61,7 +61,7 @@ class Split:
         """Image and labels of pair `index`; `DataError` where a file is missing or damaged, the sizes differ or an id is out of range."""
         pair = self.pairs[index]
         labels = read_labels(pair.mask, self.dataset)
-        image = _read_photograph(pair.image, labels.shape)
+        image = _read_photograph(pair.image, self.dataset, labels.shape)
         if image.shape[:2] != labels.shape:
             ours, its = (f"{array.shape[1]} x {array.shape[0]}" for array in (image, labels))
             remedy = "make the sizes equal or take the pair out"
@@ -213,25 +213,26 @@ def _read_mat(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path} cannot be read as an SBD mask: {error}; download it again") from None
 
 
-def _read_photograph(path: Path, size: tuple[int, ...]) -> NDArray[np.uint8]:
-    """(H, W, 3), turned as its EXIF orientation says, as the reference's decoder does; as stored where only that fits the mask.
+def _read_photograph(path: Path, dataset: Dataset, size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """(H, W, 3) by `read_image`: one's own data as the eye sees it, the published sets as published; as stored where only that fits.
 
-    torchvision decodes faster; what it can't read, or what doesn't fit the mask, is left to Pillow and its words.
+    torchvision is faster where there is nothing to convert.
     """
-    with suppress(RuntimeError):
-        decoded = _decoded(path, ImageReadMode.RGB, turned=True)
-        if decoded is not None and decoded.dtype == torch.uint8 and decoded.shape[1:] == size:
-            return np.ascontiguousarray(decoded.permute(1, 2, 0).numpy())
+    as_published = not dataset.classes
     try:
-        with open_picture(path) as picture:
-            turned = as_seen(picture, path.name)
-            return np.array((picture if picture.size[::-1] == size != turned.size[::-1] else turned).convert("RGB"))
-    except FileNotFoundError:
+        with suppress(RuntimeError):
+            if as_published or is_plain(path):
+                decoded = _decoded(path, ImageReadMode.RGB, turned=True)
+                if decoded is not None and decoded.dtype == torch.uint8 and decoded.shape[1:] == size:
+                    return np.ascontiguousarray(decoded.permute(1, 2, 0).numpy())
+        image = read_image(path, as_published)
+        if image.shape[:2] != size and (stored := read_image(path, as_published, turned=False)).shape[:2] == size:
+            return stored
+        return image
+    except (FileNotFoundError, MissingFileError):
         raise DataError(f"there is no image {path}") from None
-    except UnidentifiedImageError:
-        raise DataError(f"{path} cannot be read as an image: it is none of {PROMISED}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}; download it again") from None
+    except ImageError as error:
+        raise DataError(f"{path.parent}/{error}") from None
 
 
 def _decoded(path: Path, mode: ImageReadMode, turned: bool = False) -> Tensor | None:

@@ -1,7 +1,12 @@
-"""One picture from a file, bytes, Pillow or an array, as the eye sees it, into RGB; fitting it to a network is in transforms.py."""
+"""THE reader of pictures: a file, bytes, a Pillow image or an array, as the eye sees them, into RGB; colours are in colours.py.
+
+The same picture is the same array in app, notebooks, training and evaluation, but for the published data sets: the scores published on them
+were measured on pictures as OpenCV decodes them, see `read_image`.
+"""
 
 import io
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +14,32 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from ccnet_lab.data.colours import bits_per_sample, eight_bits, to_srgb
 from ccnet_lab.errors import ImageError, MissingFileError
 
 # What is opened, whatever the file is called. Pillow knows more formats, and one of them, EPS, starts a program.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")  # JPEG's reader opens MPO, too
 PROMISED = "JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF, MPO or PPM"
 MAX_PIXELS = 50_000_000  # a 50-megapixel photograph; more is refused from the file's header, before anything is decoded
+_OTHERS = {  # how files of other kinds begin, from which byte on
+    (0, b"%PDF"): "PDF", (0, b"%!PS"): "PostScript", (0, b"\xc5\xd0\xd3\xc6"): "PostScript", (0, b"8BPS"): "Photoshop",
+    (0, b"\x89HDF"): "HDF5", (0, b"<?xml"): "XML or SVG", (0, b"<svg"): "SVG", (0, b"<"): "HTML or SVG", (0, b"\x93NUMPY"): "NumPy",
+    (0, b"PK\x03\x04"): "zip", (0, b"\x1f\x8b"): "gzip", (0, b"\x00\x00\x01\x00"): "icon", (4, b"jP  "): "JPEG 2000",
+    (4, b"ftypheic"): "HEIC", (4, b"ftypheix"): "HEIC", (4, b"ftypmif1"): "HEIF", (4, b"ftyp"): "film", (0, b"\x1aE\xdf\xa3"): "film",
+    (0, b"\xff\x0a"): "JPEG XL", (4, b"JXL "): "JPEG XL", (0, b"MM\x00+"): "BigTIFF", (0, b"II+\x00"): "BigTIFF",
+}  # fmt: skip
 
 
-def read_image(source: Any) -> NDArray[np.uint8]:
+def read_image(source: Any, as_published: bool = False, turned: bool = True) -> NDArray[np.uint8]:
     """A picture as (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
 
-    Grey, palette, CMYK and 16-bit pictures are converted; transparent ones are laid on white; of an animation the first frame is taken.
+    Colours are sRGB by the file's profile; grey, palette, CMYK, 16-bit and floating-point pictures are converted, see `colours.eight_bits`;
+    transparent ones are laid on white; of an animation the first frame is taken, of a Pillow image the one it stands at.
 
     Args:
         source: a path, the file's bytes, a Pillow image, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+        as_published: as OpenCV decodes it, for VOC, ADE20K and Cityscapes: profiles are ignored and transparency is dropped.
+        turned: False leaves the picture as it is stored.
 
     Raises:
         MissingFileError: there is no such file.
@@ -32,10 +48,10 @@ def read_image(source: Any) -> NDArray[np.uint8]:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _decode(source, "the picture")
+        return _decode(source.copy(), "the picture", as_published, turned)
     if isinstance(source, bytes | bytearray):
         file: Any = io.BytesIO(source)
-        name = f"these {len(source):,} bytes"
+        name = f"a file of {len(source):,} bytes"
     elif isinstance(source, str | Path):
         file, name = Path(source), Path(source).name
         if not file.is_file():
@@ -49,20 +65,57 @@ def read_image(source: Any) -> NDArray[np.uint8]:
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels, the most that is decoded here; reduce it first") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is no picture that can be read here; expected {PROMISED}") from None
-    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"{name} {unsupported(file)}") from None
+    except Exception as error:  # decoders raise many kinds
         raise ImageError(f"{name} cannot be read as a picture: {error}") from None
     with picture:
-        return _decode(picture, name)
+        return _decode(picture, name, as_published, turned)
 
 
 def open_picture(file: Any) -> ImageFile.ImageFile:
-    """The picture in a file of one of the `FORMATS`, told by its content, not decoded yet; `UnidentifiedImageError` for any other file."""
+    """The picture in a file of one of the `FORMATS`, told by its content, not decoded yet; `UnidentifiedImageError` for any other file.
+
+    HEIC, which iPhones write, is opened where the package pillow-heif is installed.
+    """
     Image.init()
-    return Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN])  # AVIF depends on how Pillow was built
+    try:
+        import pillow_heif  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        pass
+    else:
+        pillow_heif.register_heif_opener()
+    return Image.open(file, formats=[known for known in (*FORMATS, "HEIF") if known in Image.OPEN])  # AVIF depends on how Pillow was built
 
 
-def _decode(picture: Image.Image, name: str) -> NDArray[np.uint8]:
+def is_plain(path: Path) -> bool:
+    """Whether a file is a JPEG or PNG that any decoder reads alike: grey or RGB of 8 bits, nothing said of its colours, no transparency."""
+    with suppress(Exception), open_picture(path) as picture:
+        said = {"icc_profile", "gamma", "transparency"} & picture.info.keys()
+        return picture.format in ("JPEG", "PNG") and picture.mode in ("L", "RGB") and not said
+    return False
+
+
+def unsupported(file: Any) -> str:
+    """What a file (a path or an open one) is that no reader knows, and what is expected: goes on where a sentence has named it."""
+    try:
+        if isinstance(file, Path):
+            with file.open("rb") as opened:
+                start = opened.read(64)
+        else:
+            file.seek(0)
+            start = file.read(64)
+    except OSError as error:
+        return f"cannot be read: {error}"
+    if not start:
+        return "is empty; save or download it again"
+    kind = next((kind for (first, mark), kind in _OTHERS.items() if start.lstrip()[first:].startswith(mark)), "")
+    if kind in ("HEIC", "HEIF"):
+        return f"is a {kind} picture: pip install pillow-heif, or save it as JPEG"
+    what = f"is a {kind} file, which is not read here" if kind else "is no picture that can be read here"
+    return f"{what}; expected {PROMISED}"
+
+
+def _decode(picture: Image.Image, name: str, as_published: bool, turned: bool) -> NDArray[np.uint8]:
     width, height = picture.size
     if width < 1 or height < 1:
         raise ImageError(f"{name} is {width} x {height} pixels; expected at least 1 x 1")
@@ -70,21 +123,26 @@ def _decode(picture: Image.Image, name: str) -> NDArray[np.uint8]:
         most = f"at most {MAX_PIXELS:,} are decoded here, so reduce it first"
         raise ImageError(f"{name} is {width} x {height} = {width * height:,} pixels; {most}")
     try:
-        if getattr(picture, "is_animated", False):
-            picture.seek(0)
         picture.load()
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        bits = bits_per_sample(picture)
+        picture = eight_bits(as_seen(picture, name) if turned else picture, bits)
+        if as_published:
+            return np.array(picture.convert("RGB"))
+        transparent = picture.has_transparency_data
+        if transparent or picture.mode == "P":
+            about, grey = picture.info, picture.mode in ("1", "L", "LA", "La")
+            picture = picture.convert(("L" if grey else "RGB") + "A" * transparent)
+            picture.info = about
+        alpha = picture.getchannel("A") if transparent else None
+        seen = to_srgb(picture)
+        if alpha is not None:
+            seen.putalpha(alpha)
+            seen = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+        return np.array(seen)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many kinds
         raise ImageError(f"{name} is damaged or cut short: {error}; save or download it again") from None
-    picture = as_seen(picture, name)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-        # Integers of 16 bits and floats 0..1 become 0..255; smaller integers are taken as 8 bits already.
-        values = np.asarray(picture).astype(np.float64)
-        top = float(values.max(initial=0))
-        factor = 1 / 257 if top > 255 else (255 if 0 < top <= 1 else 1)
-        return _from_array(np.clip(values * factor + 0.5, 0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    return np.array(picture.convert("RGB"))
 
 
 def as_seen(picture: Image.Image, name: str) -> Image.Image:
@@ -104,5 +162,5 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.ndim == 2:
         return np.repeat(array[..., None], 3, axis=-1)
     if array.shape[2] == 4:
-        return _decode(Image.fromarray(array, "RGBA"), "the array")
+        return _decode(Image.fromarray(array, "RGBA"), "the array", as_published=False, turned=False)
     return np.ascontiguousarray(array)
