@@ -7,7 +7,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,14 +129,16 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last line that was cut short is left out."""
         path = self.log_file
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         found = []
         for number, line in enumerate(lines, 1):
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                if number < len(lines):
-                    raise RunError(f"line {number} of {path} is no JSON; mend or remove it") from None
+            record = None
+            with suppress(ValueError):
+                record = json.loads(line)
+            if isinstance(record, dict) and "step" in record:
+                found.append(record)
+            elif number < len(lines):
+                raise RunError(f"line {number} of {path} is no JSON object with a step; mend or remove it")
         return found
 
     def rewind_log(self, step: int) -> None:
