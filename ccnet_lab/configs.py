@@ -145,7 +145,7 @@ class Config:
         """
         try:
             return cls(**{"min_lr": 0.0, **values})
-        except TypeError as error:
+        except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"these fields make no configuration: {error}") from None

@@ -67,7 +67,10 @@ class Run:
     @property
     def config(self) -> Config:
         """What was trained."""
-        return Config.from_dict(self._read("config.json"))
+        values = self._read("config.json")
+        if self.training is None:  # published weights that were only scored here, or not begun: the schedule has its floor
+            values.setdefault("min_lr", None)
+        return Config.from_dict(values)
 
     @property
     def weights(self) -> Path:

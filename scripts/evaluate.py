@@ -54,6 +54,8 @@ def main() -> int:
     args = parser.parse_args()
     if bool(args.source) == args.published:
         parser.error("give one source, or --published")
+    if args.published and args.ema:
+        parser.error("--ema goes with a source: the published files hold no averaged weights")
     try:
         if args.published:
             return published(args)

@@ -65,6 +65,7 @@ def test_a_variation_claims_no_published_score():
         (lambda: dataclasses.replace(get_config("demo"), recurrence=-1), "0 or more"),
         (lambda: dataclasses.replace(get_config("demo"), crop_size=(512,)), "two positive"),
         (lambda: Config.from_dict({"dataset": "voc"}), "missing"),
+        (lambda: Config.from_dict(get_config("demo").to_dict() | {"crop_size": [1e999, 8]}), "make no configuration: cannot convert"),
     ],
 )
 def test_wrong_ones_are_refused_with_a_remedy(call, words):

@@ -1,13 +1,18 @@
 """zoo/logs.py: logs made in each form the reference's trainer has had, whole and broken; what is read is what was written."""
 
+import gzip
+import json
+import math
 import random
+import tracemalloc
 
 import pytest
 
 from ccnet_lab import get_config
 from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.errors import MissingFileError, RunError
 from ccnet_lab.runs import Run
-from ccnet_lab.zoo.logs import match_classes, read_log
+from ccnet_lab.zoo.logs import MOST_UNREAD, match_classes, read_log
 
 VOC, ADE, CITY = "ccnet_resnet50os8_voc", "ccnet_resnet101os16_ade20k", "ccnet_resnet50os16_cityscapes"
 PER_EPOCH = {VOC: 661, ADE: 1263, CITY: 372}
@@ -274,20 +279,234 @@ def test_lines_of_several_processes(read):
     same = read([text for text in lines for _ in range(2)])
     assert same.metrics == read(lines).metrics
     assert not has(same, "several processes")
+    other = read([text.replace("'loss_cls': ", "'loss_cls': " + n) for text in lines for n in ("", "1")])
+    assert has(other, "26 steps come twice running with other numbers")
+    glued = [text.rstrip("\n") if number % 3 else text for number, text in enumerate(lines[3:])]
+    assert read(glued).metrics == read(lines).metrics
+    torn = lines[5][:200] + lines[6] + lines[5][200:]
+    log = read([*lines[:5], torn, *lines[7:]])
+    assert [(u.line, u.reason) for u in log.unread] == [(6, "its dictionary is cut short or not plain")]
+    assert len(trained(log)) == 25
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda data: data.replace(b"\n", b"\r\n"),
+        gzip.compress,
+        lambda data: b"\xef\xbb\xbf" + data,
+        lambda data: data.decode().encode("utf-16"),
+        lambda data: data.replace(b"\n2024", b"\nProcessing 1/9 in rank 0: 1it [00:01]\rProcessing 2/9 in rank 0: 2it [00:02]\n2024"),
+    ],
+    ids=["crlf", "gzip", "bom", "utf-16", "progress bars"],
+)
+def test_the_same_log_in_other_clothes(read, wrap):
+    assert read(new_log(VOC, 3), wrap=wrap) == read(new_log(VOC, 3))
+
+
+def test_a_cut_gzip_file_gives_what_came(read):
+    log = read(new_log(VOC, 20), wrap=lambda data: gzip.compress(data)[:10_000])
+    assert len(trained(log)) > 50
+    assert has(log, "the compressed file is cut short")
+
+
+def test_bytes_that_are_no_utf8(read):
+    log = read(new_log(VOC, 2), wrap=lambda data: data.replace(b"Config file path: ", b"Config file path: \xff\xfe\xb5"))
+    assert log.metrics == read(new_log(VOC, 2)).metrics
+    assert has(log, "1 lines have bytes that are no UTF-8")
+
+
+def test_what_is_not_finite_stays_and_is_told(read):
+    lines = [step_line(VOC, step, **({"loss_total": math.nan, "loss_cls": math.inf} if step == 100 else {})) for step in (50, 100, 150)]
+    iou = evaluation(VOC, 1)
+    iou["iou"]["sofa"] = math.nan
+    iou["miou"] = sum(v for v in iou["iou"].values() if v == v) / 20
+    log = read([*lines, line("Evaluate CCNet at epoch 1"), line(iou)])
+    assert math.isnan(trained(log)[1]["loss"])
+    assert trained(log)[1]["loss_main"] == math.inf
+    assert has(log, "numbers that are not finite at 1 logged steps, first at step 100")
+    assert log.per_class_iou["sofa"] is None
+    assert not has(log, "mean of the IoU")
+    json.loads(json.dumps(log.metrics))
+
+
+def test_scores_that_cannot_be_are_refused(read):
+    for score in ({"miou": 130.0}, {"miou": -0.1}, {"miou": "high"}, {"iou": {"cat": 0.5, "dog": 2e9}}, {"iou": 3}):
+        log = read([step_line(VOC, 50), line(score)])
+        assert log.final_miou is None
+        assert [(u.line, u.reason) for u in log.unread] == [(2, "an evaluation without a mIoU between 0 and 100")]
+    log = read([step_line(VOC, 50), line({"miou": 0.9, "iou": dict.fromkeys(class_iou(VOC, 1), 0.5)})])
+    assert has(log, "a mIoU is not the mean of the IoU per class beside it")
+
+
+def test_averaged_weights_are_not_taken_for_the_model(read):
+    lines = [step_line(VOC, 50), line("Evaluate EMA of CCNet at epoch 1"), line({"miou": 0.9, "iou": {}})]
+    assert has(read(lines), "averaged (EMA) weights are left out")
+    assert read(lines).final_miou is None
+
+
+def test_steps_that_cannot_be_are_named(read):
+    good = step_line(VOC, 50)
+    for bad, reason in (
+        ({"cur_iter": 100, "cur_epoch": 1}, "a step without a loss, or one of too many"),
+        ({"cur_iter": -5, "cur_epoch": 1, "loss_total": 1.0}, "a step without its number"),
+        ({"cur_iter": 1e300, "cur_epoch": 1, "loss_total": 1.0}, "a step without its number"),
+        ({"epoch": "x", "batch": 3, "loss_total": 1.0}, "a step without its number"),
+    ):
+        log = read([good, line(bad)])
+        assert [(u.line, u.reason) for u in log.unread] == [(2, reason)]
+        assert len(log.metrics) == 1
+
+
+def test_a_log_of_something_else_is_told(read):
+    assert has(read(new_log(CITY, 1), VOC), "it is a log of CityScapesDataset, resnet50conv3x3stem, not of ccnet_resnet50os8_voc")
+    assert has(read(new_log(VOC, 1), "ccnet_resnet101os8_voc"), "not of ccnet_resnet101os8_voc")
+    assert has(read(new_log(CITY, 1), VOC), "it was to have 81,840 steps, the recipe has 22,320")
+    assert not has(read(new_log(VOC, 1)), "it is a log of")
+
+
+def test_nothing_is_evaluated(read, tmp_path):
+    marker = tmp_path / "marker"
+    attack = f"{{'cur_epoch': __import__('pathlib').Path({str(marker)!r}).touch(), 'loss_total': 1}}"
+    deep = "{'cur_epoch': " + "[" * 50_000
+    log = read([step_line(VOC, 50), line(attack), line(deep), line("{'miou': " + "9" * 60_000 + "}"), line("{'miou': " + "-" * 60_000)])
+    assert not marker.exists()
+    assert [u.line for u in log.unread] == [2, 3, 4, 5]
+    assert len(log.metrics) == 1
+
+
+def test_unknown_messages_are_named_and_known_ones_are_not(read):
+    log = read([step_line(VOC, 50), line("CUDA out of memory"), line("Loading checkpoints from x"), "Traceback (most recent call last):\n"])
+    assert [(u.line, u.reason) for u in log.unread] == [(2, "nothing in it has a loss or a score")]
+    assert read([step_line(VOC, 50), line("no record")] + [line("no record")] * 300).unread_count == 301
+    assert len(read([step_line(VOC, 50)] + [line("no record")] * 300).unread) == MOST_UNREAD
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"\n \r\n", "it is empty"),
+        (b"<!DOCTYPE html><html><body>Not found</body></html>", "it is a web page"),
+        (b"Not Found", "it begins 'Not Found', and nothing in it has a loss or a score"),
+        (bytes(range(256)) * 40, "nothing in it has a loss or a score"),
+        (gzip.compress(b"<html>", mtime=0), "it is a web page"),
+    ],
+)
+def test_what_is_no_log_is_refused_with_a_remedy(content, words, tmp_path):
+    (tmp_path / "x.log").write_bytes(content)
+    with pytest.raises(RunError, match=f"{words}.*zoo.py get {VOC}.log"):
+        read_log(tmp_path / "x.log", VOC)
+
+
+def test_what_is_not_there_is_refused_with_a_remedy(tmp_path):
+    with pytest.raises(MissingFileError, match=r"there is no log .*zoo.py get"):
+        read_log(tmp_path / "x.log", VOC)
+    with pytest.raises(RunError, match="cannot be read"):
+        read_log(tmp_path, VOC)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    """Junk of both kinds, many lines and one endless one, around a good log."""
+    path = tmp_path / "big.log"
+    with path.open("w") as file:
+        for _ in range(8_000):
+            file.write(line("x" * 150))
+        file.write("y" * 2_000_000 + "\n")
+        file.writelines(new_log(VOC, 1))
+        file.write(line("{'cur_epoch': 1, " + "'a': 1, " * 200_000))
+    tracemalloc.start()
+    try:
+        log = read_log(path, VOC)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size > 5e6
+    assert len(trained(log)) == 13
+    assert log.unread_count == 8_001
+    assert peak < 2e6  # LONGEST characters a few times over
+
+
+def test_random_damage_never_breaks_the_reader(tmp_path):
+    lines = [*new_log(VOC, 1), *old_log(VOC, 1), line("IoUs: \ncat 0.5\nMIoU: 0.5"), line(evaluation(VOC, 2))]
+    good, draw, path = "".join(lines).encode(), random.Random(0), tmp_path / "x.log"
+    read_any = 0
+    for _ in range(60):
+        data = bytearray(good)
+        for _ in range(draw.randrange(1, 60)):
+            at = draw.randrange(len(data))
+            data[at : at + draw.randrange(30)] = bytes(draw.choices(b"{}[]()'\",:/\\\n\r\x00\xff 09naif-", k=draw.randrange(20)))
+        path.write_bytes(data[: draw.randrange(len(data))])
+        try:
+            log = read_log(path, VOC)
+        except RunError:
+            continue
+        read_any += 1
+        assert all(0 <= record["val_miou"] <= 1 for record in log.metrics if "val_miou" in record)
+        assert [r["step"] for r in log.metrics] == sorted(r["step"] for r in log.metrics)
+    assert read_any > 30
+
+
+# Dialects of which little is known but what they write; see the publisher's code of those months
+
+
+def line_of_2023(name, step, per_epoch):
+    """May to October 2023: epoch and batch, no word of how many there are."""
+    config = get_config(name)
+    values = {
+        "epoch": (step - 1) // per_epoch + 1, "batch": (step - 1) % per_epoch + 1, "segmentor": "CCNet",
+        "backbone": f"resnet{config.depth}", "dataset": THEIRS[config.dataset], "learning_rate": lr(step, name), **losses(step),
+    }  # fmt: skip
+    return line(values, step)
+
+
+@pytest.mark.parametrize(("name", "per_epoch"), [(VOC, 661), (VOC, 1322), (CITY, 372), (CITY, 371), (ADE, 2526)])
+def test_lines_that_do_not_say_how_long_an_epoch_is(read, name, per_epoch):
+    numbers = [step for step in range(50, 6 * per_epoch + 1, 50) if not 2 * per_epoch < step < 2.5 * per_epoch]  # with a gap
+    steps = trained(read([line_of_2023(name, step, per_epoch) for step in numbers], name))
+    assert [record["step"] for record in steps] == numbers
+    assert steps[-1]["epoch"] == round(numbers[-1] / per_epoch, 4)
+    assert [record["loss"] for record in steps] == [losses(step)["loss_total"] for step in numbers]
+
+
+def test_within_one_epoch_its_length_is_the_recipe_s(read):
+    log = read([line_of_2023(CITY, step, 372) for step in (50, 100, 150)], CITY)
+    steps = trained(log)
+    assert has(log, "its lines don't say how many steps an epoch has; taken are the recipe's 372")
+    assert [(record["step"], record["epoch"]) for record in steps] == [(n, round(n / 372, 4)) for n in (50, 100, 150)]
+
+
+def test_a_miou_of_nan_keeps_the_classes(read):
+    """January 2024 to June 2025, where a class neither occurs nor is predicted."""
+    iou = class_iou(VOC, 1)
+    absent, *rest = iou
+    log = read([step_line(VOC, 50), line("Evaluate CCNet at epoch 1"), line({"iou": {**iou, absent: math.nan}, "miou": math.nan})])
+    assert log.final_miou == pytest.approx(sum(iou[name] for name in rest) / len(rest))
+    assert log.per_class_iou["background"] is None
+    assert log.per_class_iou["dog"] == iou["dog"]
+    assert has(log, "a mIoU is nan; taken is the mean over the 20 classes that have an IoU")
+    assert not log.unread
+
+
+def test_lines_of_december_2021(read):
+    head = ["Dataset: VOCDataset-trainaug, Number of images: 10582", "Segmentor: ccnet, Backbone: resnet-resnet50conv3x3stem"]
+    log = read([*map(line, head), step_line(VOC, 50)])
+    assert log.unread_count == 0
+    assert not has(log, "it is a log of")
     head = ["Dataset: ADE20kDataset-train, Number of images: 20210", "Segmentor: ccnet, Backbone: resnet-resnet101"]
     other = read([*map(line, head), step_line(VOC, 50)])
     assert has(other, "it is a log of ADE20kDataset-train, not of ccnet_resnet50os8_voc")
     assert has(other, "it is a log of resnet-resnet101, not of ccnet_resnet50os8_voc")
 
 
+def test_levels_followed_by_a_tab(read):
+    """July 2023."""
+    log = read([line("Config file path: x.py", form="%s INFO\t"), line("Rank 0 finished", form="%s INFO\t"), step_line(VOC, 50)])
+    assert log.unread_count == 0
+
+
 def test_a_half_known_line_is_reported(read):
-    log = read(
-        [
-            step_line(VOC, 50),
-            line({"epoch": 1, "segmentor": "CCNet"}),
-            line("Segmentation finished in 3 s"),
-            line({"batch": 50, "loss_total": 2.0}),
-        ]
-    )
+    odd = [line({"epoch": 1, "segmentor": "CCNet"}), line("Segmentation finished in 3 s"), line({"batch": 50, "loss_total": 2.0})]
+    log = read([step_line(VOC, 50), *odd])
     assert log.unread_count == 3
     assert {found.reason for found in log.unread} == {"a step without its number", "nothing in it has a loss or a score"}

@@ -153,6 +153,8 @@ def test_a_run_of_the_earlier_schedule_says_how_it_is_finished(tmp_path):
     run = Run.create(tmp_path / "old", config)
     stored = {name: value for name, value in config.to_dict().items() if name != "min_lr"}
     (run.folder / "config.json").write_text(json.dumps(stored))
+    assert Run.open(run.folder).config == config  # nothing was trained in it: published weights that were scored before there was the field
+    run.write_training({"seed": 0})
     run.save_checkpoint({"step": 3}, 3)
     settings = Settings(data=tmp_path, resume=True)
     with pytest.raises(RunError, match=r"min_lr is 0\.0 there and 0\.0001 here\. --min-lr 0 finishes it with its own schedule"):

@@ -18,7 +18,7 @@ from ccnet_lab.data import transforms
 from ccnet_lab.data.batches import steps_per_epoch, training_batches
 from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.datasets import open_split
-from ccnet_lab.errors import DataError
+from ccnet_lab.errors import ConfigError, DataError
 
 RESIZE, CROP = (120, 60), (32, 40)
 
@@ -286,6 +286,8 @@ def test_what_is_left_over_is_dropped():
     assert steps_per_epoch(10_582, 16) == 661
     assert steps_per_epoch(20_210, 16) == 1_263
     assert steps_per_epoch(2_975, 8) == 371
+    with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 3 processes; change --batch-size or their number"):
+        steps_per_epoch(2_975, 8, 3)
     for processes in (2, 4, 8):  # as published
         assert [steps_per_epoch(*of, processes) for of in ((10_582, 16), (20_210, 16), (2_975, 8))] == [661, 1_263, 372]
     with pytest.raises(DataError, match="lower --batch-size"):

@@ -20,7 +20,7 @@ from ccnet_lab.configs import Config
 from ccnet_lab.data.cache import read_pair
 from ccnet_lab.data.datasets import Pair, Split
 from ccnet_lab.data.transforms import augment, normalise_crops
-from ccnet_lab.errors import DataError, LabError, MemoryShortError
+from ccnet_lab.errors import ConfigError, DataError, LabError, MemoryShortError
 
 SEVERAL = 4  # GPUs, as in the published setting; 2 and 8 give the same steps per epoch
 PATIENCE = 3.0  # seconds that workers are given to end by themselves
@@ -41,7 +41,8 @@ class Batch(NamedTuple):
 
 
 def steps_per_epoch(images: int, batch_size: int, processes: int = 1) -> int:
-    """Whole batches in one pass over the images; what is left over is dropped. Raises `DataError` where there is none.
+    """Whole batches in one pass over the images; what is left over is dropped. Raises `DataError` where there is none, `ConfigError` where
+    the processes cannot have as much of a batch each.
 
     As in the recipe, several processes first repeat images until all have as many: Cityscapes has 371 steps in one and 372 in 2, 4 or 8.
 
@@ -49,7 +50,9 @@ def steps_per_epoch(images: int, batch_size: int, processes: int = 1) -> int:
     """
     if images < batch_size:
         raise DataError(f"the training split has {images} images, fewer than one batch of {batch_size}; lower --batch-size")
-    return -(-images // processes) // max(1, batch_size // processes)
+    if batch_size % processes:
+        raise ConfigError(f"a batch of {batch_size} cannot be shared by {processes} processes; change --batch-size or their number")
+    return -(-images // processes) // (batch_size // processes)
 
 
 def training_batches(

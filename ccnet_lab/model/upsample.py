@@ -19,15 +19,21 @@ def upsampled_labels(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     Source: SSSegmentation's tester, which averages the raw logits, not probabilities.
     """
     count = max(1, len(passes[0]) // max(FEWEST, RESIZED_AT_ONCE // (size[0] * size[1])))
-    best = passes[0].new_full(size, -torch.inf)
-    labels, first = torch.zeros(size, dtype=torch.uint8, device=best.device), 0
-    for parts in zip(*(logits.tensor_split(count) for logits in passes), strict=True):  # some classes of each pass
+    best = labels = None
+    first = 0
+    for parts in zip(*(logits.contiguous().tensor_split(count) for logits in passes), strict=True):  # some classes of each pass
         score = _upsampled(parts[0], size)
         for part in parts[1:]:
             score += _upsampled(part, size)  # the sum has the mean's argmax
         value, index = score.max(0)
-        labels = torch.where(value > best, (index + first).to(torch.uint8), labels)
-        best, first = torch.maximum(best, value), first + len(score)
+        index = index.to(torch.uint8)
+        if best is None or labels is None:
+            best, labels = value, index
+        else:
+            labels = torch.where(value > best, index + first, labels)
+            best = torch.maximum(best, value)
+        first += len(score)
+    assert labels is not None
     return labels
 
 

@@ -116,7 +116,7 @@ def predict(model: nn.Module, item: Item, protocol: Protocol, device: torch.devi
 def _logits(model: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:
     """(K, h, w) float32 of (1, 3, H', W')."""
     logits: Tensor = model(image, recurrence=protocol.recurrence).logits
-    return logits[0].float().contiguous()
+    return logits[0].float()
 
 
 def _slide(model: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:

@@ -70,8 +70,6 @@ def _score(config: Config, data: Path, folder: Path, device: str, workers: int, 
     store.verify(checkpoint.path)
     with Run(folder).locked():
         run = Run.open(folder) if (folder / "config.json").exists() else Run.create(folder, config)
-        if run.training is None and run.config != config:  # scored when configurations had other fields
-            run.begin_anew(config)
         digest = sha256(checkpoint.path)
         weights = {"file": checkpoint.path.name, "sha256": digest}
         before: dict[str, Any] = run.scores or {}

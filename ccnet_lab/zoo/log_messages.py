@@ -16,7 +16,7 @@ from typing import IO, Any
 
 LONGEST = 1 << 16  # characters of one message that are looked at
 
-HEAD = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\S{0,9} {1,9}(?:DEBUG|INFO|WARNING|ERROR)\b *|^(?=\{['\"]|\[epoch\])", re.I)
+HEAD = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\S{0,9} {1,9}(?:DEBUG|INFO|WARNING|ERROR)\b[ \t]*|^(?=\{['\"]|\[epoch\])", re.I)
 _TOKEN = re.compile(
     r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|\b(?:np\.|numpy\.)?float(?:16|32|64)\(([-+\w.]{1,40})\)|\b(?:None|True|False|nan|inf)\b"
 )

@@ -129,6 +129,7 @@ class _Reader:
     def __init__(self, config: Config, per_epoch: int) -> None:
         self.config, self.dataset = config, get_dataset(config.dataset)
         images = max(self.dataset.train_images, config.batch_size)  # of one's own they are unknown
+        self.assumed = not per_epoch
         self.per_epoch = per_epoch or steps_per_epoch(images, config.batch_size, SEVERAL)  # or what a line says
         self.total = 0  # steps the log was to have; 0 where it doesn't say
         self.steps: dict[int, dict[str, Any]] = {}
@@ -169,6 +170,8 @@ class _Reader:
 
     def _step(self, fields: dict[str, Any], number: int) -> str:
         per_epoch, epoch, batch = (count_in(fields.get(name)) for name in ("per_epoch", "epoch", "batch"))
+        if not per_epoch and not fields.get("step") and self.assumed:
+            self.remarks[f"its lines don't say how many steps an epoch has; taken are the recipe's {self.per_epoch}"] = None
         per_epoch = per_epoch or self.per_epoch
         step = count_in(fields.get("step")) or ((epoch - 1) * per_epoch + batch if epoch and batch else 0)
         values = {name: number_in(fields.get(name)) for name in ("loss", "loss_main", "loss_aux", "lr")}
