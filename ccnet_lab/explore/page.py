@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.errors import LabError
 from ccnet_lab.explore.explorer import Explorer, Pixel, View
 from ccnet_lab.explore.measures import SameClass
 from ccnet_lab.explore.pictures import shown_size
@@ -62,6 +63,19 @@ GROWTH = """
 <p>Full (non-local) attention compares every cell with every other one; criss-cross attention compares a cell with the
 <i>h</i> + <i>w</i> &minus; 1 of its row and column, R times.</p></div>
 """
+
+
+def said(error: Exception) -> str:
+    """One sentence on any exception, for those who cannot see the terminal."""
+    if isinstance(error, LabError):
+        return str(error)
+    words = " ".join(str(error).split())[:300]
+    if isinstance(error, MemoryError) or any(known in words.lower() for known in ("out of memory", "allocate memory")):
+        return "memory ran out while this was computed, so nothing has changed; choose a smaller network input or a smaller picture"
+    return (
+        f"something unforeseen happened ({type(error).__name__}{f': {words}' if words else ''}), so nothing has changed; "
+        "the terminal that this app runs in shows the details"
+    )
 
 
 def problem(error: Exception | str) -> str:

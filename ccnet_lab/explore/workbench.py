@@ -27,7 +27,7 @@ from ccnet_lab.explore.links import Link
 from ccnet_lab.explore.measures import same_class
 from ccnet_lab.explore.page import MAP, STAGE
 from ccnet_lab.explore.pictures import Rgb
-from ccnet_lab.explore.sources import available_models, find_weights, obtain_weights
+from ccnet_lab.explore.sources import available_models, find_weights, obtain_weights, source_and_config
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.runs import Run
 
@@ -82,6 +82,7 @@ class Scene:
     labels: float = 0.45  # opacity 0..1 of the labels over the image
     photo: float = 0.25  # and of the image under the maps
     clip: float = 0.35  # 0..1, see `pictures.clip_level`
+    file: str = ""  # of the picture on show, where there is one
 
 
 class Workbench:
@@ -114,15 +115,15 @@ class Workbench:
 
     def explorer(self, model: str) -> Explorer:
         """The explorer of a model; loads it on first use. Raises as `Explorer.open`."""
-        source, _, config = model.strip().partition(" as ")
+        source, config = source_and_config(model)
         self.weights(model)  # raises where it is not on disk: a visitor is asked first, see `offer`
-        return self._explorers.get(model, lambda: Explorer.open(source, self.device, config.strip() or None))
+        return self._explorers.get(model, lambda: Explorer.open(source, self.device, config))
 
     def weights(self, model: str) -> Path:
         """The weights file of a model that visitors may open; raises `ConfigError` for others, `LabError` where it is not on disk."""
         if not self.any_path and model not in {*CONFIGS, *EXTRAS, *dict(self.models()).values()}:
             raise ConfigError("this app can be reached from other machines, so it opens only the models of its menu, no typed paths")
-        return find_weights(model.partition(" as ")[0].strip())
+        return find_weights(source_and_config(model)[0])
 
     def offer(self, model: str) -> str:
         """What to ask, as HTML, before the checkpoint of one of the twelve is downloaded; "" if it is here or the model is none of them."""
@@ -154,7 +155,7 @@ class Workbench:
 
     def start(self, model: str) -> Scene:
         """What a visitor sees first: an example of the model's kind."""
-        obtain_weights(model.partition(" as ")[0].strip())  # asked for on the command line
+        obtain_weights(source_and_config(model)[0])  # asked for on the command line
         example = {"beacons": 0, "camvid": len(SCENE_SEEDS)}.get(self.explorer(model).config.dataset, -1)
         return self.with_image(self.with_model(Scene(model), model), self.examples[example])
 
