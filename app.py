@@ -7,7 +7,6 @@ import ipaddress
 import os
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -26,6 +25,7 @@ from ccnet_lab.errors import ConfigError, ImageError, LabError
 from ccnet_lab.explore import dashboards, page
 from ccnet_lab.explore.pictures import png
 from ccnet_lab.explore.workbench import RECURRENCES, SHORT_SIDES, Scene, Workbench
+from ccnet_lab.training.guards import handling
 
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 THEME = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=["ui-monospace", "monospace"])
@@ -469,15 +469,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.root_path and not args.root_path.startswith(("/", "http://", "https://")):
         parser.error(f"--root-path is {args.root_path!r}; expected a path that begins with / or a whole address, such as --root-path /lab")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the folder below is removed
     try:
-        with tempfile.TemporaryDirectory(prefix="ccnet_lab_", ignore_cleanup_errors=True) as folder:
-            os.environ["GRADIO_TEMP_DIR"] = f"{folder}/gradio"  # else what visitors send stays on the disk
+        # The folder below is removed whatever ends the app; what torch still computes in other threads is not waited for.
+        with handling(lambda number, _: sys.exit(128 + number)), tempfile.TemporaryDirectory(prefix="ccnet_lab_") as folder:
+            gr.routes.DEFAULT_TEMP_DIR = os.environ["GRADIO_TEMP_DIR"] = f"{folder}/gradio"  # else what visitors send stays on the disk
             serve(args, Path(folder))
     except (LabError, OSError) as error:
         parser.exit(2, f"{error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "stopped\n")
+    except SystemExit as stop:
+        print("stopped", file=sys.stderr, flush=True)
+        os._exit(int(stop.code or 0))
 
 
 def serve(args: argparse.Namespace, folder: Path) -> None:

@@ -158,4 +158,18 @@ def test_behind_a_prefix_and_stopped_it_leaves_nothing(tmp_path, number):
         out, err = process.communicate(timeout=10)
     assert process.returncode == 128 + number
     assert "Traceback" not in out + err
-    assert [path for path in tmp_path.rglob("*")] == []
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_on_a_generated_scene_the_words_name_the_beacon(built):
+    bench, _ = built
+    scene = bench.start("demo")
+    answer, weights = bench.answer(scene)[1], bench.view(scene).attention(scene.x, scene.y, 2)
+    share = weights[1:3, 2:5].sum()  # the beacon is 6 x 6 pixels at y 5, x 11; a cell 4 x 4
+    assert share > 0.99
+    assert f"whose colour decides the class of every disc: <b>{100 * share:.0f} %</b>" in answer
+    assert "<span>on the beacon <b>0 %</b></span>" in answer  # R = 1
+    assert f"<span>the beacon</span><b><s style='width:{100 * share:.1f}%'>" in answer
+    assert "<span>background</span><b><s style='width:99" not in answer.split("it looks at")[1]
+    photograph = bench.answer(bench.with_image(scene, bench.examples[-1]))[1]
+    assert "beacon" not in photograph

@@ -24,7 +24,7 @@ from ccnet_lab.explore import links, page, pictures
 from ccnet_lab.explore.explorer import Explorer, View
 from ccnet_lab.explore.fetching import Fetches
 from ccnet_lab.explore.links import Link
-from ccnet_lab.explore.measures import same_class
+from ccnet_lab.explore.measures import beacon, beacon_cells, same_class
 from ccnet_lab.explore.page import MAP, STAGE
 from ccnet_lab.explore.pictures import Rgb
 from ccnet_lab.explore.sources import available_models, find_weights, obtain_weights, source_and_config
@@ -192,11 +192,12 @@ class Workbench:
         pixel = view.pixel(scene.x, scene.y, RECURRENCES)
         top = pictures.clip_level(pixel.maps, scene.clip)
         heats = [pictures.png(pictures.heat(m, top, m.shape)) for m in pixel.maps]
-        captions = [page.caption(*parts) for parts in zip(RECURRENCES, pixel.on_cross, pixel.maps, strict=True)]
+        cells = beacon_cells(view)
+        captions = [page.caption(*parts, beacon=cells) for parts in zip(RECURRENCES, pixel.on_cross, pixel.maps, strict=True)]
         scale = page.colour_scale(top, [float(np.maximum(m - top, 0).sum()) for m in pixel.maps])
         panels = page.panels(view, pixel, heats, captions, 1 - scene.photo)
         own = same_class(view, scene.x, scene.y, scene.recurrence)
-        return page.marker(view, pixel), panels + scale + page.facts(view, pixel, RECURRENCES, own, scene.recurrence)
+        return page.marker(view, pixel), panels + scale + page.facts(view, pixel, RECURRENCES, own, scene.recurrence, cells)
 
     def around(self, scene: Scene) -> tuple[str, str, str]:
         """The lines around the pictures, as HTML: on the model, a notice, the legend."""
@@ -304,13 +305,12 @@ def _trained(runs: Path | None) -> list[Path]:
 def first_pixel(view: View) -> tuple[int, int]:
     """A pixel worth showing first: in a beacon scene a disc pixel as far from the beacon's cross as there is; else the image's middle."""
     height, width = view.size
-    if view.explorer.config.dataset == "beacons" and (height, width) == (96, 96):
+    if (colourful := beacon(view)) is not None:
         darkest = view.image.min(axis=2)
-        colourful = view.image.max(axis=2) - darkest > 60
         discs = (view.labels > 0) & ~colourful & (darkest > 110)
         for axis, shift in ((0, 3), (0, -3), (1, 3), (1, -3)):  # well inside its disc
             discs = discs & np.roll(discs, shift, axis)
-        if colourful.any() and discs.any():
+        if discs.any():
             candidates = np.argwhere(discs)
             distances = np.abs(candidates - np.argwhere(colourful).mean(axis=0)).min(axis=1)
             y, x = candidates[distances.argmax()].tolist()
