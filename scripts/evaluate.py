@@ -66,7 +66,7 @@ def main() -> int:
         if args.source in CONFIGS and own is None:  # before anything is downloaded
             open_split(named := get_dataset(CONFIGS[args.source].dataset), args.data, args.split or named.val_split)
         run = Run.open(args.source) if Path(args.source).is_dir() else None
-        explorer = Explorer.open(args.source, choose_device(args.device), _config(args.source, args.config, run), args.ema)
+        explorer = Explorer.open(args.source, choose_device(args.device), _config(args.source, args.config, run, own), args.ema)
         config = explorer.config if own is None else on_own(explorer.config, own)
         dataset = get_dataset(config.dataset) if own is None else replace(own, key=config.dataset)
         split = open_split(dataset, args.data or ".", args.split or dataset.val_split)
@@ -129,15 +129,15 @@ def on_own(config: Config, own: Dataset) -> Config:
     return config if trained.classes else replace(config, dataset=own.key, alias="")
 
 
-def _config(source: str, name: str | None, run: Run | None) -> Config:
+def _config(source: str, name: str | None, run: Run | None, given: Dataset | None = None) -> Config:
     """The configuration to build: the one asked for, unless the file says that it is for another data set."""
     asked = get_config(name) if name else None
     try:
-        own = read_config(obtain_weights(source))
+        own = read_config(obtain_weights(source), own=given)
     except ConfigError:
         if asked is None:
             raise
-        return asked
+        return read_config(obtain_weights(source), asked, given)
     if asked is not None and (own.dataset != asked.dataset or (run is not None and own != asked)):
         raise ConfigError(f"{source} was made for {own.name} (data set {own.dataset}), not {asked.name}; leave --config away")
     return asked or own

@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.datasets import open_own
 from ccnet_lab.data.images import read_image
 from ccnet_lab.data.transforms import fit
 from ccnet_lab.ending import ending
 from ccnet_lab.errors import DeviceError, LabError
 from ccnet_lab.explore.explorer import Explorer
-from ccnet_lab.explore.sources import find_weights
+from ccnet_lab.explore.sources import obtain_weights
 from ccnet_lab.files import sha256
 from ccnet_lab.model.fast import ready
+from ccnet_lab.model.weights import read_config
 from ccnet_lab.scoring.protocol import Protocol
 from ccnet_lab.training.distributed import choose_device
 from ccnet_lab.training.guards import out_of_memory
@@ -39,16 +41,20 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=words)
     parser.add_argument("--colour", action="store_true", help="the data set's colours instead of its ids")
     parser.add_argument("--config", metavar="NAME", help="what a checkpoint was made for, where the file itself leaves that open")
+    words = "a folder whose classes.json names the classes, for a checkpoint of your own classes that names none"
+    parser.add_argument("--own", type=Path, metavar="FOLDER", help=words)
     parser.add_argument("--device", default="auto", help="auto: CUDA where there is one")
     words = "auto: fp32, as the app has it; fast: batch norms folded, bf16 where the device has units for it"
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fast"), default="auto", help=words)
     args = parser.parse_args()
     try:
         wanted = pictures_of(args.source, args.out)
-        explorer = Explorer.open(args.model, choose_device(args.device), args.config)
+        own = open_own(args.own) if args.own else None
+        weights = obtain_weights(args.model)
+        explorer = Explorer.open(args.model, choose_device(args.device), read_config(weights, args.config, own))
         config, dataset = explorer.config, get_dataset(explorer.config.dataset)
         precision = {"auto": "fp32", "fast": fast_precision(explorer.device)}.get(args.precision, args.precision)
-        made = {"weights_sha256": sha256(find_weights(args.model)), "config": config.name, "colour": args.colour, "precision": precision}
+        made = {"weights_sha256": sha256(weights), "config": config.name, "colour": args.colour, "precision": precision}
         begin(args.out, made | {"classes": list(dataset.class_names), "ids": list(dataset.label_ids or range(dataset.num_classes))})
         faults = 0
         with tqdm(wanted, desc=config.name, unit="picture") as bar:
