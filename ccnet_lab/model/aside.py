@@ -4,6 +4,7 @@ torch's reader refuses every name it doesn't know. For the names below it is giv
 """
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,14 +17,17 @@ NAMES = (
     *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
     *(f"numpy.{name}" for name in ("dtype", "ndarray", "bool_", "bool", "str_", "int32", "int64", "float16", "float32", "float64")),
     *(f"numpy.dtypes.{name}DType" for name in ("Bool", "Int32", "Int64", "Float16", "Float32", "Float64", "Str")),
-    *("argparse.Namespace", "types.SimpleNamespace", "collections.deque"),
+    *("argparse.Namespace", "types.SimpleNamespace", "mmengine.logging.history_buffer.HistoryBuffer"),
     *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")),
     *(f"pathlib._local.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
-    *(f"builtins.{name}" for name in ("slice", "range", "frozenset", "complex")),
-    *("mmengine.logging.history_buffer.HistoryBuffer", "mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict"),
-    *("easydict.EasyDict", "yacs.config.CfgNode", "omegaconf.dictconfig.DictConfig"),
+    *(f"builtins.{name}" for name in ("slice", "range", "frozenset", "complex", "list", "dict", "int", "float", "str", "tuple")),
 )
+DICTS = (
+    *("collections.defaultdict", "easydict.EasyDict", "yacs.config.CfgNode"),
+    *("mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict", "addict.addict.Dict"),
+)
+LISTS = ("collections.deque",)
 _LOCK = threading.Lock()
 
 
@@ -42,20 +46,23 @@ class Aside:
     def __setstate__(self, _: Any) -> None:
         pass
 
-    def __setitem__(self, *_: Any) -> None:
-        pass
-
-    def append(self, _: Any) -> None:
-        """Items of a list are forgotten."""
-
-    def extend(self, _: Any) -> None:
-        """And many at once."""
-
     def __repr__(self) -> str:
         return self.what
 
 
-_STAND_INS: list[Any] = [(type("Aside", (Aside,), {"what": name}), name) for name in NAMES]
+def _dict(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
+def _list(*_: Any) -> list[Any]:
+    return []
+
+
+_STAND_INS: list[Any] = [
+    *((type("Aside", (Aside,), {"what": name}), name) for name in NAMES),
+    *((OrderedDict if name != "collections.defaultdict" else _dict, name) for name in DICTS),
+    *((_list, name) for name in LISTS),
+]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -130,9 +130,7 @@ def convert(
         reasons = "; ".join(found.refused) or found.differences.text or "it is no CCNet"
         raise WeightsError(f"{path.name} is {found.format.title} and is not converted: {reasons}")
     elif len(found.configs) > 1:
-        # `--config` takes the names that these had before they were adapted
-        known = (replace(c, aux_channels=0, auxiliary=True, recurrence=2) if c.depth in (50, 101) else c for c in found.configs)
-        names = " or ".join(f"--config {config.name}" for config in known)
+        names = " or ".join(f"--config {formats.asked_as(config)}" for config in found.configs)
         raise ConfigError(f"{path.name} fits {len(found.configs)} configurations, and its tensors don't say which it is; add {names}")
     else:
         about = metadata(found.configs[0], **notes)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ccnet_lab.configs import CONFIGS, EXTRAS, SLIM, TINY, Config
-from ccnet_lab.data.catalog import DATASETS, IGNORE, Dataset, register
+from ccnet_lab.data.catalog import DATASETS, IGNORE, Dataset, get_dataset, register
 from ccnet_lab.errors import WeightsError
 from ccnet_lab.model.backbone import BLOCKS
 
@@ -301,6 +301,14 @@ def adapted(config: Config, entries: Mapping[str, Tensor], known: Told, own: Dat
     channels = 0 if aux is None or aux.shape[0] == config.channels else aux.shape[0]
     recurrence = config.recurrence if known.recurrence is None else known.recurrence
     return replace(config, auxiliary=aux is not None, aux_channels=channels, recurrence=recurrence)
+
+
+def asked_as(config: Config) -> str:
+    """The name that `--config` takes for a fitting configuration: as it was before it was adapted."""
+    if config.depth not in BLOCKS:
+        return config.name
+    dataset = "voc" if get_dataset(config.dataset).classes else config.dataset
+    return replace(config, dataset=dataset, aux_channels=0, auxiliary=True, recurrence=2).name
 
 
 def depth(entries: Mapping[str, Tensor]) -> int | None:

@@ -8,7 +8,6 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from ccnet_lab.errors import ConfigError, MissingFileError, WeightsError
 from ccnet_lab.files import write_whole
 from ccnet_lab.model.aside import harmless
 from ccnet_lab.model.ccnet import CCNet
-from ccnet_lab.model.formats import RESNET, UNKNOWN, adapted, configurations, depth, identify, to_own_names, told, unwrap
+from ccnet_lab.model.formats import RESNET, UNKNOWN, adapted, asked_as, configurations, depth, identify, to_own_names, told, unwrap
 from ccnet_lab.model.formats import to_published_names as to_published_names  # asked for here, too
 
 _COUNTED = "num_batches_tracked"
@@ -300,7 +299,7 @@ def read_config(path: str | Path, given: str | Config | None = None, own: Datase
         classes = entries["classifier.4.weight"].shape[0] if "classifier.4.weight" in entries else 0
         remedy = f"; for {classes} classes of your own give --own FOLDER or --config NAME" if classes else ""
         raise WeightsError(f"{path.name} holds no CCNet that is known here; give the configuration it was made for{remedy}")
-    names = " or ".join((replace(c, dataset="voc") if get_dataset(c.dataset).classes else c).name for c in fitting)
+    names = " or ".join(map(asked_as, fitting))
     raise ConfigError(
         f"{path.name} does not say which of these it is, since its tensors leave the output stride (or R) open: {names}. "
         "Give the configuration (in the app: PATH as NAME), "
