@@ -2,12 +2,15 @@
 
 import argparse
 import functools
+import inspect
 import ipaddress
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -18,10 +21,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import:
 
 import gradio as gr
 
-from ccnet_lab.errors import ImageError, LabError
+from ccnet_lab.errors import ConfigError, ImageError, LabError
 from ccnet_lab.explore import dashboards, page
 from ccnet_lab.explore.pictures import png
 from ccnet_lab.explore.workbench import RECURRENCES, SHORT_SIDES, Scene, Workbench
+from ccnet_lab.training.guards import handling
 
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 THEME = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=["ui-monospace", "monospace"])
@@ -39,7 +43,13 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
     first = bench.start(bench.model)
 
     with gr.Blocks(title="ccnet_lab", delete_cache=(3600, 3600), analytics_enabled=False) as blocks:
-        state, where, tab = gr.State(asdict(first)), gr.JSON(visible=False), gr.State(TABS[0])
+
+        def left(at: dict[str, Any]) -> None:
+            """A visitor has gone: the picture that was on show is as old as any other."""
+            stage.keep_in_cache.discard(at["file"])
+
+        state = gr.State(asdict(first), delete_callback=left)
+        where, tab = gr.JSON(visible=False), gr.State(TABS[0])
         with gr.Row(elem_id="top"):
             gr.HTML(page.BRAND, elem_id="brand")
             models = gr.Dropdown(
@@ -104,23 +114,24 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
             return {truth: "", **shown(scene)}
 
         def image(scene: Scene) -> dict[Any, Any]:
-            return {stage: _file(Path(stage.GRADIO_CACHE), bench.stage(scene)), **shown(scene)}
+            file = _file(Path(stage.GRADIO_CACHE), bench.stage(scene))
+            found = {stage: file, **shown(replace(scene, file=file))}
+            stage.keep_in_cache.add(file)  # whatever its age, until another one is on show
+            stage.keep_in_cache.discard(scene.file)
+            return found
 
         def everything(scene: Scene) -> dict[Any, Any]:
             around = dict(zip([about_model, notice, legend], bench.around(scene), strict=True))
             return {models: scene.model, size: scene.short_side, steps: scene.recurrence, upload: None, truth: "", **around, **image(scene)}
 
-        def told(callback: Callable[..., Any]) -> Callable[..., Any]:
-            """The callback, its known errors told on the page, where everything else stays as it was."""
+        def told(callback: Callable[..., Any], **emptied: gr.components.Component) -> Callable[..., Any]:
+            """The callback; what goes wrong in it is told above the picture, and everything but what is `emptied` stays as it was."""
 
-            @functools.wraps(callback)
-            def run(*args: Any) -> Any:
-                try:
-                    return callback(*args)
-                except LabError as error:
-                    return {problem: page.problem(error), models: args[0]["model"], upload: None}
+            def failed(words: str, *args: Any) -> dict[Any, Any]:
+                at = args[0] if args and isinstance(args[0], dict) else {}
+                return {problem: words, **({models: at["model"], upload: None} if "model" in at else {}), **dict.fromkeys(emptied.values())}
 
-            return run
+            return _safely(callback, failed)
 
         def load(at: dict[str, Any], request: gr.Request) -> Any:
             scene, opened, more, trouble = Scene(**at), TABS[0], {}, ""
@@ -131,8 +142,8 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
                     values = [link.board or "voc", link.order or "configuration", link.one or None, link.other or None]
                     more = {part: gr.Dropdown(value=value) for part, value in zip(on_board, values, strict=True)}
                     more[picked] = link.drawn.split("|") if link.drawn else None
-            except LabError as error:
-                trouble = page.problem(error)
+            except Exception as error:  # what the link asks for cannot be shown: the page begins as without it
+                trouble = _words(error)
             sliders = {labels: scene.labels, photo: scene.photo, clip: scene.clip}
             return {**everything(scene), **sliders, **more, problem: trouble, tabs: gr.Tabs(selected=opened), tab: opened}
 
@@ -147,11 +158,8 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
             return {**everything(scene), **no_offer(scene)}
 
         def get_model(name: str, request: gr.Request) -> Any:
-            try:
-                for so_far in bench.fetch(name, str(request.session_hash)):
-                    yield {offer: so_far, fetch: gr.Button(visible=False), leave: gr.Button("Cancel"), problem: ""}
-            except LabError as error:
-                yield {problem: page.problem(error)}
+            for so_far in bench.fetch(name, str(request.session_hash)):
+                yield {offer: so_far, fetch: gr.Button(visible=False), leave: gr.Button("Cancel"), problem: ""}
 
         def open_model(at: dict[str, Any], name: str) -> Any:
             scene = Scene(**at) if bench.offer(name) else bench.with_model(Scene(**at), name or at["model"])
@@ -207,8 +215,8 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
                     raise gr.Error(f"{name} is {value!r}; expected a whole number", print_exception=False)
             try:
                 return bench.attention_at(image, int(x), int(y), int(recurrence), model or "demo")
-            except LabError as error:
-                raise gr.Error(str(error), print_exception=False) from None
+            except Exception as error:
+                raise gr.Error(_said(error), print_exception=False) from None
 
         on_shown = [state, problem, marker, answer, models, upload]
         on_image, on_pixel = [*on_shown, stage], [*on_shown, truth]
@@ -220,15 +228,18 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         asked_at, found = gr.State({}), gr.State("")
 
         def test(at: dict[str, Any]) -> Any:
-            for html in _told(dashboards.truth(bench, Scene(**at))):
+            for html in dashboards.truth(bench, Scene(**at)):
                 yield {truth: html if "<img" not in html else gr.skip(), found: html, asked_at: at}
+
+        def not_tested(words: str, at: dict[str, Any]) -> dict[Any, Any]:
+            return {truth: words, found: words, asked_at: at}
 
         def answer_to_what_is_on_show(at: dict[str, Any], asked_at: dict[str, Any], html: str) -> str:
             """The deletion test's answer, unless the visitor has gone on to another pixel, R, picture or model meanwhile."""
             question = ("model", "image", "short_side", "x", "y", "recurrence")
             return html if all(at[name] == asked_at.get(name) for name in question) else ""
 
-        ask.click(test, state, [truth, found, asked_at], **WORK | {"trigger_mode": "multiple"}).then(
+        ask.click(_safely(test, not_tested), state, [truth, found, asked_at], **WORK | {"trigger_mode": "multiple"}).then(
             answer_to_what_is_on_show, [state, asked_at, found], truth, **QUICK
         )
         stage.select(told(click), [state, where], on_pixel, js=LAST_CLICK, **QUICK)
@@ -239,15 +250,20 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         on_offer = [*on_all, download, offer, fetch, leave, wanted]
         models.input(told(choose_model), [state, models], on_offer, **slow).then(**recurrence)
         come = fetch.click(
-            get_model, wanted, [offer, fetch, leave, problem], concurrency_limit=None, show_progress="hidden", api_visibility="private"
+            told(get_model),
+            wanted,
+            [offer, fetch, leave, problem],
+            concurrency_limit=None,
+            show_progress="hidden",
+            api_visibility="private",
         )
         come.then(told(open_model), [state, wanted], on_offer, show_progress_on=[stage], api_visibility="private").then(**recurrence)
-        leave.click(leave_model, [state, wanted], [download, wanted, models], **QUICK)
+        leave.click(told(leave_model), [state, wanted], [download, wanted, models, problem, upload], **QUICK)
         size.input(told(choose_size), [state, size], on_all, **slow)
         upload.upload(told(take), [state, upload], on_all, **slow)
         examples.select(told(take_example), state, on_all, **slow)
         told_save = [problem, models, upload]
-        save.click(told(keep), state, [saved, *told_save], api_visibility="private").then(None, js=OPEN_SAVED)
+        save.click(told(keep, old=saved), state, [saved, *told_save], api_visibility="private").then(None, js=OPEN_SAVED)
         link.click(told(give_link), [state, tab, *on_board, picked], [shared, *told_save], api_visibility="private").then(
             None, shared, shared, js="window.copiedLink"
         )
@@ -285,13 +301,14 @@ def _recurrence(bench: Workbench, state: gr.State, tab: gr.State) -> dict[str, A
         else:
             beacons = dashboards.knows_beacons(bench, Scene(**at))
             yield {mask: None, spread: "", accuracy: "", cross: gr.Button(visible=beacons), shown: page.working()}
-            for html in _told(dashboards.recurrence(bench, Scene(**at))):
+            for html in dashboards.recurrence(bench, Scene(**at)):
                 yield {shown: html}
 
     mask.upload(_shown(lambda at, path: dashboards.recurrence(bench, Scene(**at), path)), [state, mask], shown, **WORK)
     mask.clear(_shown(lambda at: dashboards.recurrence(bench, Scene(**at))), state, shown, **WORK)
     cross.click(_shown(lambda at: dashboards.on_and_off_cross(bench, Scene(**at))), state, accuracy, **HEAVY)
     places.click(_shown(lambda at: dashboards.places(bench, Scene(**at))), state, spread, **HEAVY)
+    refresh = _safely(refresh, lambda words, *_: {shown: words})
     return dict(fn=refresh, inputs=[state, tab], outputs=[shown, mask, spread, accuracy, cross], **WORK)
 
 
@@ -329,11 +346,12 @@ def _configurations(bench: Workbench, tab: gr.State) -> tuple[dict[str, Any], li
         return dashboards.compare(bench, key, first, second)
 
     choices = [dataset, order, price, one, other]
+    refresh = _safely(refresh, lambda words, *_: {board: words})
     filled: dict[str, Any] = dict(fn=refresh, inputs=[tab, *choices], outputs=[board, dataset, order, one, other, compared], **WORK)
     for choice in (dataset, order, price):
         choice.input(**filled)
     for choice in (one, other):
-        choice.input(compare, [dataset, one, other], compared, **WORK)
+        choice.input(_safely(compare, lambda words, *_: words), [dataset, one, other], compared, **WORK)
     grow.click(_shown(dashboards.measured_growth), None, growth, **HEAVY)
     return filled, [dataset, order, one, other]
 
@@ -354,27 +372,51 @@ def _runs(bench: Workbench, tab: gr.State) -> tuple[dict[str, Any], gr.State]:
             return {table: found.table}
         return {table: found.table, chosen: gr.Dropdown(found.known, value=found.drawn), mark: found.mark, curves: found.curves}
 
+    refresh = _safely(refresh, lambda words, *_: {table: words})
     filled: dict[str, Any] = dict(fn=refresh, inputs=[tab, picked, mark], outputs=[table, chosen, curves, mark], **WORK)
     timer.tick(**filled)
     chosen.input(lambda names: names or [], chosen, picked, **QUICK).then(**filled)
     return filled, picked
 
 
-def _told(answers: Iterator[str]) -> Iterator[str]:
-    """The answers; a known error that ends them becomes the last one."""
-    try:
-        yield from answers
-    except LabError as error:
-        yield page.problem(error)
+def _safely(callback: Callable[..., Any], failed: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback whose every exception becomes an answer of the page: `failed(words as HTML, *what the callback was given)`."""
+
+    @functools.wraps(callback)
+    def answer(*args: Any) -> Any:
+        try:
+            return callback(*args)
+        except Exception as error:
+            return failed(_words(error), *args)
+
+    @functools.wraps(callback)
+    def stream(*args: Any) -> Iterator[Any]:  # gradio looks for a generator function
+        try:
+            yield from callback(*args)
+        except Exception as error:
+            yield failed(_words(error), *args)
+
+    return stream if inspect.isgeneratorfunction(callback) else answer
+
+
+def _words(error: Exception) -> str:
+    return page.problem(_said(error))
+
+
+def _said(error: Exception) -> str:
+    """What a visitor is told of an exception; the terminal gets the details of one that this library didn't raise on purpose."""
+    if not isinstance(error, LabError):
+        traceback.print_exception(error)
+    return page.said(error)
 
 
 def _shown(answers: Callable[..., Iterator[str]]) -> Callable[..., Iterator[str]]:
     """A callback that streams answers into one piece of HTML."""
 
-    def stream(*args: Any) -> Iterator[str]:  # gradio looks for a generator function
-        yield from _told(answers(*args))
+    def stream(*args: Any) -> Iterator[str]:
+        yield from answers(*args)
 
-    return stream
+    return _safely(stream, lambda words, *_: words)
 
 
 def _file(folder: Path, picture: Any) -> str:
@@ -422,22 +464,39 @@ def main() -> None:
     parser.add_argument("--model", default="demo", help="demo, one of the twelve, a run folder, or a weights file (PATH as NAME)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of training runs, offered in the menu")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    words = "where a reverse proxy shows the app, such as /lab; by default $GRADIO_ROOT_PATH, or the top"
+    parser.add_argument("--root-path", metavar="/PREFIX", help=words)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="ccnet_lab_") as folder:
-        bench = Workbench(Path(folder) / "examples", args.device, any_path=_is_loopback(args.host), runs=args.runs, model=args.model)
-        try:
-            blocks = build(bench, Path(folder))
-        except LabError as error:
-            parser.exit(2, f"{error}\n")
-        try:
-            blocks.queue(default_concurrency_limit=2).launch(
-                server_name=args.host, server_port=args.port, theme=THEME, css=page.CSS, max_file_size="100mb", footer_links=[],
-                prevent_thread_lock=True,
-            )  # fmt: skip
-        except OSError as error:
-            parser.exit(2, f"cannot listen on {args.host}:{args.port} ({error}); choose another port with --port\n")
-        threading.Thread(target=dashboards.warm, daemon=True).start()
+    if args.root_path and not args.root_path.startswith(("/", "http://", "https://")):
+        parser.error(f"--root-path is {args.root_path!r}; expected a path that begins with / or a whole address, such as --root-path /lab")
+    try:
+        # The folder below is removed whatever ends the app; what torch still computes in other threads is not waited for.
+        with handling(lambda number, _: sys.exit(128 + number)), tempfile.TemporaryDirectory(prefix="ccnet_lab_") as folder:
+            gr.routes.DEFAULT_TEMP_DIR = os.environ["GRADIO_TEMP_DIR"] = f"{folder}/gradio"  # else what visitors send stays on the disk
+            serve(args, Path(folder))
+    except (LabError, OSError) as error:
+        parser.exit(2, f"{error}\n")
+    except SystemExit as stop:
+        print("stopped", file=sys.stderr, flush=True)
+        os._exit(int(stop.code or 0))
+
+
+def serve(args: argparse.Namespace, folder: Path) -> None:
+    """Serve until stopped; everything that is written on the way is in `folder`."""
+    bench = Workbench(folder / "examples", args.device, any_path=_is_loopback(args.host), runs=args.runs, model=args.model)
+    blocks = build(bench, folder)
+    try:
+        blocks.queue(default_concurrency_limit=2).launch(
+            server_name=args.host, server_port=args.port, theme=THEME, css=page.CSS, max_file_size="100mb", footer_links=[],
+            prevent_thread_lock=True, root_path=args.root_path,
+        )  # fmt: skip
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {args.host}:{args.port} ({error}); choose another port with --port") from None
+    threading.Thread(target=dashboards.warm, daemon=True).start()
+    try:
         blocks.block_thread()
+    finally:
+        blocks.close(verbose=False)  # nothing is written any more
 
 
 if __name__ == "__main__":

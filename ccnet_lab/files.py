@@ -29,12 +29,23 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[LabErro
         sync(path.parent)
     except LabError:
         raise
-    except (OSError, RuntimeError, SafetensorError) as reason:  # torch and safetensors wrap failures to write
+    except (OSError, RuntimeError, SafetensorError) as reason:
+        if not failed_to_write(reason):
+            raise
         remedy = "what was there before is untouched; make room or choose another place"
         raise error(f"{path} cannot be written: {reason}; {remedy}") from reason
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def failed_to_write(error: Exception) -> bool:
+    """Whether an error that came while a file was written is the file's: torch and safetensors wrap such failures.
+
+    Others come up then, too: of a worker that was killed, of a GPU that is lost.
+    """
+    words = ("inline_container", "PytorchStreamWriter", "iostream", "unexpected pos", "No space left", "file write")
+    return isinstance(error, OSError | SafetensorError) or any(word in str(error) for word in words)
 
 
 def write_text(path: Path, text: str, error: type[LabError]) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import DATASETS, get_dataset, register
 from ccnet_lab.errors import MissingFileError, RunBusyError, RunError
-from ccnet_lab.files import sha256, sync, write_text
+from ccnet_lab.files import failed_to_write, sha256, sync, write_text
 from ccnet_lab.model.weights import save_weights
 
 KEPT_CHECKPOINTS = 2  # the last and the one before it
@@ -166,8 +166,10 @@ class Run:
             path = self.folder / f"checkpoint-{step:08d}-{sha256(temporary)[:_DIGITS]}.pt"
             os.replace(temporary, path)
             sync(self.folder)
-        except (OSError, RuntimeError) as error:  # torch wraps some failures to write into RuntimeErrors
+        except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
+            if not failed_to_write(error):
+                raise
             last = self.checkpoints()
             kept = f"the last one, {last[0].name}, is untouched" if last else "there is none yet"
             what = f"the checkpoint of step {step} cannot be written to {self.folder}"

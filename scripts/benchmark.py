@@ -25,6 +25,7 @@ from benchmarks.maps import GRIDS, time_maps
 from benchmarks.network import CUDA_SHAPES, SHAPES, time_attention, time_inference
 from benchmarks.samples import CORES, time_samples
 from ccnet_lab.configs import CONFIGS, get_config
+from ccnet_lab.ending import ending
 from ccnet_lab.errors import LabError
 from ccnet_lab.explore.bars import Bar, speed_figure
 from ccnet_lab.model.costs import commit, machine
@@ -221,4 +222,4 @@ PARTS: dict[str, tuple[Callable[[argparse.Namespace], Measured], str, int]] = { 
 
 
 if __name__ == "__main__":
-    main()
+    ending(main)

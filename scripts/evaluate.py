@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from tqdm import tqdm
 
 from ccnet_lab.configs import CONFIGS, Config, get_config
-from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.data.datasets import open_split
+from ccnet_lab.data.catalog import Dataset, get_dataset
+from ccnet_lab.data.datasets import open_own, open_split
+from ccnet_lab.ending import ending
 from ccnet_lab.errors import ConfigError, LabError, ProtocolError, RunError
 from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.explore.sources import obtain_weights
@@ -32,7 +33,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     words = "a run folder, a checkpoint (ours or in the published format), or the name of a model on disk"
     parser.add_argument("source", nargs="?", help=words)
-    parser.add_argument("--data", type=Path, required=True, help="the folder that holds VOCdevkit/, cityscapes/, ...")
+    parser.add_argument("--data", type=Path, help="the folder that holds VOCdevkit/, cityscapes/, ...; needed but for --own")
+    words = "score on this folder (images/, masks/, classes.json) instead: data of your own, wherever they lie now"
+    parser.add_argument("--own", type=Path, metavar="FOLDER", help=words)
     parser.add_argument("--config", help="what a checkpoint was made for, where the file itself leaves that open")
     parser.add_argument("--ema", action="store_true", help="score the averaged weights that lie beside a checkpoint's others")
     parser.add_argument("--split", help="by default the split the data set is scored on")
@@ -56,15 +59,19 @@ def main() -> int:
         parser.error("give one source, or --published")
     if args.published and args.ema:
         parser.error("--ema goes with a source: the published files hold no averaged weights")
+    if args.data is None and (args.own is None or args.published):
+        parser.error("--data ROOT is missing, the folder above VOCdevkit/, cityscapes/, ...; or give --own FOLDER for data of your own")
     try:
         if args.published:
             return published(args)
-        if args.source in CONFIGS:  # before anything is downloaded
+        own = open_own(args.own) if args.own else None
+        if args.source in CONFIGS and own is None:  # before anything is downloaded
             open_split(named := get_dataset(CONFIGS[args.source].dataset), args.data, args.split or named.val_split)
         run = Run.open(args.source) if Path(args.source).is_dir() else None
-        explorer = Explorer.open(args.source, choose_device(args.device), _config(args.source, args.config, run), args.ema)
-        config, dataset = explorer.config, get_dataset(explorer.config.dataset)
-        split = open_split(dataset, args.data, args.split or dataset.val_split)
+        explorer = Explorer.open(args.source, choose_device(args.device), _config(args.source, args.config, run, own), args.ema)
+        config = explorer.config if own is None else on_own(explorer.config, own)
+        dataset = get_dataset(config.dataset) if own is None else replace(own, key=config.dataset)
+        split = open_split(dataset, args.data or ".", args.split or dataset.val_split)
         precision = {"auto": "fp32", "fast": fast_precision(explorer.device)}.get(args.precision, args.precision)
         how: dict[str, Any] = dict(mode=args.mode, scales=args.scales, flip=args.flip, precision=precision, recurrence=args.recurrence)
         into_run = run is not None and (args.overwrite or _alike(run, plan(split, config, **how), bool(args.json)))
@@ -112,15 +119,27 @@ def show(bar: Any, config: Config, done: int, count: int, miou: float) -> None:
     bar.update(done - bar.n)
 
 
-def _config(source: str, name: str | None, run: Run | None) -> Config:
+def on_own(config: Config, own: Dataset) -> Config:
+    """A model's configuration on a folder of one's own; raises `ConfigError` where that has other classes than the model."""
+    trained = get_dataset(config.dataset)
+    if own.class_names != trained.class_names:
+        its, theirs = (", ".join(d.class_names[:8]) + (", ..." if d.num_classes > 8 else "") for d in (own, trained))
+        raise ConfigError(
+            f"{own.root} has {own.num_classes} classes ({its}) and the model was trained on {trained.num_classes} of {trained.title} "
+            f"({theirs}); give a folder whose classes.json has the model's names in their order"
+        )
+    return config if trained.classes else replace(config, dataset=own.key, alias="")
+
+
+def _config(source: str, name: str | None, run: Run | None, given: Dataset | None = None) -> Config:
     """The configuration to build: the one asked for, unless the file says that it is for another data set."""
     asked = get_config(name) if name else None
     try:
-        own = read_config(obtain_weights(source))
+        own = read_config(obtain_weights(source), own=given)
     except ConfigError:
         if asked is None:
             raise
-        return asked
+        return read_config(obtain_weights(source), asked, given)
     if asked is not None and (own.dataset != asked.dataset or (run is not None and own != asked)):
         raise ConfigError(f"{source} was made for {own.name} (data set {own.dataset}), not {asked.name}; leave --config away")
     return asked or own
@@ -141,4 +160,4 @@ def _alike(run: Run, protocol: Protocol, elsewhere: bool) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending(main)

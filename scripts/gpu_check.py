@@ -30,6 +30,7 @@ from torch import Tensor
 from benchmarks.network import time_inference
 from benchmarks.samples import make_files
 from ccnet_lab.configs import Config, get_config
+from ccnet_lab.ending import ending
 from ccnet_lab.errors import LabError
 from ccnet_lab.model.attention import FORM, criss_cross_attention, criss_cross_attention_plain
 from ccnet_lab.model.costs import commit, machine
@@ -334,4 +335,4 @@ PARTS: dict[str, tuple[Callable[[argparse.Namespace], None], float]] = {  # what
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending(main)

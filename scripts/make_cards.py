@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ccnet_lab.ending import ending
 from ccnet_lab.errors import LabError
 from ccnet_lab.runs import Run
 from ccnet_lab.scoring.protocol import deviations
@@ -33,4 +34,4 @@ def compared(run: Run) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    ending(main)

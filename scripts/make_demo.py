@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ccnet_lab.ending import ending
 from ccnet_lab.model.weights import save_weights
 from ccnet_lab.scoring.beacons import HELD_OUT, score_demo
 from ccnet_lab.training.demo import demo_table, train_demo
@@ -41,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending(main)

@@ -11,6 +11,7 @@ from ccnet_lab.data.datasets import open_own, open_split
 from ccnet_lab.data.doctor import examine, histogram_figure, report_text
 from ccnet_lab.data.prepare import KEYS, prepare
 from ccnet_lab.downloads import progress_bar
+from ccnet_lab.ending import ending
 from ccnet_lab.errors import DataError, LabError
 
 
@@ -57,4 +58,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending(main)

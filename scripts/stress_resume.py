@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from ccnet_lab.ending import ending
 from ccnet_lab.runs import Run
 
 TIMED = ("images_per_second", "seconds")  # what two equal runs may differ in
@@ -88,4 +89,4 @@ def compare(one: Path, other: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending(main)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from ccnet_lab.configs import get_config
+from ccnet_lab.ending import ending
 from ccnet_lab.errors import RunBusyError
 from ccnet_lab.scoring.metrics import miou_text
 from ccnet_lab.training.guards import BUSY, Stopped, cause
@@ -56,4 +57,4 @@ def leave(words: str, code: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending(main)

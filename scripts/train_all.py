@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from ccnet_lab.configs import Config
+from ccnet_lab.ending import ending
 from ccnet_lab.errors import LabError
 from ccnet_lab.training import campaign
 from ccnet_lab.training.distributed import choose_device
@@ -99,4 +100,4 @@ def carry_out(args: argparse.Namespace, passed: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending(main)

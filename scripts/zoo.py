@@ -2,10 +2,10 @@
 
 import argparse
 import fnmatch
-import sys
 
 from ccnet_lab import store
 from ccnet_lab.downloads import progress_bar
+from ccnet_lab.ending import ending
 from ccnet_lab.errors import LabError, MissingFileError, near
 
 
@@ -61,4 +61,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending(main)

@@ -194,6 +194,55 @@ def test_a_bad_file_is_told_and_the_session_goes_on(tab, tmp_path):
     assert tab.locator("#problem .problem").count() == 0
 
 
+def test_any_failure_is_told_and_the_picture_stays(tab, monkeypatch):
+    before, answer = tab.get_attribute("#stage img", "src"), tab.inner_text("#answer")
+
+    def failing(error):
+        def strange(*_, **__):
+            raise error("a mistake of ours")
+
+        return strange
+
+    for name, error, act in (
+        ("clicked", TypeError, lambda: click(tab, 0.2, 0.2)),
+        ("stage", ZeroDivisionError, lambda: tab.locator("#examples button img").nth(1).click()),
+        ("figure", OSError, lambda: tab.click("#save")),
+        ("link", KeyError, lambda: tab.click("#link")),
+    ):
+        monkeypatch.setattr(Workbench, name, failing(error))
+        act()
+        tab.wait_for_selector(f"#problem .problem >> text=something unforeseen happened ({error.__name__}")
+        tab.wait_for_timeout(200)
+        assert tab.get_attribute("#stage img", "src") == before
+        assert tab.inner_text("#answer") == answer
+        assert tab.locator("#stage .error, #answer .error").count() == 0
+    monkeypatch.undo()
+    click(tab, 0.5, 0.5)
+    wait_for_pixel(tab, 48, 48)
+    assert tab.locator("#problem .problem").count() == 0
+
+
+def test_the_png_button_saves_what_is_on_show_though_its_file_is_gone(tab, tmp_path):
+    source = tab.get_attribute("#stage img", "src")
+    expected = np.asarray(Image.open(io.BytesIO(tab.request.get(source).body())).convert("RGB"))
+    Path(source.split("file=")[1]).unlink()
+    assert tab.request.get(source).status >= 400
+    with tab.expect_download() as download:
+        tab.click(".legend button.png")
+    download.value.save_as(tmp_path / "saved.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "saved.png").convert("RGB")), expected)
+    downloads = []
+    tab.on("download", lambda found: downloads.append(found))
+    tab.evaluate("document.querySelector('#stage img').src = 'data:image/png;base64,bm9uZQ=='")
+    tab.wait_for_timeout(300)
+    tab.click(".legend button.png")
+    tab.wait_for_selector("#problem .problem")
+    assert "the picture labels.png was not saved: no picture is on show" in tab.inner_text("#problem")
+    assert downloads == []
+    click(tab, 0.5, 0.5)
+    tab.wait_for_function("document.querySelectorAll('#problem .problem').length === 0")
+
+
 def test_sliders_examples_and_the_saved_picture(tab, tmp_path):
     before = tab.inner_text("#answer .scale")
     slider = tab.locator("#clip input[type=range]")

@@ -20,6 +20,7 @@ from ccnet_lab.explore import maps
 from ccnet_lab.explore.explorer import Floats, View
 from ccnet_lab.explore.maps import block_weights
 from ccnet_lab.model.attention import CrissCrossAttention
+from ccnet_lab.model.upsample import check_finite
 
 AT_ONCE = 8  # what-ifs scored together
 
@@ -108,6 +109,7 @@ def deletion_test(
 
     Raises:
         ImageError: the pixel lies outside the image, or the map is not of the view's grid.
+        WeightsError: the network gives NaN or infinity once cells are removed.
         ValueError: no step of attention to remove cells from, `steps`, `draws` or `weights` that are not as above.
     """
     recurrence = view.recurrence if recurrence is None else recurrence
@@ -135,6 +137,7 @@ def deletion_test(
     label = int(view.probabilities(x, y, recurrence).argmax())
     scores = np.zeros(0, np.float32)
     for found in what_ifs(view, x, y, removed, recurrence):
+        check_finite([found], view.explorer.model, "probabilities with cells removed")
         scores = np.append(scores, found[:, label].cpu().numpy())
         if progress is not None:
             progress(len(scores), len(removed))

@@ -23,7 +23,7 @@ from ccnet_lab.explore.maps import Step
 from ccnet_lab.explore.pictures import clip_level
 from ccnet_lab.explore.sources import obtain_weights
 from ccnet_lab.model.ccnet import CCNet, build_model
-from ccnet_lab.model.upsample import upsampled_labels
+from ccnet_lab.model.upsample import check_finite, upsampled_labels
 from ccnet_lab.model.weights import load_weights, read_config
 
 Floats = NDArray[np.float32]
@@ -105,6 +105,7 @@ class Explorer:
             short_side: pixels of the network's input; None fits the image as the evaluation does (`config.resize`).
 
         Raises:
+            WeightsError: the network gives NaN or infinity.
             ImageError, MissingFileError: as `read_image`; a short side below 1, or an input of more than `MAX_PIXELS` pixels.
         """
         if short_side is not None and short_side < 1:
@@ -178,7 +179,9 @@ class View:
         recurrence = self.recurrence if recurrence is None else recurrence
         with self._lock:
             if recurrence not in self._logits:
-                self._logits[recurrence] = self.explorer.model.decode(self._stage4, self.state(recurrence)).float()
+                found = self.explorer.model.decode(self._stage4, self.state(recurrence)).float()
+                check_finite([found], self.explorer.model, f"logits for this picture at R = {recurrence}")
+                self._logits[recurrence] = found
             return self._logits[recurrence]
 
     @torch.inference_mode()
@@ -191,6 +194,7 @@ class View:
             while len(self._states) <= recurrence:
                 x = self._states[-1]
                 query, key, value = attention.project(x)
+                check_finite([x, query, key], self.explorer.model, f"features for this picture at R = {len(self._steps)}")
                 self._steps.append(Step(*(t[0].permute(1, 2, 0).float().contiguous() for t in (query, key))))
                 self._states.append(attention.residual(x, query, key, value))
         return self._states[recurrence]

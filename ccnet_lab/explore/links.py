@@ -17,6 +17,7 @@ from ccnet_lab import store
 from ccnet_lab.data.images import read_image
 from ccnet_lab.errors import ConfigError, ImageError, MissingFileError
 from ccnet_lab.explore.pictures import png
+from ccnet_lab.explore.sources import source_and_config
 from ccnet_lab.files import sha256, write_whole
 
 DIGITS = 32  # of a sha256 that stand in a link
@@ -132,9 +133,9 @@ def gone(what: str, digest: str, remedy: str) -> MissingFileError:
 
 def python_of(link: Link, picture: str, device: str = "cpu") -> str:
     """Python that gives the map on screen, as `weights` (h, w), and the picture's expression being `picture`."""
-    source, _, config = link.model.partition(" as ")
-    opened = [repr(source.strip())]
-    opened += [f"config={config.strip()!r}"] if config else []
+    source, config = source_and_config(link.model)
+    opened = [repr(source)]
+    opened += [f"config={config!r}"] if config else []
     opened += [f"device={device!r}"] if device != "cpu" else []
     lines = ["import ccnet_lab"]
     lines += ["from ccnet_lab.data.beacons import make_scene"] if "make_scene" in picture else []

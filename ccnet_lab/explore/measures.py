@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ccnet_lab.data.beacons import BEACON, SIZE
 from ccnet_lab.explore import maps
 from ccnet_lab.explore.explorer import View
 
@@ -45,6 +46,25 @@ def same_class(view: View, x: int, y: int, recurrence: int | None = None) -> Sam
     label = int(view.labels[y, x])
     own = view.cell_labels() == label
     return SameClass(label, float(weights[own].sum()), float(flat[own].sum()))
+
+
+def beacon(view: View) -> NDArray[np.bool_] | None:
+    """(H, W): the beacon's pixels in a generated scene, told by its colour; None for other pictures and models that know no beacons."""
+    if view.explorer.config.dataset != "beacons" or view.size != (SIZE, SIZE):
+        return None
+    colourful: NDArray[np.bool_] = view.image.max(axis=2).astype(int) - view.image.min(axis=2) > 60
+    return colourful if 0 < colourful.sum() <= 2 * BEACON**2 else None
+
+
+def beacon_cells(view: View) -> NDArray[np.bool_] | None:
+    """(h, w): the cells that the beacon reaches into; None as `beacon`."""
+    found = beacon(view)
+    if found is None:
+        return None
+    cells = np.zeros(view.grid, np.bool_)
+    for y, x in np.argwhere(found).tolist():
+        cells[view.cell(x, y)] = True
+    return cells
 
 
 @torch.inference_mode()

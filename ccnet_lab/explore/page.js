@@ -29,25 +29,35 @@
     }));
   });
 
-  const save = (address, name) => Object.assign(document.createElement("a"), { href: address, download: `${name}.png` }).click();
+  // Pictures are saved as they are on show: the server may have forgotten them, and would send its words for them instead.
   const loaded = async address => { const image = new Image(); image.src = address; await image.decode(); return image; };
+  const told = words => {
+    const line = Object.assign(document.createElement("div"), { className: "problem own", role: "alert", textContent: words });
+    document.querySelector("#problem").append(line);
+  };
+  document.addEventListener("click", () => document.querySelector("#problem .own")?.remove(), true); // the server doesn't know of it
+  const drawn = async shown => {
+    const map = shown.closest(".map"), ground = map && getComputedStyle(map).backgroundImage.match(/url\("(.*)"\)/)?.[1];
+    const box = map && map.getBoundingClientRect(), canvas = document.createElement("canvas"), context = canvas.getContext("2d");
+    [canvas.width, canvas.height] = map ? [Math.round(2 * box.width), Math.round(2 * box.height)] : [shown.naturalWidth, shown.naturalHeight];
+    if (ground) context.drawImage(await loaded(ground), 0, 0, canvas.width, canvas.height);
+    context.globalAlpha = map ? parseFloat(shown.style.opacity || "1") : 1;
+    context.imageSmoothingEnabled = false;
+    context.drawImage(shown, 0, 0, canvas.width, canvas.height);
+    return new Promise((done, failed) => canvas.toBlob(file => (file ? done(file) : failed(new Error("it cannot be drawn"))), "image/png"));
+  };
   document.addEventListener("click", async event => {
     const button = event.target.closest("button.png");
     if (!button) return;
-    const shown = document.querySelector(button.dataset.of ?? "#none") ?? button.closest("figure").querySelector("img");
-    const map = shown.closest(".map"), ground = map && getComputedStyle(map).backgroundImage.match(/url\("(.*)"\)/)?.[1];
-    if (!map) { // as a blob: a server's own name for the file would win otherwise
-      const address = URL.createObjectURL(await (await fetch(shown.src)).blob());
-      save(address, button.dataset.name);
-      return setTimeout(() => URL.revokeObjectURL(address), 10_000);
+    try {
+      const shown = document.querySelector(button.dataset.of ?? "#none") ?? button.closest("figure").querySelector("img");
+      if (!shown?.naturalWidth) throw new Error("no picture is on show");
+      const address = URL.createObjectURL(await drawn(shown));
+      Object.assign(document.createElement("a"), { href: address, download: `${button.dataset.name}.png` }).click();
+      setTimeout(() => URL.revokeObjectURL(address), 10_000);
+    } catch (error) {
+      told(`the picture ${button.dataset.name}.png was not saved: ${error.message}; load the page again and try once more`);
     }
-    const box = map.getBoundingClientRect(), canvas = document.createElement("canvas"), context = canvas.getContext("2d");
-    [canvas.width, canvas.height] = [Math.round(2 * box.width), Math.round(2 * box.height)];
-    if (ground) context.drawImage(await loaded(ground), 0, 0, canvas.width, canvas.height);
-    context.globalAlpha = parseFloat(shown.style.opacity || "1");
-    context.imageSmoothingEnabled = false;
-    context.drawImage(shown, 0, 0, canvas.width, canvas.height);
-    save(canvas.toDataURL("image/png"), button.dataset.name);
   });
 
   window.copied = text => { navigator.clipboard?.writeText(text).catch(() => {}); return text; };

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.errors import LabError
 from ccnet_lab.explore.explorer import Explorer, Pixel, View
 from ccnet_lab.explore.measures import SameClass
 from ccnet_lab.explore.pictures import shown_size
@@ -62,6 +63,19 @@ GROWTH = """
 <p>Full (non-local) attention compares every cell with every other one; criss-cross attention compares a cell with the
 <i>h</i> + <i>w</i> &minus; 1 of its row and column, R times.</p></div>
 """
+
+
+def said(error: Exception) -> str:
+    """One sentence on any exception, for those who cannot see the terminal."""
+    if isinstance(error, LabError):
+        return str(error)
+    words = " ".join(str(error).split())[:300]
+    if isinstance(error, MemoryError) or any(known in words.lower() for known in ("out of memory", "allocate memory")):
+        return "memory ran out while this was computed, so nothing has changed; choose a smaller network input or a smaller picture"
+    return (
+        f"something unforeseen happened ({type(error).__name__}{f': {words}' if words else ''}), so nothing has changed; "
+        "the terminal that this app runs in shows the details"
+    )
 
 
 def problem(error: Exception | str) -> str:
@@ -184,10 +198,11 @@ def ground(picture: bytes) -> str:
     return f"<style>#answer .map {{ background-image: url({inline(picture)}) }}</style>"
 
 
-def caption(recurrence: int, share: float, weights: NDArray[np.floating[Any]]) -> str:
-    """The line under a map."""
+def caption(recurrence: int, share: float, weights: NDArray[np.floating[Any]], beacon: NDArray[np.bool_] | None = None) -> str:
+    """The line under a map (h, w); `beacon` (h, w) are the cells of a generated scene's beacon."""
     where = f"its cross, {sum(weights.shape) - 1} cells" if recurrence == 1 else "every cell"
     words = f"<span>reaches {where}</span><span>on the cross <b>{percent(share)}</b></span>"
+    words += "" if beacon is None else f"<span>on the beacon <b>{percent(float(weights[beacon].sum()))}</b></span>"
     return f"<figcaption><b>R = {recurrence}</b>{words}{save_button(f'attention_R{recurrence}')}</figcaption>"
 
 
@@ -197,16 +212,32 @@ def colour_scale(top: float, clipped: Sequence[float]) -> str:
     return f"<div class='scale'><i>0</i><b></b><i>{top:.2g}</i><span>one scale for all three; {lost}</span></div>"
 
 
-def facts(view: View, pixel: Pixel, recurrences: Sequence[int], own: SameClass, recurrence: int) -> str:
-    """What the pixel is taken for, and what its map lies on, class by class; `own` is of that recurrence."""
-    likely, mass, area = pixel.probabilities, pixel.class_shares[recurrences.index(recurrence)], pixel.cell_shares
+def facts(
+    view: View, pixel: Pixel, recurrences: Sequence[int], own: SameClass, recurrence: int, beacon: NDArray[np.bool_] | None = None
+) -> str:
+    """What the pixel is taken for, and what its map lies on, class by class; `own` is of that recurrence.
+
+    The beacon of a generated scene, in the cells (h, w), belongs to no class of discs, so it stands for itself.
+    """
+    at = recurrences.index(recurrence)
+    likely, mass, area, weights = pixel.probabilities, pixel.class_shares[at], pixel.cell_shares, pixel.maps[at]
     taken = _bars(view, likely, lambda k: f"<i>{likely[k]:.2f}</i>")
-    looks = _bars(view, mass, lambda k: f"<i>{percent(mass[k])}</i><em>of the image: {percent(area[k])}</em>")
     name = escape(view.explorer.class_names[own.label])
-    chance = f"its own class, {name}: <b>{percent(own.share)}</b> of the map, {percent(own.chance)} by chance"
+    words = f"its own class, {name}: <b>{percent(own.share)}</b> of the map, {percent(own.chance)} by chance"
+    first = ""
+    if beacon is not None:
+        share, room = float(weights[beacon].sum()), float(beacon.mean())
+        classes = view.cell_labels()[beacon]
+        mass, area = mass.copy(), area.copy()
+        np.subtract.at(mass, classes, weights[beacon])
+        np.subtract.at(area, classes, 1 / beacon.size)
+        numbers = f"<i>{percent(share)}</i><em>of the image: {percent(room)}</em>"
+        first = f"<div class='bar'><u></u><span>the beacon</span><b><s style='width:{100 * share:.1f}%'></s></b>{numbers}</div>"
+        words = f"on the beacon, whose colour decides the class of every disc: <b>{percent(share)}</b> of the map"
+    looks = first + _bars(view, mass, lambda k: f"<i>{percent(mass[k])}</i><em>of the image: {percent(area[k])}</em>")
     return (
         f"<div class='facts'><section><h3>Pixel ({pixel.x}, {pixel.y}) is taken for</h3>{taken}</section>"
-        f"<section><h3>With R = {recurrence} it looks at</h3>{looks}<p>{chance}</p></section></div>"
+        f"<section><h3>With R = {recurrence} it looks at</h3>{looks}<p>{words}</p></section></div>"
     )
 
 

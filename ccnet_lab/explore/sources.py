@@ -11,6 +11,15 @@ from ccnet_lab.errors import MissingFileError, UnknownConfigError, near
 from ccnet_lab.runs import Run
 
 
+def source_and_config(words: str) -> tuple[str, str | None]:
+    """The name or path in "PATH as NAME", and the configuration's name; None without one. What lies on disk under the whole is a path."""
+    words = words.strip()
+    source, _, config = (part.strip() for part in words.rpartition(" as "))
+    if not source or Path(words).exists() or ("/" in config and not Path(source).exists()):
+        return words, None
+    return source, config
+
+
 def find_weights(source: str | Path) -> Path:
     """The weights file behind a name or a path, on this machine; raises as `Explorer.open` does, but downloads nothing.
 

@@ -24,10 +24,10 @@ from ccnet_lab.explore import links, page, pictures
 from ccnet_lab.explore.explorer import Explorer, View
 from ccnet_lab.explore.fetching import Fetches
 from ccnet_lab.explore.links import Link
-from ccnet_lab.explore.measures import same_class
+from ccnet_lab.explore.measures import beacon, beacon_cells, same_class
 from ccnet_lab.explore.page import MAP, STAGE
 from ccnet_lab.explore.pictures import Rgb
-from ccnet_lab.explore.sources import available_models, find_weights, obtain_weights
+from ccnet_lab.explore.sources import available_models, find_weights, obtain_weights, source_and_config
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.runs import Run
 
@@ -82,6 +82,7 @@ class Scene:
     labels: float = 0.45  # opacity 0..1 of the labels over the image
     photo: float = 0.25  # and of the image under the maps
     clip: float = 0.35  # 0..1, see `pictures.clip_level`
+    file: str = ""  # of the picture on show, where there is one
 
 
 class Workbench:
@@ -114,15 +115,15 @@ class Workbench:
 
     def explorer(self, model: str) -> Explorer:
         """The explorer of a model; loads it on first use. Raises as `Explorer.open`."""
-        source, _, config = model.strip().partition(" as ")
+        source, config = source_and_config(model)
         self.weights(model)  # raises where it is not on disk: a visitor is asked first, see `offer`
-        return self._explorers.get(model, lambda: Explorer.open(source, self.device, config.strip() or None))
+        return self._explorers.get(model, lambda: Explorer.open(source, self.device, config))
 
     def weights(self, model: str) -> Path:
         """The weights file of a model that visitors may open; raises `ConfigError` for others, `LabError` where it is not on disk."""
         if not self.any_path and model not in {*CONFIGS, *EXTRAS, *dict(self.models()).values()}:
             raise ConfigError("this app can be reached from other machines, so it opens only the models of its menu, no typed paths")
-        return find_weights(model.partition(" as ")[0].strip())
+        return find_weights(source_and_config(model)[0])
 
     def offer(self, model: str) -> str:
         """What to ask, as HTML, before the checkpoint of one of the twelve is downloaded; "" if it is here or the model is none of them."""
@@ -154,7 +155,7 @@ class Workbench:
 
     def start(self, model: str) -> Scene:
         """What a visitor sees first: an example of the model's kind."""
-        obtain_weights(model.partition(" as ")[0].strip())  # asked for on the command line
+        obtain_weights(source_and_config(model)[0])  # asked for on the command line
         example = {"beacons": 0, "camvid": len(SCENE_SEEDS)}.get(self.explorer(model).config.dataset, -1)
         return self.with_image(self.with_model(Scene(model), model), self.examples[example])
 
@@ -191,11 +192,12 @@ class Workbench:
         pixel = view.pixel(scene.x, scene.y, RECURRENCES)
         top = pictures.clip_level(pixel.maps, scene.clip)
         heats = [pictures.png(pictures.heat(m, top, m.shape)) for m in pixel.maps]
-        captions = [page.caption(*parts) for parts in zip(RECURRENCES, pixel.on_cross, pixel.maps, strict=True)]
+        cells = beacon_cells(view)
+        captions = [page.caption(*parts, beacon=cells) for parts in zip(RECURRENCES, pixel.on_cross, pixel.maps, strict=True)]
         scale = page.colour_scale(top, [float(np.maximum(m - top, 0).sum()) for m in pixel.maps])
         panels = page.panels(view, pixel, heats, captions, 1 - scene.photo)
         own = same_class(view, scene.x, scene.y, scene.recurrence)
-        return page.marker(view, pixel), panels + scale + page.facts(view, pixel, RECURRENCES, own, scene.recurrence)
+        return page.marker(view, pixel), panels + scale + page.facts(view, pixel, RECURRENCES, own, scene.recurrence, cells)
 
     def around(self, scene: Scene) -> tuple[str, str, str]:
         """The lines around the pictures, as HTML: on the model, a notice, the legend."""
@@ -303,13 +305,12 @@ def _trained(runs: Path | None) -> list[Path]:
 def first_pixel(view: View) -> tuple[int, int]:
     """A pixel worth showing first: in a beacon scene a disc pixel as far from the beacon's cross as there is; else the image's middle."""
     height, width = view.size
-    if view.explorer.config.dataset == "beacons" and (height, width) == (96, 96):
+    if (colourful := beacon(view)) is not None:
         darkest = view.image.min(axis=2)
-        colourful = view.image.max(axis=2) - darkest > 60
         discs = (view.labels > 0) & ~colourful & (darkest > 110)
         for axis, shift in ((0, 3), (0, -3), (1, 3), (1, -3)):  # well inside its disc
             discs = discs & np.roll(discs, shift, axis)
-        if colourful.any() and discs.any():
+        if discs.any():
             candidates = np.argwhere(discs)
             distances = np.abs(candidates - np.argwhere(colourful).mean(axis=0)).min(axis=1)
             y, x = candidates[distances.argmax()].tolist()

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,12 +12,14 @@ from ccnet_lab.configs import CONFIGS, Config, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import ConfigError, WeightsError
 from ccnet_lab.model import formats
+from ccnet_lab.model.aside import Aside
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.formats import Content, Format, Told
-from ccnet_lab.model.weights import Differences, compare, metadata, read_weights, save_entries, stored_config
+from ccnet_lab.model.weights import Differences, compare, metadata, read_weights, save_entries, shortened, stored_config
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _ATTENTION = "attention."
+MOST = 150  # lines of a kind in a report
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class Diagnosis:
         if self.compared:
             names = self.differences._asdict() | ({"equal": self.equal} if self.equal else {})
             rows.append(("against", f"{self.compared}: {', '.join(f'{len(found)} {kind}' for kind, found in names.items())}"))
-            rows += [(kind, name) for kind, found in names.items() for name in found]
+            for kind, found in names.items():
+                rows += [(kind, name) for name in found[:MOST]]
+                rows += [(kind, f"and {len(found) - MOST} more")] if len(found) > MOST else []
         return "\n".join([f"{self.path} ({self.size:,} bytes): {self.verdict}", *(f"  {key:9} {line}" for key, line in rows)])
 
 
@@ -126,9 +130,7 @@ def convert(
         reasons = "; ".join(found.refused) or found.differences.text or "it is no CCNet"
         raise WeightsError(f"{path.name} is {found.format.title} and is not converted: {reasons}")
     elif len(found.configs) > 1:
-        # `--config` takes the names that these had before they were adapted
-        known = (replace(c, aux_channels=0, auxiliary=True, recurrence=2) if c.depth in (50, 101) else c for c in found.configs)
-        names = " or ".join(f"--config {config.name}" for config in known)
+        names = " or ".join(f"--config {formats.asked_as(config)}" for config in found.configs)
         raise ConfigError(f"{path.name} fits {len(found.configs)} configurations, and its tensors don't say which it is; add {names}")
     else:
         about = metadata(found.configs[0], **notes)
@@ -215,6 +217,8 @@ def _beside(content: Content) -> list[str]:
             tensors = sum(isinstance(entry, Tensor) for entry in value.values())
             averaged = ", averaged weights; --ema takes them" if tensors and "ema" in str(key).lower() else ""
             lines.append(f"{key}: {len(value):,} entries{f', {tensors:,} of them tensors' if tensors else ''}{averaged}")
+        elif isinstance(value, Aside):
+            lines.append(f"{key}: {value!r}, left aside unread")
         else:
             lines.append(f"{key}: {value!r}" if isinstance(value, int | float | str) and len(str(value)) < 60 else f"{key}: not used")
     return lines
@@ -234,7 +238,7 @@ def _notes(whose: Format, entries: dict[str, Tensor], known: Told, differences: 
     if half := sorted({str(v.dtype).removeprefix("torch.") for v in entries.values() if v.is_floating_point() and v.dtype.itemsize < 4}):
         notes.append(f"{' and '.join(half)}: kept so by a conversion, converted exactly to float32 when a model is filled")
     if broken := [name for name, value in entries.items() if not _finite(value)]:
-        notes.append(f"{len(broken)} entries hold NaN or infinity: {', '.join(broken)}")
+        notes.append(f"{len(broken)} entries hold NaN or infinity: {shortened(broken)}")
     if near and known.classes:
         ours = get_dataset(near[0].dataset).class_names
         other = [k for k, pair in enumerate(zip(known.classes, ours, strict=False)) if _plain(pair[0]) != _plain(pair[1])]

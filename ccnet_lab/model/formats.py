@@ -4,7 +4,9 @@ Nothing here runs code from a file: a configuration that mmsegmentation stores a
 """
 
 import re
+import zlib
 from collections.abc import Mapping
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,21 @@ import torch
 from torch import Tensor
 
 from ccnet_lab.configs import CONFIGS, EXTRAS, SLIM, TINY, Config
+from ccnet_lab.data.catalog import DATASETS, IGNORE, Dataset, get_dataset, register
 from ccnet_lab.errors import WeightsError
 from ccnet_lab.model.backbone import BLOCKS
 
-_PLAIN = ("model", "state_dict", "model_state_dict")  # keys that a state dict lies under; the first one there counts
-_AVERAGED = ("model_ema", "ema_state_dict", "state_dict_ema", "ema")  # those of weights averaged over the steps (EMA)
-_WRAPPERS = ("module.", "_orig_mod.", "model.", "ema_model.", "ema.")  # put before every name by what a network was wrapped in
+# Keys that a state dict lies under; the first one there counts.
+_PLAIN = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "weights", "params", "module")
+# Those of weights averaged over the steps (EMA).
+_AVERAGED = ("model_ema", "ema_state_dict", "state_dict_ema", "ema", "ema_state", "ema_model", "teacher", "teacher_state_dict")
+# Put before every name by what a network was wrapped in; those of `_INNER` also within a name, where only a part was wrapped.
+_WRAPPERS = (
+    *("module.", "_orig_mod.", "model.", "ema_model.", "ema.", "net.", "network.", "segmentor.", "student.", "teacher."),
+    "backbone.module.",
+)
+_INNER = re.compile(r"(^|\.)(?:module|_orig_mod)\.")
+_LOSSES = ("criterion.", "criterions.", "loss.", "losses.", "loss_fn.", "metric.", "metrics.")  # modules beside the network
 _COUNTERS = ("n_averaged", "steps")  # tensors that averaging leaves beside a wrapped network's
 _OTHERWISE = {  # settings in mmsegmentation's stored configuration that this library has no counterpart for
     "contract_dilation=False": "the first block of a dilated stage has the full dilation (contract_dilation=False), half of it here",
@@ -105,21 +116,22 @@ class Content:
     under: str  # the key they lie under; "" where the file is the state dict itself
     prefix: str  # what stood before every name, such as "module."
     beside: dict[str, Any]  # whatever else the file holds, by key
+    aside: tuple[str, ...] = ()  # names within the state dict itself that are no part of the network
 
 
 def unwrap(content: Mapping[str, Any], ema: bool = False) -> Content:
     """Find the state dict in a file's mapping, with `ema` that of the averaged weights; `WeightsError` where it holds no such tensors."""
-    there = [key for key in (_AVERAGED if ema else _PLAIN + _AVERAGED) if isinstance(content.get(key), Mapping)]
-    if ema and not there:
-        raise WeightsError(f"there are no averaged (EMA) weights in it; expected them under {' or '.join(_AVERAGED)}, so leave --ema out")
-    under = there[0] if there else ""
-    inner = content[under] if under else content
-    if not inner or not all(isinstance(name, str) and _dense(value) for name, value in inner.items()):
+    under, inner = _state_dict(content, ema)
+    if not inner or not all(isinstance(name, str) for name in inner) or not any(map(_dense, inner.values())) or _sparse(inner):
         odds = ((name, "sparse " * isinstance(value, Tensor) + type(value).__name__) for name, value in inner.items() if not _dense(value))
         odd = next((f"{name!r} is a {kind}" for name, kind in odds), "it is empty" if not inner else "its keys are no names")
         raise WeightsError(f"this is no state dict: {odd}; expected names with tensors, or those under the key 'model'")
-    entries, taken = {name: value.detach() for name, value in inner.items()}, ""
-    beside = {key: value for key, value in content.items() if key != under} if under else {}
+    outer = under.partition(".")[0]
+    beside = {key: value for key, value in content.items() if key != outer} if under else {}
+    other = {name for name, value in inner.items() if not _dense(value) or name.startswith(_LOSSES)}
+    other = other if len(other) < len(inner) else set()
+    beside |= {name: inner[name] for name in inner if name in other}
+    entries, taken = {name: value.detach() for name, value in inner.items() if name not in other}, ""
     while names := entries.keys() - _COUNTERS:
         wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), None)
         if wrapper is None:
@@ -127,7 +139,24 @@ def unwrap(content: Mapping[str, Any], ema: bool = False) -> Content:
         beside |= {name: entries.pop(name) for name in _COUNTERS if name in entries}
         entries = {name.removeprefix(wrapper): value for name, value in entries.items()}
         taken += wrapper
-    return Content(entries, under, taken, beside)
+        losses = [name for name in entries if name.startswith(_LOSSES)]
+        beside |= {name: entries.pop(name) for name in losses if len(entries) > 1}
+        other.update(losses)
+    parts = {_INNER.sub(r"\1", name): value for name, value in entries.items()}
+    return Content(parts if len(parts) == len(entries) else entries, under, taken, beside, tuple(sorted(other)))
+
+
+def _state_dict(content: Mapping[str, Any], ema: bool) -> tuple[str, Mapping[Any, Any]]:
+    """The keys a state dict lies under, joined by dots ("" for none), and that state dict."""
+    keys = _AVERAGED if ema else _PLAIN + _AVERAGED
+    there = [key for key in keys if isinstance(content.get(key), Mapping)]
+    if ema and not there:
+        raise WeightsError(f"there are no averaged (EMA) weights in it; expected them under {' or '.join(_AVERAGED)}, so leave --ema out")
+    under, inner = "", content
+    while there and under.count(".") < 3:
+        under, inner = f"{under}.{there[0]}".lstrip("."), inner[there[0]]
+        there = [] if any(map(_dense, inner.values())) else [key for key in _PLAIN if isinstance(inner.get(key), Mapping)]
+    return under, inner
 
 
 def identify(entries: Mapping[str, Tensor]) -> Format:
@@ -181,6 +210,7 @@ class Told:
     certain: bool = False  # whether that lies in the file, where a name is soon changed
     recurrence: int | None = None  # R
     classes: tuple[str, ...] = ()  # their names
+    palette: tuple[str, ...] = ()  # their colours, "#rrggbb" each
     refused: tuple[str, ...] = ()  # settings this library has no counterpart for
 
 
@@ -202,39 +232,83 @@ def told(beside: Mapping[str, Any], path: Path | None = None) -> Told:
             stride, by = int(named.group(1)), f"its {whose}'s name"
     recurrences = set(re.findall(r"\brecurrence=(\d+)", text))
     dataset = meta.get("dataset_meta")
-    classes = (dataset if isinstance(dataset, Mapping) else {}).get("classes", meta.get("CLASSES"))
+    dataset = dataset if isinstance(dataset, Mapping) else {}
+    classes = dataset.get("classes", meta.get("CLASSES"))
     return Told(
         stride,
         by,
         len(strides) == 1,
         int(recurrences.pop()) if len(recurrences) == 1 else None,
         tuple(map(str, classes)) if isinstance(classes, list | tuple) else (),
+        _colours(dataset.get("palette", meta.get("PALETTE"))),
         tuple(reason for setting, reason in _OTHERWISE.items() if setting in text),
     )
 
 
-def configurations(entries: Mapping[str, Tensor], known: Told) -> list[Config]:
+def _colours(palette: Any) -> tuple[str, ...]:
+    try:
+        return tuple("#{:02x}{:02x}{:02x}".format(*map(int, colour)) for colour in palette or ())
+    except (TypeError, ValueError, IndexError):
+        return ()
+
+
+def own_classes(classes: int, known: Told) -> Dataset | None:
+    """The data set of somebody's own whose class names a file tells; None where it tells none, or those of a data set known here."""
+    if len(known.classes) != classes or len(set(known.classes)) < classes or classes > IGNORE:
+        return None
+    for row in DATASETS.values():
+        if row.num_classes == classes and sum(map(_alike, row.class_names, known.classes)) > classes / 2:
+            return row if row.classes else None
+    drawn = (hsv_to_rgb(k * 0.618 % 1, 0.65, 0.9) for k in range(classes))  # a golden angle apart
+    colours = known.palette if len(known.palette) == classes else ["#{:02x}{:02x}{:02x}".format(*(int(255 * v) for v in c)) for c in drawn]
+    key = f"own{zlib.crc32(repr(known.classes).encode()):08x}"
+    return register(
+        Dataset(key, f"{classes} classes named in a checkpoint", "", 0, 0, classes=tuple(zip(colours, known.classes, strict=True)))
+    )
+
+
+def _alike(one: str, other: str) -> bool:
+    return [*filter(str.isalnum, one.lower())] == [*filter(str.isalnum, other.lower())]
+
+
+def configurations(entries: Mapping[str, Tensor], known: Told, own: Dataset | None = None) -> list[Config]:
     """The known configurations with the depth, class count and head of these entries (under our names), made to fit them.
 
+    Where the classes are somebody's `own`, or a file tells of such, the recipe is VOC's.
     A configuration counts as fitting when it has these; that every entry fits is for `load_weights` to see.
     """
     classifier, reduce = entries.get("classifier.4.weight"), entries.get("reduce.0.weight")
     if classifier is None or reduce is None:
         return []
     shape = (depth(entries), classifier.shape[0], reduce.shape[0], reduce.shape[-1])
+    own = own or own_classes(shape[1], known)
+    rows = [replace(c, dataset=own.key) for c in CONFIGS.values() if c.dataset == "voc"] if own else [*CONFIGS.values(), *EXTRAS.values()]
     return [
         adapted(config, entries, known)
-        for config in (*CONFIGS.values(), *EXTRAS.values())
+        for config in rows
         if (config.depth, config.num_classes, config.channels, config.head_kernel) == shape and known.stride in (None, config.output_stride)
     ]
 
 
-def adapted(config: Config, entries: Mapping[str, Tensor], known: Told) -> Config:
-    """`config` with the auxiliary classifier these entries (under our names) have, and with the R that was told."""
+def adapted(config: Config, entries: Mapping[str, Tensor], known: Told, own: Dataset | None = None) -> Config:
+    """`config` with the auxiliary classifier these entries (under our names) have, the R that was told, and classes of somebody's own."""
+    classifier = entries.get("classifier.4.weight")
+    if classifier is not None and classifier.shape[0] != config.num_classes:
+        own = own or own_classes(classifier.shape[0], known)
+    if own is not None and classifier is not None and classifier.shape[0] == own.num_classes:
+        config = replace(config, dataset=own.key, alias="")
     aux = entries.get("aux_classifier.0.weight")
     channels = 0 if aux is None or aux.shape[0] == config.channels else aux.shape[0]
     recurrence = config.recurrence if known.recurrence is None else known.recurrence
     return replace(config, auxiliary=aux is not None, aux_channels=channels, recurrence=recurrence)
+
+
+def asked_as(config: Config) -> str:
+    """The name that `--config` takes for a fitting configuration: as it was before it was adapted."""
+    if config.depth not in BLOCKS:
+        return config.name
+    dataset = "voc" if get_dataset(config.dataset).classes else config.dataset
+    return replace(config, dataset=dataset, aux_channels=0, auxiliary=True, recurrence=2).name
 
 
 def depth(entries: Mapping[str, Tensor]) -> int | None:
@@ -247,6 +321,10 @@ def depth(entries: Mapping[str, Tensor]) -> int | None:
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
     return next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name)
+
+
+def _sparse(inner: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) and not _dense(value) for value in inner.values())
 
 
 def _dense(value: Any) -> bool:

@@ -1,10 +1,15 @@
-"""Logits on the feature grid to class ids at the image's size, in bounded memory: the one place where a prediction is upsampled."""
+"""Logits on the feature grid to class ids at the image's size, in bounded memory: the one place where a prediction is upsampled.
+
+Logits that are not finite have no labels, and are refused here, too.
+"""
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from ccnet_lab.errors import WeightsError
 
 RESIZED_AT_ONCE = 2**22  # logits, 16 MiB: how many classes are resized together follows from it
 FEWEST = 4  # classes resized together: for fewer torch takes another kernel, which rounds otherwise
@@ -35,6 +40,17 @@ def upsampled_labels(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         first += len(score)
     assert labels is not None
     return labels
+
+
+def check_finite(found: Sequence[Tensor], model: nn.Module, what: str, precision: str = "") -> None:
+    """Raise `WeightsError` where a network's output, called `what`, holds NaN or infinity; it says whether the weights do, too."""
+    if all(bool(tensor.isfinite().all()) for tensor in found):
+        return
+    fine = all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+    remedy = "its weights are finite, so they are too large: try --precision fp32 or an earlier checkpoint"
+    if not fine:
+        remedy = "its weights are, too: take an earlier checkpoint"
+    raise WeightsError(f"the network's {what} are NaN or infinite{f' ({precision})' if precision else ''}; {remedy}")
 
 
 def _upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:

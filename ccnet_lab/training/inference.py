@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from ccnet_lab.data.batches import fault, given, leave_signals_to_the_parent, shared
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.transforms import fit, normalise
-from ccnet_lab.errors import DeviceError, LabError, ProtocolError, WeightsError
+from ccnet_lab.errors import DeviceError, LabError, ProtocolError
 from ccnet_lab.model.fast import has_bf16
-from ccnet_lab.model.upsample import upsampled_labels
+from ccnet_lab.model.upsample import check_finite, upsampled_labels
 from ccnet_lab.scoring.protocol import Protocol
 from ccnet_lab.training.guards import out_of_memory
 
@@ -98,10 +98,7 @@ def predict(model: nn.Module, item: Item, protocol: Protocol, device: torch.devi
             passes.append(forward(model, scaled, protocol))
             if protocol.flip:
                 passes.append(forward(model, scaled.flip(-1), protocol).flip(-1))
-            if not all(logits.isfinite().all() for logits in passes[-2:]):
-                fine = all(tensor.isfinite().all() for tensor in model.state_dict().values())
-                remedy = "try --precision fp32" if fine else "its weights are, too: take an earlier checkpoint"
-                raise WeightsError(f"the network's logits for {item.name} are NaN or infinite ({protocol.precision}); {remedy}")
+            check_finite(passes[-2:], model, f"logits for {item.name}", protocol.precision)
         return upsampled_labels(passes, (item.labels.shape[0], item.labels.shape[1])).cpu().numpy()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

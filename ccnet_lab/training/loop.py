@@ -127,6 +127,8 @@ class Trainer:
                 f"a batch of {config.batch_size} cannot be shared by {group.world} processes in {settings.accumulate} micro-batches each; "
                 "change --batch-size, --accumulate or the number of processes"
             )
+        if self.micro_batch * group.world == 1:
+            _check_one_picture(config)
         self.bf16 = uses_bf16(settings.precision, group.device)
         set_arithmetic(settings.deterministic)
         _seed(settings.seed)
@@ -319,6 +321,19 @@ class Trainer:
         for index in range(len(self.split)):
             counts += torch.bincount(torch.from_numpy(self.split.read(index).labels).flatten(), minlength=IGNORE + 1)
         return balanced_weights(counts[: self.config.num_classes]).to(self.group.device)
+
+
+def _check_one_picture(config: Config) -> None:
+    """Refuse crops of which one alone leaves batch norm a single value per channel."""
+    with torch.device("meta"):
+        try:
+            build_model(config).train()(torch.empty(1, 3, *config.crop_size))
+        except ValueError:
+            size = f"{config.crop_size[0]} x {config.crop_size[1]}"
+            raise ConfigError(
+                f"a crop of {size} pixels is one cell at stride {config.output_stride}, on which batch norm cannot be trained one picture "
+                "at a time; raise --crop, or --batch-size without --accumulate"
+            ) from None
 
 
 def _same(run: Run, deciding: dict[str, Any]) -> None:

@@ -92,6 +92,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--lr", type=float)
     recipe.add_argument("--min-lr", type=float, metavar="LR", help="what the learning rate falls to; a hundredth of --lr in the recipe")
     recipe.add_argument("--recurrence", type=int, metavar="R", help="criss-cross steps")
+    words = "let rare classes weigh more in the loss, by their pixels in the training masks"
+    recipe.add_argument("--balance", action="store_true", default=None, help=words)
     recipe.add_argument("--ohem", action="store_true", default=None, help="count only hard pixels in the main loss")
     recipe.add_argument("--category-loss", type=float, metavar="WEIGHT", help="add the category-consistent loss")
     words = "over several GPUs: the mean over all labelled pixels, or each GPU's own mean averaged, as the reference"
@@ -125,7 +127,7 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
 
 def varied(config: Config, args: argparse.Namespace) -> Config:
     """The configuration with the changes in parsed options; on a data set of one's own it loses its alias, and with it its name."""
-    names = ("epochs", "batch_size", "crop_size", "resize", "lr", "min_lr", "recurrence", "ohem", "category_loss")
+    names = ("epochs", "batch_size", "crop_size", "resize", "lr", "min_lr", "recurrence", "balance", "ohem", "category_loss")
     changes = {name: value for name in names if (value := getattr(args, name)) is not None}
     if args.own is not None:
         changes |= {"dataset": open_own(args.own).key, "alias": ""}

@@ -6,7 +6,8 @@ Nothing here runs code from a file: safetensors cannot hold any, and pickles are
 import json
 import pickle
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +18,16 @@ from torch import Tensor, nn
 
 from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS, Config, get_config
-from ccnet_lab.data.catalog import get_dataset, register
+from ccnet_lab.data.catalog import Dataset, get_dataset, register
 from ccnet_lab.downloads import progress_bar
 from ccnet_lab.errors import ConfigError, MissingFileError, WeightsError
 from ccnet_lab.files import write_whole
+from ccnet_lab.model.aside import harmless
 from ccnet_lab.model.ccnet import CCNet
-from ccnet_lab.model.formats import RESNET, UNKNOWN, adapted, configurations, depth, identify, to_own_names, told, unwrap
+from ccnet_lab.model.formats import RESNET, UNKNOWN, adapted, asked_as, configurations, depth, identify, to_own_names, told, unwrap
 from ccnet_lab.model.formats import to_published_names as to_published_names  # asked for here, too
+
+_COUNTED = "num_batches_tracked"
 
 
 def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], ema: bool = False) -> None:
@@ -37,12 +41,13 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], ema: 
 
     Raises:
         MissingFileError: there is no such file.
-        WeightsError: the file cannot be read, or entries are missing, left over, misshapen or inexact; every one is named.
+        WeightsError: the file cannot be read, or entries are missing, left over, misshapen or inexact; they are named.
     """
     content, where = (source, "") if isinstance(source, Mapping) else (read_weights(source), f" {Path(source).name}")
     entries = to_own_names(content, ema)
-    whose = identify(unwrap(content, ema).entries)
-    del content  # nothing but `entries` holds the file's tensors from here on
+    held = unwrap(content, ema)
+    whose, aside = identify(held.entries), held.aside
+    del content, held  # nothing but `entries` holds the file's tensors from here on
     found = compare(entries, model.state_dict())
     if any(found):
         other = "" if whose.ccnet or whose in (RESNET, UNKNOWN) else f" (it is {whose.title})"
@@ -50,8 +55,11 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], ema: 
             f"the weights{where} do not fit this model{other}, so nothing was loaded. {found.text}. "
             "Build the model with the configuration the file was made for; `python -m ccnet_lab.model.weights FILE` says which that is"
         )
+    if aside:
+        warnings.warn(f"left aside in the weights{where}, as no part of the network: {shortened(aside)}", stacklevel=2)
     for name, own in model.state_dict().items():
-        entries[name] = entries[name].to(own.dtype)
+        counts = torch.zeros((), dtype=own.dtype) if name.endswith(_COUNTED) else None  # of batches; older norms counted none
+        entries[name] = entries.get(name, counts).to(own.dtype)  # type: ignore[union-attr]
     on_meta = any(parameter.is_meta for parameter in model.parameters())  # built without memory: take the tensors themselves
     model.load_state_dict(entries, assign=on_meta)
 
@@ -66,8 +74,13 @@ class Differences(NamedTuple):
 
     @property
     def text(self) -> str:
-        """All of them in one sentence."""
-        return "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in self._asdict().items() if names)
+        """They in one sentence, long lists shortened."""
+        return "; ".join(f"{len(names)} {kind}: {shortened(names)}" for kind, names in self._asdict().items() if names)
+
+
+def shortened(names: Sequence[str], most: int = 12) -> str:
+    """Names for a sentence; of hundreds the first, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def compare(entries: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Differences:
@@ -79,7 +92,7 @@ def compare(entries: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Differe
     """
     both = [(name, entries[name], tensor) for name, tensor in own.items() if name in entries]
     return Differences(
-        tuple(name for name in own if name not in entries),
+        tuple(name for name in own if name not in entries and not name.endswith(_COUNTED)),
         tuple(name for name in entries if name not in own),
         tuple(f"{name} {tuple(value.shape)}, expected {tuple(t.shape)}" for name, value, t in both if value.shape != t.shape),
         tuple(f"{name} {_dtype(value)}, expected {_dtype(t)}" for name, value, t in both if not _exact(value, t.dtype)),
@@ -176,7 +189,8 @@ def read_weights(path: str | Path, mapped: bool = False) -> dict[str, Any]:
             about, remedy = ", a safetensors file by its first bytes", "let its name end with .safetensors"
         raise WeightsError(f"{unreadable}{about}; {remedy}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and start[:2] == b"PK")
+        with harmless():
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and start[:2] == b"PK")
     except Exception as error:  # torch raises many kinds for a damaged file (zip, runtime, end of file, key, ...)
         said = str(error)
         if not isinstance(error, pickle.UnpicklingError) or "truncated" in said:
@@ -257,11 +271,12 @@ def stored_config(path: Path) -> Config | None:
         raise WeightsError(f"the metadata of {path.name} is no JSON: {error}; give the configuration it was made for") from None
 
 
-def read_config(path: str | Path, given: str | Config | None = None) -> Config:
+def read_config(path: str | Path, given: str | Config | None = None, own: Dataset | None = None) -> Config:
     """The configuration a weights file is for: from our metadata, from a published file's name, or from its entries' shapes.
 
     Args:
         given: what it is said to be for; comes back with the auxiliary classifier the file has, and the R where it tells one.
+        own: the data set of one's own it was trained on, for files that name no classes.
 
     Raises:
         ConfigError: the file leaves the output stride open; the message names the configurations that fit.
@@ -277,12 +292,14 @@ def read_config(path: str | Path, given: str | Config | None = None) -> Config:
             return CONFIGS[named[0]]
     content = read_weights(path, mapped=True)
     entries, known = to_own_names(content), told(unwrap(content).beside, path)
-    fitting = [adapted(given, entries, known)] if given else configurations(entries, known)
+    fitting = [adapted(given, entries, known, own)] if given else configurations(entries, known, own)
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        raise WeightsError(f"{path.name} holds no CCNet that is known here; give the configuration it was made for")
-    names = " or ".join(config.name for config in fitting)
+        classes = entries["classifier.4.weight"].shape[0] if "classifier.4.weight" in entries else 0
+        remedy = f"; for {classes} classes of your own give --own FOLDER or --config NAME" if classes else ""
+        raise WeightsError(f"{path.name} holds no CCNet that is known here; give the configuration it was made for{remedy}")
+    names = " or ".join(map(asked_as, fitting))
     raise ConfigError(
         f"{path.name} does not say which of these it is, since its tensors leave the output stride (or R) open: {names}. "
         "Give the configuration (in the app: PATH as NAME), "

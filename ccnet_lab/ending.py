@@ -1,0 +1,27 @@
+"""How a script ends, whatever ends it: in one sentence. Nothing heavy is imported before that; causes are told by training/guards.py."""
+
+import multiprocessing
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+
+def ending(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's `main` and end with its exit code; an exception is told in one sentence (2), Ctrl-C without a traceback (130)."""
+    try:
+        sys.exit(main() or 0)
+    except KeyboardInterrupt:
+        code, words = 130, "stopped; what was written so far is kept"
+    except Exception as error:
+        from ccnet_lab.training.guards import cause
+
+        code, words = 2, f"{Path(sys.argv[0]).name}: error: {cause(error, Path())}"
+    except BaseException as stop:
+        if not hasattr(stop, "number"):  # not guards.Stopped
+            raise
+        code, words = 128 + stop.number, str(stop)
+    print(words, file=sys.stderr, flush=True)
+    for worker in multiprocessing.active_children():  # an interpreter waits for them at its end
+        worker.kill()
+    sys.exit(code)
