@@ -37,9 +37,8 @@ def contradiction(dataset: Dataset) -> str:
     """What to do about ids that are a class and ignored at once; "" where there are none."""
     ids = dataset.label_ids or tuple(range(dataset.num_classes))
     both = [f"{i} ({dataset.class_names[ids.index(i)]})" for i in sorted({*ids} & {*dataset.ignored_ids})]
-    one = "the id" if len(both) == 1 else "the ids"
-    what = f"{one} {', '.join(both)} of {dataset.title}"
-    return f"{what} stand for a class and are ignored; they count as the class, so take them out of ids or of ignore_id" if both else ""
+    what = f"{', '.join(both)} of {dataset.title}: a class and ignored at once"
+    return f"id {what}; the class counts, so take the id out of ignore_id or the class out of names" if both else ""
 
 
 def never_fault(dataset: Dataset, split: str, pixels: NDArray[np.int64]) -> str:

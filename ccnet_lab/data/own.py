@@ -224,8 +224,11 @@ def _complete(chosen: dict[str, list[Item]], pool: list[Item], listed: set[str])
     if len(missing) == 1:
         chosen[missing[0]] = rest
     elif missing:
-        chosen["val"] = [item for item in rest if zlib.crc32(item.name.encode()) % 5 == 0]
-        chosen["train"] = [item for item in rest if zlib.crc32(item.name.encode()) % 5]
+        fifth = {item.image for item in rest if zlib.crc32(item.name.encode()) % 5 == 0}
+        if len(fifth) in (0, len(rest)) and len(rest) > 1:  # as a few pictures can have it
+            fifth = {min(rest, key=lambda item: zlib.crc32(item.name.encode())).image}
+        chosen["val"] = [item for item in rest if item.image in fifth]
+        chosen["train"] = [item for item in rest if item.image not in fifth]
 
 
 def _listed(path: Path, items: Iterable[Item], layout: Layout) -> tuple[list[Item], list[str]]:
