@@ -16,6 +16,7 @@ from ccnet_lab.data.accounts import account, own_splits
 from ccnet_lab.data.catalog import Dataset
 from ccnet_lab.data.datasets import Split, locate, open_split
 from ccnet_lab.data.learnable import contradiction, never_fault, one_class_fault, pixels_of
+from ccnet_lab.data.lettering import as_it_is
 from ccnet_lab.downloads import Progress
 from ccnet_lab.errors import DataError, LabError
 
@@ -153,7 +154,7 @@ def histogram_figure(report: Report) -> Figure:
         axis.set(xscale="log", xlim=(low, 1.3 * high))
         _draw(axis, report.dataset, splits, classes, rows)
     title = " · ".join(f"{split.name} {split.images:,} images, {split.unlabelled:.1f} % unlabelled" for split in splits)
-    figure.suptitle(f"{report.dataset.title}: pixels per class\n{title}", fontsize=10)
+    figure.suptitle(f"{report.dataset.title}: pixels per class\n{title}", fontsize=10, **as_it_is())
     return figure
 
 
@@ -169,7 +170,7 @@ def _draw(axis: Axes, dataset: Dataset, splits: list[SplitReport], classes: NDAr
         place: dict[str, Any] = dict(transform=axis.get_yaxis_transform(), ha="right", va="center", fontsize=7.5, color="0.25")
         for row, text in enumerate([split.name, *map(_percent, shares[column])], -1):
             axis.text(1.11 + 0.13 * column, row, text, **place)
-    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_yticks(range(len(names)), names, fontsize=8, **as_it_is())
     axis.set_ylim(rows - 0.4, -0.6)
     axis.set_xlabel(f"% of the labelled pixels, logarithmic: {', '.join(keys)}", fontsize=8)
     axis.xaxis.set_major_formatter("{x:g}")
