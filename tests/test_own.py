@@ -178,7 +178,7 @@ def test_an_export_goes_from_the_doctor_to_a_score(tmp_path, tool):
 def test_pictures_without_labels_are_left_out_and_named(tmp_path):
     folder, _, _ = cvat(tmp_path / "cvat")
     notes = examine(open_own(folder), "").warnings
-    assert "1 pictures have no mask and are not used: JPEGImages/frames/frame 011.jpg" in notes
+    assert "pictures without a mask, left out: JPEGImages/frames/frame 011.jpg" in notes
 
 
 def test_supervisely_s_overlays_are_refused(tmp_path):
@@ -297,8 +297,8 @@ def test_what_is_not_used_is_named(tmp_path):
     for words in (
         "a1.png and " + str(folder / "images" / "a1.jpg") + " have one name; only the last named is used",
         "a2.jpg has the masks a2.png and a2.tif; the first is used",
-        "1 masks have no picture and are not used: masks/b.png",
-        "1 files are not used, since they have no picture's ending: images/notes.doc",
+        "masks without a picture, not used: masks/b.png",
+        "files without a picture's ending, not used: images/notes.doc",
     ):
         assert words in text
     assert ".DS_Store" not in text
@@ -390,9 +390,9 @@ def test_repeated_and_shared_names_are_faults(tmp_path):
     faults = [fault for split in report.splits for fault in split.faults]
     assert faults == [
         "the list of train names a1 more than once; it is used once",
-        "train and val share 1 pictures: a2.png; a score would count what was trained on, name them once",
+        "train and val have pictures in common: a2.png; a score would count what was trained on, so name each in one of them",
     ]
-    assert "4 pictures are in no split: images/a4.png, images/a5.png, images/a6.png, images/a7.png" in report.warnings
+    assert "pictures in no split: images/a4.png, images/a5.png, images/a6.png, images/a7.png" in report.warnings
     assert len(find_own(folder, "train")) == 3
 
 
@@ -401,7 +401,7 @@ def test_the_same_content_in_two_splits(tmp_path):
     (folder / "images" / "a7.png").write_bytes((folder / "images" / "a0.png").read_bytes())
     put(folder / "train.txt", "".join(f"a{i}\n" for i in range(5)))
     (note,) = [note for note in examine(open_own(folder), "").warnings if "content" in note]
-    assert note.startswith("train and val have 1 pictures of the same content: a0.png = a7.png")
+    assert note.startswith("train and val have pictures of the same content: a0.png = a7.png")
 
 
 # Classes

@@ -35,10 +35,10 @@ def account(dataset: Dataset, splits: Sequence[Split]) -> Account:
     for first, second in combinations(splits, 2):
         ours, theirs = ({pair.image for pair in split.pairs} for split in (first, second))
         if both := sorted(ours & theirs):
-            words = f"{first.name} and {second.name} share {_pictures(both)}; a score would count what was trained on, name them once"
-            faults[second.name].append(words)
+            words = f"{first.name} and {second.name} have pictures in common: {_few([path.name for path in both])}"
+            faults[second.name].append(f"{words}; a score would count what was trained on, so name each in one of them")
         if same := _of_one_content(ours - theirs, theirs - ours):
-            words = f"{first.name} and {second.name} have {len(same):,} pictures of the same content: {_few(same)}"
+            words = f"{first.name} and {second.name} have pictures of the same content: {_few(same)}"
             notes.append(f"{words}; a score that counts what was trained on is too high")
     if not dataset.classes:
         return Account(faults, tuple(notes))
@@ -50,16 +50,14 @@ def account(dataset: Dataset, splits: Sequence[Split]) -> Account:
                 faults[split].append(f"the list of {split} names {_few(list(dict.fromkeys(names)))} more than once; it is used once")
         faults[splits[0].name] += files.doubles
         rest = {
-            "masks have no picture and are not used": files.alone,
-            "files are not used, since they have no picture's ending": files.strange,
-            "pictures have no mask and are not used": found.left_out,
-            "pictures are in no split": _unused(
-                found.pairs, splits, (item.image for item in files.items if item.image not in found.left_out)
-            ),
+            "masks without a picture, not used": files.alone,
+            "files without a picture's ending, not used": files.strange,
+            "pictures without a mask, left out": found.left_out,
+            "pictures in no split": _unused(found.pairs, splits, (item.image for item in files.items if item.image not in found.left_out)),
         }
         for words, paths in rest.items():
             if paths:
-                notes.append(f"{len(paths):,} {words}: {_few([_below(path, folder) for path in paths])}")
+                notes.append(f"{words}: {_few([_below(path, folder) for path in paths])}")
     return Account(faults, tuple(notes))
 
 
@@ -89,10 +87,6 @@ def _of_one_content(ours: set[Path], theirs: set[Path]) -> list[str]:
 
 def _below(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
-
-
-def _pictures(paths: list[Path]) -> str:
-    return f"{len(paths):,} pictures: {_few([path.name for path in paths])}"
 
 
 def _few(names: list[str]) -> str:

@@ -75,11 +75,15 @@ def _from_colours(path: Path, colours: Values, dataset: Dataset) -> Values:
     if grey:
         return _from_ids(path, ids, dataset)
     (colour, count), *others = sorted(unknown.items(), key=lambda item: -item[1])
-    more = f" (and {len(others):,} more colours in {sum(count for _, count in others):,} pixels)" if others else ""
-    remedy = "add it to the palette of classes.json" if dataset.classes else "is it a mask of another data set?"
+    more = f" (and {len(others):,} more, in {_pixels(sum(count for _, count in others))})" if others else ""
+    remedy = "give it to a class in classes.json, or labelmap.txt" if dataset.classes else "is it a mask of another data set?"
     remedy = "was it saved with smoothing, or as JPEG?" if len(others) > 20 else remedy
-    what = f"the colour {tuple(int(v) for v in colour.to_bytes(3, 'big'))} in {count:,} pixels{more}"
+    what = f"the colour {tuple(int(v) for v in colour.to_bytes(3, 'big'))} in {_pixels(count)}{more}"
     raise DataError(f"{path} holds {what}, which is no class of {dataset.title}; {remedy}")
+
+
+def _pixels(count: int) -> str:
+    return f"{count:,} pixel" + "s" * (count != 1)
 
 
 def _looked_up(colours: Values, dataset: Dataset) -> tuple[Values, dict[int, int]]:
@@ -221,7 +225,7 @@ def _values(path: Path, picture: ImageFile.ImageFile) -> Values:
     values = np.asarray(picture)
     if mode in ("RGBA", "LA", "PA"):
         if clear := int((values[..., -1] != 255).sum()):
-            raise DataError(f"{path} is transparent in {clear:,} pixels, which have no label then; save it without transparency")
+            raise DataError(f"{path} is transparent in {_pixels(clear)}, where the label can't be known; save it without transparency")
         values = values[..., :-1]
         values = values[..., 0] if mode != "RGBA" else values
     if mode == "RGBX":

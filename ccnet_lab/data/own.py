@@ -97,13 +97,14 @@ def _split_folders(folder: Path) -> tuple[Part, ...]:
         elif (path / "_classes.csv").is_file() or any(path.glob("*_mask.png")):
             parts.append(Part(path, path, split))
     if not parts and ((folder / "_classes.csv").is_file() and any(folder.glob("*_mask.png"))):
-        parts.append(Part(folder, folder))
+        parts.append(Part(folder, folder, without=(folder / "cache",)))
     return tuple(parts)
 
 
 def _supervisely(folder: Path) -> tuple[Part, ...]:
     """img/ with masks_machine/ or masks_human/, in the folder or in each of its data sets."""
-    homes = [path.parent for path in sorted(folder.rglob("img")) if path.is_dir()]
+    named = any((folder / name).is_file() for name in CLASS_FILES)  # else it may be any folder, and a large one
+    homes = [path.parent for path in sorted(folder.rglob("img")) if path.is_dir()] if named else []
     parts = []
     for home in homes:
         masks = next((home / name for name in ("masks_machine", "masks_human") if (home / name).is_dir()), None)

@@ -73,8 +73,7 @@ def _sorted_out(part: Part, files: Files) -> tuple[list[Path], list[Path]]:
     images = [path for path in _files(part.images) if not any(path.is_relative_to(other) for other in part.without)]
     masks = images if part.masks == part.images else list(_files(part.masks))
     if masks is images:
-        masks = [path for path in images if _SUFFIX.search(path.stem)]
-        images = [path for path in images if path not in set(masks)]
+        images, masks = ([path for path in images if bool(_SUFFIX.search(path.stem)) is mask] for mask in (False, True))
     files.strange += [path for path in dict.fromkeys([*images, *masks]) if path.suffix.lower() not in ENDINGS]
     pictures, theirs = ([path for path in paths if path.suffix.lower() in ENDINGS] for paths in (images, masks))
     return pictures, theirs
@@ -85,7 +84,7 @@ def _files(folder: Path) -> Iterable[Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith((".", "__MACOSX")) or path.name in ("Thumbs.db", "desktop.ini", "_classes.csv"):
             continue
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():  # which can lead round in a circle
             yield from _files(path)
         else:
             yield path
