@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ccnet_lab.data.catalog import Dataset
 from ccnet_lab.data.datasets import Pair, Split
+from ccnet_lab.data.learnable import overlap
 from ccnet_lab.data.own import divide, layout_of
 from ccnet_lab.errors import DataError
 from ccnet_lab.files import sha256
@@ -33,10 +34,9 @@ def account(dataset: Dataset, splits: Sequence[Split]) -> Account:
     faults: dict[str, list[str]] = defaultdict(list)
     notes = []
     for first, second in combinations(splits, 2):
+        if shared := overlap(first, second):
+            faults[second.name].append(shared)
         ours, theirs = ({pair.image for pair in split.pairs} for split in (first, second))
-        if both := sorted(ours & theirs):
-            words = f"{first.name} and {second.name} have pictures in common: {_few([path.name for path in both])}"
-            faults[second.name].append(f"{words}; a score would count what was trained on, so name each in one of them")
         if same := _of_one_content(ours - theirs, theirs - ours):
             words = f"{first.name} and {second.name} have pictures of the same content: {_few(same)}"
             notes.append(f"{words}; a score that counts what was trained on is too high")

@@ -33,6 +33,14 @@ def check_learnable(split: Split, say: Callable[[str], None] | None = None) -> N
                 say(f"warning: {doubt}")
 
 
+def overlap(first: Split, second: Split) -> str:
+    """Which pictures two splits have in common; "" where there are none."""
+    both = sorted({pair.image for pair in first.pairs} & {pair.image for pair in second.pairs})
+    names = ", ".join(path.name for path in both[:5]) + (f" and {len(both) - 5:,} more" if len(both) > 5 else "")
+    words = f"{first.name} and {second.name} have pictures in common: {names}"
+    return f"{words}; a score would count what was trained on, so name each in one of them" if both else ""
+
+
 def contradiction(dataset: Dataset) -> str:
     """What to do about ids that are a class and ignored at once; "" where there are none."""
     ids = dataset.label_ids or tuple(range(dataset.num_classes))

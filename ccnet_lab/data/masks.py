@@ -174,7 +174,7 @@ def read_stored(path: Path) -> Stored:
         raise DataError(f"{path} cannot be read as a mask: it is none of {LOSSLESS}") from None
     except Image.DecompressionBombError:
         raise DataError(f"{path} cannot be read as a mask: it has a part of more pixels than are decoded; save it as PNG") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except Exception as error:  # a damaged file can make a decoder raise anything
         if isinstance(error, OSError) and error.errno:
             raise DataError(f"{path} cannot be read as a mask: {error.strerror}") from None
         raise DataError(f"{path} cannot be read as a mask: {error}; it is damaged, save it again or get a whole copy") from None
