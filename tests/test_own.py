@@ -1,8 +1,10 @@
 """data/own.py, pairs.py, class_files.py, accounts.py: exports of labelling tools are trained on; every file is accounted for."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,20 @@ import pytest
 from conftest import SHARED
 from PIL import Image
 
+from ccnet_lab.configs import get_config
 from ccnet_lab.data.cache import build_cache, read_pair
-from ccnet_lab.data.catalog import DATASETS, Dataset
+from ccnet_lab.data.catalog import DATASETS, Dataset, get_dataset
 from ccnet_lab.data.class_files import read_classes
 from ccnet_lab.data.datasets import open_own, open_split
 from ccnet_lab.data.doctor import examine, report_text
 from ccnet_lab.data.learnable import check_learnable
 from ccnet_lab.data.own import find_own
 from ccnet_lab.errors import DataError
+from ccnet_lab.model.ccnet import build_model
+from ccnet_lab.model.weights import stored_config
+from ccnet_lab.runs import Run
+from ccnet_lab.training.loop import open_run
+from ccnet_lab.training.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 SIZE = (48, 64)
@@ -441,3 +449,33 @@ def test_what_is_gone_is_told_for_one_s_own_data(tmp_path):
     with pytest.raises(DataError, match=r"the folder of your data set Leaf is no longer at .*gone; give its new place") as caught:
         open_split(dataset, tmp_path)
     assert "prepare_data.py" not in str(caught.value)
+
+
+# Runs
+
+
+def tiny(dataset):
+    return replace(get_config("street8"), dataset=dataset.key, alias="")
+
+
+def test_runs_of_two_folders_of_one_name_keep_their_classes(tmp_path, monkeypatch):
+    """As in a process that opens both runs and has opened neither folder."""
+    folders = [plain(tmp_path / part / "leaf", ["a"], classes=classes) for part, classes in (("x", '["p", "q"]'), ("y", '["r", "s"]'))]
+    for folder in folders:
+        monkeypatch.setattr("ccnet_lab.data.catalog.DATASETS", dict(DATASETS))
+        Run.create(folder.parent / "run", tiny(open_own(folder)))
+    monkeypatch.setattr("ccnet_lab.data.catalog.DATASETS", dict(DATASETS))
+    found = [get_dataset(Run.open(folder.parent / "run").config.dataset) for folder in folders]
+    assert [dataset.class_names for dataset in found] == [("p", "q"), ("r", "s")]
+    assert [dataset.root for dataset in found] == [str(folder) for folder in folders]
+
+
+def test_a_run_follows_its_data_to_a_copy(tmp_path):
+    folder, copy = plain(tmp_path / "x" / "leaf", ["a"]), tmp_path / "y" / "leaf"
+    Run.create(tmp_path / "run", tiny(open_own(folder))).save_weights(build_model(tiny(open_own(folder))))
+    shutil.copytree(folder, copy)
+    here = open_own(copy)
+    run = open_run(tmp_path / "run", tiny(here), Settings(data=tmp_path, resume=True))
+    assert get_dataset(run.config.dataset).root == str(copy)
+    stored = stored_config(run.weights)
+    assert get_dataset(stored.dataset).class_names == ("ground", "thing")
