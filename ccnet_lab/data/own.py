@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def _plain(images: Path, masks: Path) -> tuple[Part, ...]:
     """images/ and masks/, and of them the folders that are called as splits are."""
     own = [path for path in sorted(images.iterdir()) if path.is_dir() and path.name.lower() in SPLITS]
     parts = [Part(path, masks / path.name if (masks / path.name).is_dir() else masks, SPLITS[path.name.lower()]) for path in own]
-    return (*parts, Part(images, masks, without=tuple(own)))
+    return (*parts, Part(images, masks, without=tuple(path.name for path in own)))
 
 
 def _split_folders(folder: Path) -> tuple[Part, ...]:
@@ -97,7 +98,7 @@ def _split_folders(folder: Path) -> tuple[Part, ...]:
         elif (path / "_classes.csv").is_file() or any(path.glob("*_mask.png")):
             parts.append(Part(path, path, split))
     if not parts and ((folder / "_classes.csv").is_file() and any(folder.glob("*_mask.png"))):
-        parts.append(Part(folder, folder, without=(folder / "cache",)))
+        parts.append(Part(folder, folder, without=("cache",)))
     return tuple(parts)
 
 
@@ -234,13 +235,10 @@ def _complete(chosen: dict[str, list[Item]], pool: list[Item], listed: set[str])
 
 def _listed(path: Path, items: Iterable[Item], layout: Layout) -> tuple[list[Item], list[str]]:
     """The pictures a list names, each once, and the names it has twice; a name without a picture becomes one that is missing."""
-    by_name: dict[str, Item] = {}
-    for item in items:
-        by_name.setdefault(item.name, item)
-        by_name[f"{item.part.prefix}{item.image.relative_to(item.part.images).as_posix()}"] = item
-    for item in items:  # a name alone, where no other folder has it
-        last = item.name.rsplit("/", 1)[-1]
-        by_name.setdefault(last, item)
+    items = list(items)
+    once = Counter(item.name.rsplit("/", 1)[-1] for item in items)
+    by_name = {base: item for item in items if once[base := item.name.rsplit("/", 1)[-1]] == 1}  # a name alone, where no two have it
+    by_name |= {item.name: item for item in reversed(items)} | {item.full: item for item in items}
     folders = {layout.folder.name, *(part.images.name for part in layout.parts)}
     found: dict[str, Item] = {}
     repeated = []
@@ -257,4 +255,4 @@ def _absent(line: str, part: Part) -> Item:
     name = line.replace("\\", "/")
     ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
     stem = name[: len(name) - len(ending)] if ending else name
-    return Item(stem, part.images / (name if ending else f"{name}.jpg"), part.masks / f"{stem}.png", part)
+    return Item(stem, name, part.images / (name if ending else f"{name}.jpg"), part.masks / f"{stem}.png", part)

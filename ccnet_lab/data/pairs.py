@@ -1,7 +1,8 @@
 """Files that belong together: a picture and its mask by name, and lists of names. Which folders are a data set's is said elsewhere."""
 
+import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +30,14 @@ class Part(NamedTuple):
     masks: Path
     split: str = ""
     prefix: str = ""  # of the pairs' names
-    without: tuple[Path, ...] = ()  # folders in `images` that are parts of their own
+    without: tuple[str, ...] = ()  # folders in `images` that are parts of their own
 
 
 class Item(NamedTuple):
-    """A picture, what it is called in lists, and its mask, if there is one."""
+    """A picture, its name without and with its ending, and its mask, if there is one."""
 
     name: str
+    full: str
     image: Path
     mask: Path | None
     part: Part
@@ -43,7 +45,7 @@ class Item(NamedTuple):
     @property
     def pair(self) -> Pair:
         """As a split has it; the mask that is missing is named as it should be."""
-        return Pair(self.name, self.image, self.mask or self.part.masks / f"{Path(self.name).name}.png")
+        return Pair(self.name, self.image, self.mask or self.part.masks / f"{self.name.removeprefix(self.part.prefix)}.png")
 
 
 @dataclass
@@ -60,85 +62,73 @@ def gather(parts: Iterable[Part]) -> Files:
     """Every picture of the parts with its mask, and every file that is neither."""
     files, masks, used = Files(), dict[Path, None](), set[Path]()
     for part in parts:
-        images, its_masks = _sorted_out(part, files)
-        masks |= dict.fromkeys(its_masks)
-        _match(part, images, its_masks, files, used)
+        images = _files(part.images, part.without)
+        if part.masks == part.images:  # the masks are those that are called so
+            images, its = ({n: path for n, path in images.items() if bool(_SUFFIX.search(path.stem)) is mask} for mask in (False, True))
+        else:
+            its = _files(part.masks)
+        files.strange += [path for some in (images, its) for path in some.values() if not path.name.lower().endswith(ENDINGS)]
+        its = {name: path for name, path in its.items() if name.lower().endswith(ENDINGS)}
+        masks |= dict.fromkeys(its.values())
+        _match(part, {name: path for name, path in images.items() if name.lower().endswith(ENDINGS)}, its, files, used)
     files.alone = [mask for mask in masks if mask not in used]
     files.strange = list(dict.fromkeys(files.strange))
     return files
 
 
-def _sorted_out(part: Part, files: Files) -> tuple[list[Path], list[Path]]:
-    """The pictures and the masks of a part; in a folder for both, the masks are those that are called so."""
-    images = [path for path in _files(part.images) if not any(path.is_relative_to(other) for other in part.without)]
-    masks = images if part.masks == part.images else list(_files(part.masks))
-    if masks is images:
-        images, masks = ([path for path in images if bool(_SUFFIX.search(path.stem)) is mask] for mask in (False, True))
-    files.strange += [path for path in dict.fromkeys([*images, *masks]) if path.suffix.lower() not in ENDINGS]
-    pictures, theirs = ([path for path in paths if path.suffix.lower() in ENDINGS] for paths in (images, masks))
-    return pictures, theirs
+def _files(folder: Path, without: tuple[str, ...] = ()) -> dict[str, Path]:
+    """The files below a folder by their names in it, sorted; without hidden ones, and those that tools put there for themselves."""
+    found = {}
+    for top, folders, names in os.walk(folder):
+        inside = Path(top).relative_to(folder).as_posix()
+        for name in folders[:]:
+            if name.startswith((".", "__MACOSX")) or (inside == "." and name in without):
+                folders.remove(name)
+            elif os.path.islink(os.path.join(top, name)):  # isn't followed, since it can lead round in a circle
+                names.append(name)
+        for name in names:
+            if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini", "_classes.csv"):
+                found[name if inside == "." else f"{inside}/{name}"] = Path(top, name)
+    return dict(sorted(found.items()))
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    """Files of a folder and the folders in it, sorted; without hidden ones, and without those that tools put there for themselves."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith((".", "__MACOSX")) or path.name in ("Thumbs.db", "desktop.ini", "_classes.csv"):
-            continue
-        if path.is_dir() and not path.is_symlink():  # which can lead round in a circle
-            yield from _files(path)
-        else:
-            yield path
-
-
-def _match(part: Part, images: list[Path], masks: list[Path], files: Files, used: set[Path]) -> None:
+def _match(part: Part, images: dict[str, Path], masks: dict[str, Path], files: Files, used: set[Path]) -> None:
     """Give each picture its mask.
 
     The mask of `sub/a.jpg` is `sub/a.png` (or of another ending), else `sub/a.jpg.png`, else `sub/a_mask.png` and the like; else, where
-    names are used but once, that of another folder.
+    names are used but once and pictures or masks are in no subfolder, that of its name.
     """
-    whole, plain, last = defaultdict[str, list[Path]](list), defaultdict[str, list[Path]](list), defaultdict[str, list[Path]](list)
-    for mask in masks:
-        name = _name(mask, part.masks)
+    whole, plain, last = defaultdict[str, list[Path]](list), defaultdict[str, list[Path]](list), defaultdict[str, list[str]](list)
+    for full, mask in masks.items():
+        name = _without_ending(full)
         inner = _without_ending(name)
-        short = _SUFFIX.sub("", inner)
+        short = _without_ending(_SUFFIX.sub("", inner))
         whole[name].append(mask)
-        for other in dict.fromkeys((_without_ending(short), _SUFFIX.sub("", name), inner)):
+        for other in dict.fromkeys((short, _SUFFIX.sub("", name), inner)):
             if other != name:
                 plain[other].append(mask)
-        last[_without_ending(short).rsplit("/", 1)[-1]].append(mask)
-    by_name = defaultdict[str, list[Path]](list)
-    for image in images:
-        by_name[_name(image, part.images)].append(image)
-    once = defaultdict[str, int](int)
-    for name in by_name:
-        once[name.rsplit("/", 1)[-1]] += 1
+        last[short.rsplit("/", 1)[-1]].append(full)
+    by_name = defaultdict[str, list[str]](list)
+    for full in images:
+        by_name[_without_ending(full)].append(full)
+    once = Counter(name.rsplit("/", 1)[-1] for name in by_name)
     for name, alike in by_name.items():
         base = name.rsplit("/", 1)[-1]
-        own = {image: whole[full] for image in alike if (full := image.relative_to(part.images).as_posix()) in whole}
-        shared = [image for image in alike if image not in own or len(alike) == 1]
-        if len(shared) > 1:
-            kept, *others = shared
-            files.doubles.append(
-                f"{', '.join(path.name for path in others)} and {kept} have one name; only the last named is used, rename one"
-            )
-        for image in [image for image in alike if image in own or image in shared[:1]]:
-            full = image.relative_to(part.images).as_posix()
-            found = whole.get(name) if len(alike) == 1 or image not in own else None
-            found = found or own.get(image) or plain.get(name) or []
-            if not found and once[base] == 1 and len(last[base]) == 1:
-                found = last[base]
-            if len(found) > 1:
+        several = len(alike) > 1
+        kept, *others = [full for full in alike if not (several and full in whole)] or [""]  # the others have masks a.jpg.png of their own
+        if others:
+            alone = f"{images[kept]} have one name; only the last named is used, rename one"
+            files.doubles.append(f"{', '.join(images[full].name for full in others)} and {alone}")
+        for full in [full for full in alike if full not in others]:
+            found = whole.get(full) if several and full != kept else whole.get(name) or whole.get(full) or plain.get(name)
+            if not found and once[base] == len(last[base]) == 1 and ("/" not in name or "/" not in last[base][0]):
+                found = [masks[last[base][0]]]
+            if found and len(found) > 1:
                 more = ", ".join(path.name for path in found[1:])
-                files.doubles.append(f"{image} has the masks {found[0].name} and {more}; the first is used, take the others away")
-            used.update(found)
-            called = full if len(alike) > 1 and image in own else name
-            files.items.append(Item(part.prefix + called, image, found[0] if found else None, part))
-        used.update(mask for image in alike for mask in own.get(image, ()))
-
-
-def _name(path: Path, folder: Path) -> str:
-    """Of a file below a folder, without its ending."""
-    return path.relative_to(folder).as_posix().removesuffix(path.suffix)
+                files.doubles.append(f"{images[full]} has the masks {found[0].name} and {more}; the first is used, take the others away")
+            used.update(found or ())
+            called = part.prefix + (full if several and full != kept else name)
+            files.items.append(Item(called, part.prefix + full, images[full], found[0] if found else None, part))
 
 
 def _without_ending(name: str) -> str:
