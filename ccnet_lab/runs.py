@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ccnet_lab.configs import Config
-from ccnet_lab.data.catalog import DATASETS, get_dataset, register
+from ccnet_lab.data.catalog import Dataset, get_dataset, register
 from ccnet_lab.errors import MissingFileError, RunBusyError, RunError
 from ccnet_lab.files import failed_to_write, sha256, sync, write_text
 from ccnet_lab.model.weights import save_weights
@@ -40,9 +40,7 @@ class Run:
         if not (folder / "config.json").is_file():
             raise RunError(f"{folder} is no run folder: it has no config.json")
         run = cls(folder)
-        dataset = run._read_if_there("dataset.json")
-        if dataset and dataset.get("key") not in DATASETS:  # what the caller has opened, perhaps elsewhere by now, counts
-            register(dataset)
+        run._dataset()
         return run
 
     @classmethod
@@ -70,7 +68,18 @@ class Run:
         values = self._read("config.json")
         if self.training is None:  # published weights that were only scored here, or not begun: the schedule has its floor
             values.setdefault("min_lr", None)
-        return Config.from_dict(values)
+        return Config.from_dict({**values, **self._dataset()})
+
+    def _dataset(self) -> dict[str, str]:
+        """The key of a data set of one's own as this process knows it, as a configuration's field; nothing for a published one."""
+        dataset = self._read_if_there("dataset.json")
+        return {"dataset": register(dataset).key} if dataset else {}
+
+    def follow(self, dataset: Dataset) -> None:
+        """Take a data set of one's own from where it lies now: the same classes, perhaps a copy of the folder."""
+        stored = self._read_if_there("dataset.json")
+        if stored and stored.get("root") != dataset.root and [name for _, name in stored["classes"]] == list(dataset.class_names):
+            self._write("dataset.json", dataset.to_dict())
 
     @property
     def weights(self) -> Path:

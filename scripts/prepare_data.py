@@ -3,6 +3,7 @@
 import argparse
 import io
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 from ccnet_lab.data.cache import build_cache
@@ -18,7 +19,7 @@ from ccnet_lab.errors import DataError, LabError
 def main() -> int:
     """0: every pair can be trained on. 1: faults were found. 2: nothing could be examined."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", help=f"{', '.join(KEYS)}, or the folder of a data set of your own (images/, masks/, classes.json)")
+    parser.add_argument("what", help=f"{', '.join(KEYS)}, or the folder of a data set of your own, see the README")
     parser.add_argument("--data", type=Path, help="the data root: the folder above VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/")
     parser.add_argument("--check", action="store_true", help="only examine what is there; fetch nothing")
     words = "also store the training images decoded (25 GB for Cityscapes) in the data set's folder cache/; training then reads them"
@@ -32,7 +33,7 @@ def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without block characters
     try:
-        own = args.what not in KEYS and Path(args.what).is_dir()
+        own = args.what not in KEYS and (Path(args.what).is_dir() or not get_close_matches(args.what, KEYS))
         if not own and args.data is None:
             raise DataError(f"--data is missing: python scripts/prepare_data.py {args.what} --data ROOT")
         dataset = open_own(args.what) if own else get_dataset(args.what)

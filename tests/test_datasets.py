@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import struct
 import zlib
 
@@ -15,9 +16,10 @@ from profiles import profile, scene
 from web import jpg, png
 
 from ccnet_lab.data.catalog import DATASETS, IGNORE, Dataset, get_dataset, register
-from ccnet_lab.data.datasets import Pair, Split, _read_ids, describe, label_table, open_own, open_split, read_labels
+from ccnet_lab.data.datasets import Pair, Split, describe, label_table, open_own, open_split, read_labels
 from ccnet_lab.data.images import read_image
-from ccnet_lab.errors import ConfigError, DataError
+from ccnet_lab.data.masks import read_stored
+from ccnet_lab.errors import DataError
 
 IDS = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -25,8 +27,7 @@ IDS = np.arange(256, dtype=np.uint8).reshape(16, 16)
 @pytest.fixture(autouse=True)
 def _unregistered(monkeypatch):
     """Data sets of one's own are forgotten after each test."""
-    monkeypatch.setattr("ccnet_lab.data.catalog.DATASETS", known := dict(DATASETS))
-    monkeypatch.setattr("ccnet_lab.data.datasets.DATASETS", known)
+    monkeypatch.setattr("ccnet_lab.data.catalog.DATASETS", dict(DATASETS))
 
 
 def write(path, content):
@@ -83,7 +84,7 @@ def test_ids_are_pillow_s_at_every_depth(tmp_path, bits, transparent):
         path = write(tmp_path / f"{colour_type}.png", png_of(bits, colour_type, rows, *chunks))
         with Image.open(path) as picture:
             expected = np.asarray(picture).astype(np.uint8)
-        assert np.array_equal(_read_ids(path), expected)
+        assert np.array_equal(read_stored(path).values, expected)
         assert colour_type == 0 or expected.max() < 2**bits
 
 
@@ -163,8 +164,8 @@ def test_a_mat_of_sbd(tmp_path, monkeypatch):
         (b"<html>no such file</html>", "cannot be read as a mask"),
         (png(np.random.default_rng(0).integers(0, 9, (32, 32), np.uint8))[:200], "cannot be read as a mask"),
         (png(IDS).replace(b"IHDR", b"IHDX"), "cannot be read as a mask"),
-        (jpg(), "is a colour picture"),
-        (png(np.zeros((2, 2, 4), np.uint8)), "is a colour picture"),
+        (jpg(), "is stored as JPEG"),
+        (png(np.zeros((2, 2, 4), np.uint8)), "is transparent in 4 pixels"),
     ],
     ids=["empty", "html", "cut", "crc", "jpeg", "rgba"],
 )
@@ -176,9 +177,9 @@ def test_unreadable_masks(tmp_path, content, says):
 
 
 def test_a_huge_picture_is_refused_not_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setattr("ccnet_lab.data.masks.MAX_PIXELS", 40)
     mask, image = write(tmp_path / "m.png", png(np.zeros((6, 8), np.uint8))), write(tmp_path / "i.jpg", jpg())
-    with pytest.raises(DataError, match="cannot be read as a mask"):
+    with pytest.raises(DataError, match=r"m\.png has 8 x 6 = 48 pixels; at most 40 are read"):
         Split(get_dataset("voc"), "x", (Pair("x", image, mask),)).read(0)
 
 
@@ -453,9 +454,26 @@ def test_a_folder_with_the_name_of_a_known_data_set(own, tmp_path):
     other.parent.mkdir()
     (tmp_path / "voc").rename(other)
     assert open_own(other).root == str(other)  # moved, with the same classes
+    earlier = open_own(other)
     write(other / "classes.json", '["other"]')
-    with pytest.raises(ConfigError, match="rename the folder"):
-        open_own(other)
+    assert open_own(other).key == "voc_2"  # what knows the earlier classes by their key keeps them
+    assert get_dataset("ownvoc") == earlier
+
+
+def test_two_folders_of_one_name_are_two_data_sets(own, tmp_path):
+    again = tmp_path / "again" / own.name
+    shutil.copytree(own, again)
+    first, second = open_own(own), open_own(again)
+    assert (first.key, second.key) == ("myleaves2", "myleaves2_2")
+    assert (first.root, second.root) == (str(own), str(again))
+    assert (open_own(own), open_own(again)) == (first, second)  # in any order, as often as one likes
+    write(again / "classes.json", '["bark", "moss"]')
+    third = open_own(again)
+    assert (third.key, third.class_names) == ("myleaves2_3", ("bark", "moss"))
+    assert get_dataset("myleaves2").class_names == ("soil", "leaf")
+    assert register(second.to_dict()) == second
+    elsewhere = register({**first.to_dict(), "root": str(tmp_path / "gone")})  # of a run that was made on another machine
+    assert elsewhere == first
 
 
 # Real files

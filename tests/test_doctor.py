@@ -170,6 +170,7 @@ def test_the_door_tells_faults_from_errors(door, own, tmp_path):
         (("voc",), "--data is missing"),
         (("cityscape", "--data", tmp_path), "did you mean 'cityscapes'"),
         ((tmp_path,), "a data set of your own is a folder with images/, masks/ and classes.json"),
+        ((tmp_path / "gone",), "gone is missing; a data set of your own is a folder with"),
         ((own, "--figure", tmp_path / "gone" / "figure.png"), "cannot be saved"),
         ((own, "--figure", tmp_path / "figure.xyz"), "cannot be saved"),
     ):

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.text import Text
 from PIL import Image
 
-from ccnet_lab.explore import figures
+from ccnet_lab.data.lettering import class_legend
+from ccnet_lab.explore import charts, figures
 
 PALETTE, NAMES = ((0, 0, 0), (255, 0, 0), (0, 0, 255)), ("sky", "road", "car")
 
@@ -77,3 +79,34 @@ def test_a_notebook_shows_it_and_words_stay_text_in_a_vector_file(picture):
         figure.savefig(file, format="svg")
     assert pytest.importorskip("IPython.core.pylabtools").print_figure(figure)
     assert ">a caption</text>" in file.getvalue()
+
+
+STRANGE = ("_crack", "price $5 and $6", "a, b", "道路")
+
+
+def shown(figure):
+    """Every text a figure shows."""
+    figure.draw_without_rendering()
+    return [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+
+
+def test_class_names_are_drawn_as_they_are(tmp_path):
+    """Compared with what matplotlib draws of the same text, its dollars escaped, in a legend that hides nothing."""
+    image, ids, palette = np.zeros((8, 16, 3), np.uint8), np.repeat([[0, 1, 2, 3]], 4, -1).repeat(8, 0).astype(np.uint8), [(9, 9, 9)] * 4
+    many = {
+        "recurrence": figures.recurrence_figure(image, {1: ids, 2: ids}, 2, palette, STRANGE),
+        "iou": figures.iou_figure(STRANGE, {"a": np.arange(4) / 4}),
+        "heatmap": charts.class_heatmap({"a": np.arange(4.0)}, STRANGE),
+        "bars": charts.difference_bars(STRANGE, *(np.arange(1.0, 5) * k for k in (1, 0.5, 1.5)), np.zeros(4, bool), ("a", "b")),
+        "attention": figures.attention_figure(image, ids, palette, STRANGE, (1, 1), (0, 0, 2, 2), {"map": np.ones((2, 2))}),
+    }
+    for kind, figure in many.items():
+        texts = {text.get_text(): text for text in shown(figure)}
+        assert set(STRANGE) <= set(texts), kind
+        assert not any(texts[name].get_parse_math() for name in STRANGE), kind
+        figure.savefig(tmp_path / f"{kind}.png")
+    ours, theirs = Figure(figsize=(4, 1)), Figure(figsize=(4, 1))
+    class_legend(ours, STRANGE[1:3], [(9, 9, 9)] * 2)
+    patches = [Patch(facecolor="#090909", edgecolor="0.5") for _ in range(2)]
+    theirs.legend(patches, [r"price \$5 and \$6", "a, b"], frameon=False, loc="outside lower center")
+    assert np.array_equal(drawn(ours), drawn(theirs))

@@ -3,6 +3,7 @@
 A file is safetensors: `image` (H, W, 3) and `labels` (H, W), uint8, and as metadata what it was made from.
 """
 
+import hashlib
 import json
 import shutil
 import zlib
@@ -71,7 +72,10 @@ def build_cache(split: Split, say: Say = print, progress: Progress | None = None
 
 
 def _file(folder: Path, pair: Pair) -> Path:
-    return folder / f"{pair.name}.safetensors"
+    name = pair.name
+    if "/" in name or len(name.encode()) > 200:  # of a subfolder, or too long for a file's name with our ending
+        name = f"{name.replace('/', '_')[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:24]}"
+    return folder / f"{name}.safetensors"
 
 
 def _origin(split: Split, pair: Pair) -> dict[str, str]:

@@ -1,9 +1,11 @@
 """Facts about data sets: class names, colours, which id is which label. No torch; finding and reading the files is in datasets.py."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.resources import files
+from itertools import count
 from typing import Any
 
 from ccnet_lab.errors import ConfigError, near
@@ -89,10 +91,12 @@ def get_dataset(key: str) -> Dataset:
 
 
 def register(dataset: Dataset | dict[str, Any]) -> Dataset:
-    """Make a data set of one's own known under its key; the same one twice is fine.
+    """Make a data set of one's own known, and return it as it is known: under its key or, where another one has that, a key of its own.
+
+    The same one twice is fine. One whose folder has moved, or lies on another machine, is told by its key and class names.
 
     Raises:
-        ConfigError: the key belongs to another data set, or the mapping is none of `to_dict`.
+        ConfigError: the mapping is none of `to_dict`.
     """
     if not isinstance(dataset, Dataset):
         try:
@@ -101,9 +105,21 @@ def register(dataset: Dataset | dict[str, Any]) -> Dataset:
             dataset = Dataset(**{**dataset, **lists})
         except (TypeError, KeyError, ValueError) as error:
             raise ConfigError(f"these fields make no data set: {error}") from None
-    known = DATASETS.setdefault(dataset.key, dataset)
-    if known.class_names != dataset.class_names:
-        raise ConfigError(f"the key {dataset.key!r} belongs to {known.title} with {known.num_classes} classes; rename the folder")
-    if dataset.classes:
-        DATASETS[dataset.key] = dataset
-    return DATASETS[dataset.key]
+    if not dataset.classes:  # a published one, which is known already
+        return get_dataset(dataset.key)
+    key = f"own{dataset.key}" if dataset.key in DATASETS and not DATASETS[dataset.key].classes else dataset.key
+    here = (row.key for row in DATASETS.values() if row.root == dataset.root and row.class_names == dataset.class_names and row.classes)
+    key, wanted = next(here, key), dataset.key
+    for number in count(2):
+        if (known := DATASETS.get(key)) is None or _same(known, dataset):
+            break
+        key = f"{wanted}_{number}"
+    if known is None or known.root == dataset.root or os.path.isdir(dataset.root):  # a folder that is there, not one that was
+        DATASETS[key] = replace(dataset, key=key)
+    return DATASETS[key]
+
+
+def _same(known: Dataset, dataset: Dataset) -> bool:
+    """Whether two of one's own data sets of one key are one: the same classes in the same folder, or in one that isn't there."""
+    gone = not (os.path.isdir(known.root) and os.path.isdir(dataset.root))
+    return bool(known.classes) and known.class_names == dataset.class_names and (known.root == dataset.root or gone)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ccnet_lab.data.accounts import account, own_splits
 from ccnet_lab.data.catalog import Dataset
 from ccnet_lab.data.datasets import Split, locate, open_split
-from ccnet_lab.data.learnable import ids_remedy, one_class_fault, pixels_of
+from ccnet_lab.data.learnable import contradiction, never_fault, one_class_fault, pixels_of
+from ccnet_lab.data.lettering import as_it_is
 from ccnet_lab.downloads import Progress
 from ccnet_lab.errors import DataError, LabError
 
@@ -48,6 +51,7 @@ class Report:
     dataset: Dataset
     folder: Path
     splits: tuple[SplitReport, ...]
+    notes: tuple[str, ...] = ()  # of files that are not used, and the like
 
     @property
     def fine(self) -> bool:
@@ -64,19 +68,16 @@ class Report:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is no fault and yet worth knowing."""
-        found = []
+        found = [doubt] if (doubt := contradiction(self.dataset)) else []
         for split in self.splits:
             if split.expected and split.images != split.expected:
                 count = f"images in {split.name}: {split.images:,}, in the published data set: {split.expected:,}"
                 found.append(f"{count}; scores can't be compared with published ones")
-            never = [name for name, count in zip(self.dataset.class_names, split.pixels, strict=False) if not count]
-            if split.pixels.any() and never:
-                others = f" and {len(never) - 8} other classes" if len(never) > 8 else ""
-                remedy = ids_remedy(self.dataset, split.pixels) if len(never) == 1 else ""
-                found.append(f"{split.name} has no pixel of {', '.join(never[:8])}{others}" + (f"; {remedy}" if remedy else ""))
+            if never := never_fault(self.dataset, split.name, split.pixels):
+                found.append(never)
             if split.name != self.dataset.train_split and np.count_nonzero(split.pixels[:-1]) == 1:
                 found.append(f"{split.name} has pixels of a single class: a score over it tells nothing apart")
-        return tuple(found)
+        return (*found, *self.notes)
 
 
 def examine(dataset: Dataset, root: str | Path, *, workers: int | None = None, progress: Progress | None = None) -> Report:
@@ -95,9 +96,13 @@ def examine(dataset: Dataset, root: str | Path, *, workers: int | None = None, p
     total, done, reports = sum(len(split) for split, _, _ in opened), 0, []
     if not total:
         raise DataError(opened[0][2])
+    accounts = account(dataset, [split for split, _, _ in opened])
     with ThreadPoolExecutor(workers) as pool:
         for split, expected, fault in opened:
-            pixels, faults = np.zeros(dataset.num_classes + 1, np.int64), [fault] if fault else []
+            pixels, faults = (
+                np.zeros(dataset.num_classes + 1, np.int64),
+                [*([fault] if fault else []), *accounts.faults.get(split.name, ())],
+            )
             for found in pool.map(lambda index, split=split: _count(split, index), range(len(split))):
                 if isinstance(found, str):
                     faults.append(found)
@@ -109,7 +114,7 @@ def examine(dataset: Dataset, root: str | Path, *, workers: int | None = None, p
             if split.name == dataset.train_split and (fault := one_class_fault(dataset, split.name, pixels)):
                 faults.append(fault)
             reports.append(SplitReport(split.name, len(split), expected, pixels, tuple(faults)))
-    return Report(dataset, locate(dataset, root), tuple(reports))
+    return Report(dataset, locate(dataset, root), tuple(reports), accounts.notes)
 
 
 def report_text(report: Report, width: int = 30) -> str:
@@ -149,7 +154,7 @@ def histogram_figure(report: Report) -> Figure:
         axis.set(xscale="log", xlim=(low, 1.3 * high))
         _draw(axis, report.dataset, splits, classes, rows)
     title = " · ".join(f"{split.name} {split.images:,} images, {split.unlabelled:.1f} % unlabelled" for split in splits)
-    figure.suptitle(f"{report.dataset.title}: pixels per class\n{title}", fontsize=10)
+    figure.suptitle(f"{report.dataset.title}: pixels per class\n{title}", fontsize=10, **as_it_is())
     return figure
 
 
@@ -165,7 +170,7 @@ def _draw(axis: Axes, dataset: Dataset, splits: list[SplitReport], classes: NDAr
         place: dict[str, Any] = dict(transform=axis.get_yaxis_transform(), ha="right", va="center", fontsize=7.5, color="0.25")
         for row, text in enumerate([split.name, *map(_percent, shares[column])], -1):
             axis.text(1.11 + 0.13 * column, row, text, **place)
-    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_yticks(range(len(names)), names, fontsize=8, **as_it_is())
     axis.set_ylim(rows - 0.4, -0.6)
     axis.set_xlabel(f"% of the labelled pixels, logarithmic: {', '.join(keys)}", fontsize=8)
     axis.xaxis.set_major_formatter("{x:g}")
@@ -187,9 +192,9 @@ def _count(split: Split, index: int) -> NDArray[np.int64] | str:
 
 def _opened(dataset: Dataset, root: str | Path) -> Iterator[tuple[Split, int, str]]:
     """Each split, its published size and ""; in place of one that can't be opened an empty one, and why."""
-    sizes, own = {dataset.train_split: dataset.train_images, dataset.val_split: dataset.val_images}, Path(dataset.root)
-    if dataset.classes and ((own / "test.txt").is_file() or (own / "images" / "test").is_dir()):
-        sizes["test"] = 0
+    sizes = {dataset.train_split: dataset.train_images, dataset.val_split: dataset.val_images}
+    with suppress(DataError):  # which opening a split tells
+        sizes |= dict.fromkeys(own_splits(Path(dataset.root)) - sizes.keys(), 0) if dataset.classes else {}
     for name, expected in sizes.items():
         try:
             yield open_split(dataset, root, name), expected, ""

@@ -1,28 +1,62 @@
-"""Whether anything can be learnt from the masks of a split, and the cure where not. Masks are read by datasets.py."""
+"""Whether anything can be learnt from the masks of a split, and the cure where not. Masks are read by masks.py."""
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ccnet_lab.data.catalog import IGNORE, Dataset
-from ccnet_lab.data.datasets import Split, read_labels
+from ccnet_lab.data.datasets import Split
+from ccnet_lab.data.masks import read_labels
 from ccnet_lab.errors import DataError
 
 
-def check_learnable(split: Split) -> None:
+def check_learnable(split: Split, say: Callable[[str], None] | None = None) -> None:
     """Raise `DataError` where the masks of a split hold fewer than two classes; read until a second one is found, mostly in the first mask.
 
+    With `say` it is also told what a training on one's own data would do unasked: the masks are read until every class was seen.
     Masks that cannot be read are passed over: `Split.read` has the words for them.
     """
-    pixels = np.zeros(split.dataset.num_classes + 1, np.int64)
+    dataset = split.dataset
+    pixels, enough = np.zeros(dataset.num_classes + 1, np.int64), dataset.num_classes if say and dataset.classes else 2
     for pair in split.pairs:
         with suppress(DataError):
-            pixels += pixels_of(read_labels(pair.mask, split.dataset), split.dataset)
-        if np.count_nonzero(pixels[:-1]) > 1:
-            return
-    if fault := one_class_fault(split.dataset, split.name, pixels):
+            pixels += pixels_of(read_labels(pair.mask, dataset), dataset)
+        if np.count_nonzero(pixels[:-1]) >= max(2, enough):
+            break
+    if fault := one_class_fault(dataset, split.name, pixels):
         raise DataError(fault)
+    if say and dataset.classes:
+        for doubt in (contradiction(dataset), never_fault(dataset, split.name, pixels)):
+            if doubt:
+                say(f"warning: {doubt}")
+
+
+def overlap(first: Split, second: Split) -> str:
+    """Which pictures two splits have in common; "" where there are none."""
+    both = sorted({pair.image for pair in first.pairs} & {pair.image for pair in second.pairs})
+    names = ", ".join(path.name for path in both[:5]) + (f" and {len(both) - 5:,} more" if len(both) > 5 else "")
+    words = f"{first.name} and {second.name} have pictures in common: {names}"
+    return f"{words}; a score would count what was trained on, so name each in one of them" if both else ""
+
+
+def contradiction(dataset: Dataset) -> str:
+    """What to do about ids that are a class and ignored at once; "" where there are none."""
+    ids = dataset.label_ids or tuple(range(dataset.num_classes))
+    both = [f"{i} ({dataset.class_names[ids.index(i)]})" for i in sorted({*ids} & {*dataset.ignored_ids})]
+    what = f"{', '.join(both)} of {dataset.title}: a class and ignored at once"
+    return f"id {what}; the class counts, so take the id out of ignore_id or the class out of names" if both else ""
+
+
+def never_fault(dataset: Dataset, split: str, pixels: NDArray[np.int64]) -> str:
+    """Which classes have no pixel in a split, and what that may come from; "" where all have some, or nothing was counted."""
+    never = [name for name, count in zip(dataset.class_names, pixels, strict=False) if not count]
+    if not never or not pixels.any():
+        return ""
+    others = f" and {len(never) - 8} other classes" if len(never) > 8 else ""
+    remedy = ids_remedy(dataset, pixels) if len(never) == 1 else ""
+    return f"{split} has no pixel of {', '.join(never[:8])}{others}" + (f"; {remedy}" if remedy else "")
 
 
 def pixels_of(labels: NDArray[np.uint8], dataset: Dataset) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from ccnet_lab.data.lettering import as_it_is
 from ccnet_lab.explore.figures import panel
 from ccnet_lab.explore.pictures import COLOURS
 
@@ -70,7 +71,7 @@ def class_heatmap(rows: Mapping[str, Floats], class_names: Names, by: str = "", 
         words: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"}
         for i, name in enumerate(names[block]):
             short = name if len(name) <= 18 else f"{name[:17]}…"
-            axis.text(i, -gap / tall, short, rotation=60, va="top", fontsize=8, transform=axis.get_xaxis_transform(), **words)
+            axis.text(i, -gap / tall, short, rotation=60, va="top", fontsize=8, transform=axis.get_xaxis_transform(), **words, **as_it_is())
         for i, label in enumerate(rows):
             axis.text(-gap / (len(block) * cell), i, label, va="center", fontsize=9, transform=axis.get_yaxis_transform(), **words)
         axis.vlines(np.arange(len(block) - 1) + 0.5, -0.5, len(rows) - 0.5, color="white", linewidth=0.8)
@@ -134,7 +135,7 @@ def difference_bars(
     axis.barh(np.arange(len(shown)), difference[shown], color=list(colours[shown]), height=0.72)
     reach = np.abs(np.stack([difference - low, high - difference]))[:, shown]
     axis.errorbar(difference[shown], np.arange(len(shown)), xerr=reach, fmt="none", ecolor="#222222", elinewidth=1.1, capsize=2)
-    axis.set_yticks(np.arange(len(shown)), [class_names[k] for k in shown], fontsize=8.5)
+    axis.set_yticks(np.arange(len(shown)), [class_names[k] for k in shown], fontsize=8.5, **as_it_is())
     axis.axvline(0, color="#222222", linewidth=0.8)
     axis.set_ylim(-0.7, len(shown) - 0.3)
     rest = f"\nthe {len(known) - len(shown)} classes with smaller differences are not drawn" if len(known) > len(shown) else ""

@@ -18,6 +18,7 @@ from matplotlib.transforms import Affine2D, Bbox
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from ccnet_lab.data.lettering import as_it_is, class_legend
 from ccnet_lab.explore.pictures import COLOURS, Rgb, blend, grey, heat, label_picture, resized, shown_size
 
 Array = NDArray[np.floating]
@@ -50,7 +51,9 @@ class Word(Text):
 
     def draw(self, renderer: Any) -> None:
         """Draw it with Pillow where the figure becomes pixels, and as text in a PDF or an SVG."""
-        if not isinstance(renderer, RendererAgg) or "\n" in self.get_text():
+        if (
+            not isinstance(renderer, RendererAgg) or "\n" in self.get_text() or max(self.get_text(), default="") >= "\u2e80"
+        ):  # other scripts
             super().draw(renderer)
             return
         anchor = {"left": "l", "center": "m", "right": "r"}[self.get_horizontalalignment()]
@@ -120,7 +123,7 @@ def attention_figure(
     outlines = []
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
-        figure.add_artist(Word(x, y, text, transform=pixels, **style))
+        figure.add_artist(Word(x, y, text, transform=pixels, **as_it_is(), **style))
 
     figure.add_artist(Sheet(sheet))
     for k, (name, panel) in enumerate(zip(["labels and the chosen pixel", *maps], panels, strict=True)):
@@ -262,8 +265,7 @@ def recurrence_figure(
             axis.set(xticks=[], yticks=[])
     counts = np.bincount(np.concatenate([ids.ravel() for ids in labels.values()]), minlength=len(palette))
     shown = [k for k in np.argsort(-counts) if counts[k]][:12]
-    patches = [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*palette[k]), edgecolor="0.5", label=class_names[k]) for k in shown]
-    figure.legend(handles=patches, fontsize=8, frameon=False, loc="outside lower center", ncols=6)
+    class_legend(figure, [class_names[k] for k in shown], [palette[k] for k in shown], fontsize=8, ncols=6)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -280,7 +282,7 @@ def iou_figure(class_names: Sequence[str], iou: Mapping[str, Array], title: str 
         text, colour = ("–", "black") if np.isnan(value) else (f"{value:.1f}", "black" if value > 60 else "white")
         axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     axis.set_xticks(range(len(iou)), list(iou), fontsize=9)
-    axis.set_yticks(range(len(values)), [*(class_names[k] for k in kept), "mean"], fontsize=9)
+    axis.set_yticks(range(len(values)), [*(class_names[k] for k in kept), "mean"], fontsize=9, **as_it_is())
     axis.axhline(len(values) - 1.5, color="white", linewidth=2)
     axis.tick_params(length=0)
     axis.set_title(title, fontsize=11)

@@ -13,13 +13,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ccnet_lab.data.beacons import BEACON, make_scene, on_cross
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import Split
+from ccnet_lab.data.lettering import as_it_is, class_legend
 from ccnet_lab.errors import ImageError, LabError
 from ccnet_lab.explore import figures
 from ccnet_lab.explore.explorer import Explorer, View
@@ -224,8 +224,8 @@ def pair_picture(split: Split, index: int, opacity: float = 0.5) -> Figure:
     for axis, picture, title in zip(figure.subplots(1, 2), (resized(image, size), masked), (f"image {name}", "with its mask"), strict=True):
         axis.imshow(picture)
         axis.set_axis_off()
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10, **as_it_is())
     seen = [k for k in np.unique(labels) if k < split.dataset.num_classes]
-    patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*split.dataset.palette[k]), label=split.dataset.class_names[k]) for k in seen]
-    figure.legend(handles=patches, fontsize=9, frameon=False, loc="outside lower center", ncols=6)
+    names, colours = split.dataset.class_names, split.dataset.palette
+    class_legend(figure, [names[k] for k in seen], [colours[k] for k in seen], fontsize=9, ncols=6)
     return figure

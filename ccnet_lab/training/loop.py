@@ -16,7 +16,7 @@ from ccnet_lab.configs import Config
 from ccnet_lab.data.batches import Batch, steps_per_epoch, training_batches
 from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.datasets import describe, open_split
-from ccnet_lab.data.learnable import check_learnable
+from ccnet_lab.data.learnable import check_learnable, overlap
 from ccnet_lab.errors import ConfigError, RunError, TrainingError
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.weights import load_start, load_weights
@@ -96,6 +96,7 @@ def open_run(folder: Path, config: Config, settings: Settings) -> Run:
     run = Run.open(folder)
     if not run.checkpoints() and not run.weights.is_file():  # nothing to go on with: it begins anew, perhaps with other options
         return run.begin_anew(config)
+    run.follow(get_dataset(config.dataset))
     before, now = run.config.to_dict(), config.to_dict()
     differing = [f"{name} is {before[name]!r} there and {now[name]!r} here" for name in now if before[name] != now[name]]
     if differing:
@@ -115,7 +116,9 @@ class Trainer:
         dataset = get_dataset(config.dataset)
         self.split = open_split(dataset, settings.data)
         self.scored = open_split(dataset, settings.data, dataset.val_split)  # now: what is missing should be missed before the training
-        check_learnable(self.split)
+        check_learnable(self.split, say if group.main else None)
+        if shared := overlap(self.split, self.scored):
+            say(f"warning: {shared}")
         begun = run.training
         self.per_epoch = steps_per_epoch(len(self.split), config.batch_size, 1 if begun else group.world)
         if begun:  # perhaps by another number of processes

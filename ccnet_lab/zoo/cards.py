@@ -228,6 +228,8 @@ def _commands(config: Config, dataset: Dataset) -> list[str]:
     """What to type to measure it."""
     if not dataset.root:
         return ["python scripts/make_demo.py", f"python app.py --model {config.name}"]
+    if dataset.classes:
+        return ["python scripts/prepare_data.py FOLDER --check", "python scripts/train.py CONFIG --own FOLDER --data . --runs runs"]
     train, score = f"python scripts/train.py {config.name} --data ROOT --runs runs", "python scripts/evaluate.py {} --data ROOT"
     ours = [train, score.format(f"runs/{config.name}"), "python scripts/make_cards.py --runs runs"]
     get = [f"python scripts/zoo.py get {config.name} {config.name}.log", score.format(config.name)] if config.published_url else []

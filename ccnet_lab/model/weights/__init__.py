@@ -259,11 +259,12 @@ def stored_config(path: Path) -> Config | None:
     with _open_safetensors(path) as file:
         stored = file.metadata() or {}
     try:
-        if "dataset" in stored:
-            register(json.loads(stored["dataset"]))
+        dataset = register(json.loads(stored["dataset"])) if "dataset" in stored else None
         if "config" not in stored:
             return None
         values = json.loads(stored["config"])
+        if dataset and isinstance(values, dict):
+            values["dataset"] = dataset.key
         if "converted_from" in stored:  # trained elsewhere, where the schedule has always had its floor
             values.setdefault("min_lr", None)
         return Config.from_dict(values)

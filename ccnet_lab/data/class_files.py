@@ -1,0 +1,130 @@
+"""The files that name a data set's classes, ours and those of labelling tools -> names, colours, ids. Folders are own.py's."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ccnet_lab.data.catalog import IGNORE
+from ccnet_lab.errors import DataError
+
+Colour = tuple[int, ...]
+BORDER = (224, 224, 192)  # PASCAL VOC's colour of what is ignored
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names and colours of K classes, the ids that mean them in grey masks (their positions where empty), and the ids that mean nothing."""
+
+    names: list[str]
+    colours: list[Colour]
+    ids: tuple[int, ...] = ()
+    ignored: tuple[int, ...] = ()
+
+
+def read_classes(path: Path) -> Classes:
+    """The classes in one of the `CLASS_FILES`; `DataError` says what was expected."""
+    reader, expected = CLASS_FILES[path.name]
+    try:
+        found = reader(path)
+        if any(len(colour) != 3 or not set(colour) <= set(range(256)) for colour in found.colours):
+            raise ValueError("a colour is three numbers from 0 to 255")
+        if len(found.colours) != len(found.names):
+            raise ValueError(f"there are {len(found.names)} names and {len(found.colours)} colours")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read ({error!r}); expected {expected}") from None
+    names, ids, ignored = found.names, found.ids, found.ignored
+    if len(set(ids)) < len(ids) or not {*ids, *ignored} <= set(range(IGNORE + 1)):
+        raise DataError(f"{path} has the ids {ids} and ignores {ignored}; expected each id once, all from 0 to {IGNORE}")
+    if not names or len(set(names)) < len(names) or (ids and len(ids) != len(names)) or len(names) > IGNORE:
+        expected = f"1 to {IGNORE} different names and as many ids, or no ids"
+        raise DataError(f"{path} has {len(names)} names and {len(ids)} ids; expected {expected}")
+    return found
+
+
+def voc_colour(index: int) -> Colour:
+    """PASCAL VOC's colour of a class index: the bits of the index spread over R, G, B."""
+    return tuple(sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig")
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in _text(path).splitlines() if line.strip()]
+
+
+def _coloured(names: list[str]) -> list[Colour]:
+    return [voc_colour(k) for k in range(len(names))]
+
+
+def _classes_json(path: Path) -> Classes:
+    content = json.loads(_text(path))
+    content = {"names": content} if isinstance(content, list) else content
+    names = [str(name) for name in content["names"]]
+    colours: Iterable[Any] = content.get("palette") or _coloured(names)
+    ignored = content.get("ignore_id", ())
+    ignored = tuple(map(int, ignored)) if isinstance(ignored, list | tuple) else (int(ignored),)
+    return Classes(names, [tuple(map(int, colour)) for colour in colours][: len(names)], tuple(map(int, content.get("ids", ()))), ignored)
+
+
+def _labelmap(path: Path) -> Classes:
+    """CVAT's and Datumaro's: a line `name:r,g,b:parts:actions` per class; what is called "ignored", or has VOC's border colour, is none."""
+    names, colours = list[str](), list[Colour]()
+    for line in _lines(path):
+        if line.startswith("#"):
+            continue
+        fields = line.rsplit(":", 3) if line.count(":") >= 3 else line.split(":")
+        found = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", fields[1] if len(fields) > 1 else "")
+        if not found and len(fields) > 1 and fields[1].strip():
+            raise ValueError(f"the line {line!r} has no colour r,g,b")
+        colour = tuple(map(int, found.groups())) if found else voc_colour(len(names))
+        if colour != BORDER and fields[0].lower() != "ignored":
+            names.append(fields[0])
+            colours.append(colour)
+    return Classes(names, colours)
+
+
+def _class_names(path: Path) -> Classes:
+    """Labelme's: a line per class, at first perhaps `__ignore__`, which is 255 in the masks."""
+    names = [line for line in _lines(path) if line != "__ignore__"]
+    return Classes(names, _coloured(names))
+
+
+def _roboflow(path: Path) -> Classes:
+    """Roboflow's: `Pixel Value, Class`, a row per class."""
+    rows = [row for row in csv.reader(_text(path).splitlines(), skipinitialspace=True) if row]
+    rows = rows[1:] if not rows[0][0].strip().isdigit() else rows
+    names = [", ".join(row[1:]).strip() for row in rows]
+    for other in sorted(path.parent.parent.glob("*/_classes.csv")):  # each of train/, valid/, test/ has one
+        if other != path and other.parent.name.lower() in ("train", "valid", "val", "test") and _text(other).split() != _text(path).split():
+            raise ValueError(f"{other.parent.name}/_classes.csv has other classes")
+    return Classes(names, _coloured(names), tuple(int(row[0]) for row in rows))
+
+
+def _supervisely(path: Path) -> Classes:
+    """Supervisely's: `{"classes": [{"title": ..., "color": "#RRGGBB"}]}`; machine masks count them from 1, 0 has no label."""
+    titles = [(str(row["title"]), tuple(bytes.fromhex(row["color"].removeprefix("#")))) for row in json.loads(_text(path))["classes"]]
+    ids = {title: k for k, (title, _) in enumerate(titles, 1)}
+    machine = path.with_name("obj_class_to_machine_color.json")
+    if machine.is_file():
+        ids |= {str(title): int(colour[0]) for title, colour in json.loads(_text(machine)).items()}
+    names = [title for title, _ in titles]
+    nothing = next(name for name in ("background", "unlabeled", "no label") if name not in names)
+    return Classes([nothing, *names], [(0, 0, 0), *(colour for _, colour in titles)], (0, *(ids[name] for name in names)))
+
+
+# name of the file: its reader, what is expected in it; the first one found counts
+CLASS_FILES: dict[str, tuple[Callable[[Path], Classes], str]] = {
+    "classes.json": (_classes_json, '["name", ...] or {"names": [...], "ignore_id": 255}'),
+    "labelmap.txt": (_labelmap, "a line name:r,g,b:: for each class"),
+    "class_names.txt": (_class_names, "a line for each class"),
+    "_classes.csv": (_roboflow, "Pixel Value, Class, then a row such as 0, background for each class"),
+    "meta.json": (_supervisely, '{"classes": [{"title": "name", "color": "#RRGGBB"}, ...]}'),
+}
