@@ -81,7 +81,7 @@ def test_no_picture_starts_a_program(tmp_path, monkeypatch):
     folder = own(tmp_path / "own", ["a", "b"], [mask] * 6, dict.fromkeys(range(6), EPS))
     (folder / "masks" / "0001.png").write_bytes(EPS)
     report = report_text(examine(open_own(folder), ""))
-    assert "is none of JPEG" in report
+    assert "is a PostScript file" in report
     assert not started.exists()
 
 

@@ -36,7 +36,7 @@ def read_classes(path: Path) -> Classes:
             raise ValueError(f"there are {len(found.names)} names and {len(found.colours)} colours")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
         raise DataError(f"{path} cannot be read ({error!r}); expected {expected}") from None
     names, ids, ignored = found.names, found.ids, found.ignored
     if len(set(ids)) < len(ids) or not {*ids, *ignored} <= set(range(IGNORE + 1)):

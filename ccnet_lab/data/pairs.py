@@ -175,6 +175,8 @@ def read_lines(path: Path, remedy: str = "") -> list[str]:
         raise DataError(f"the list {path} is no UTF-8 text; save it as such") from None
     except OSError as error:
         raise DataError(f"the list {path} cannot be read: {error.strerror}") from None
+    if any("\0" in line for line in lines):  # no file name has it
+        raise DataError(f"the list {path} is no UTF-8 text, it has zero bytes; save it as such")
     if not lines:
         raise DataError(f"the list {path} is empty; {remedy}".rstrip("; "))
     return lines
