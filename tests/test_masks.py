@@ -97,9 +97,8 @@ def test_an_unknown_colour_is_named_with_its_count(tmp_path):
     array[2, 0] = 1, 2, 3
     with pytest.raises(DataError) as caught:
         read_labels(saved(tmp_path / "m.png", array), THREE)
-    assert str(caught.value).startswith(
-        f"{tmp_path / 'm.png'} holds the colour (9, 8, 7) in 2 pixels (and 1 more, in 1 pixel), which is no class of Three"
-    )
+    what = "is a colour picture with the colour (9, 8, 7) in 2 pixels (and 1 more, in 1 pixel), which is no class of Three"
+    assert str(caught.value).startswith(f"{tmp_path / 'm.png'} {what}")
     twins = Dataset("twins", "Twins", "", 0, 0, classes=(("#000000", "a"), ("#ff0000", "b"), ("#ff0000", "c")))
     with pytest.raises(DataError, match=r"the colour \(255, 0, 0\) in 1 pixel,"):
         read_labels(saved(tmp_path / "m.png", np.array([[[255, 0, 0], [0, 0, 0]]], np.uint8)), twins)

@@ -19,6 +19,7 @@ from ccnet_lab.data.class_files import read_classes
 from ccnet_lab.data.datasets import open_own, open_split
 from ccnet_lab.data.doctor import examine, report_text
 from ccnet_lab.data.learnable import check_learnable
+from ccnet_lab.data.masks import read_labels
 from ccnet_lab.data.own import find_own
 from ccnet_lab.errors import DataError
 from ccnet_lab.model.ccnet import build_model
@@ -197,6 +198,12 @@ def test_supervisely_s_overlays_are_refused(tmp_path):
         open_own(folder)
 
 
+def test_the_folder_above_an_export(tmp_path):
+    folder, _, _ = cvat(tmp_path / "up" / "task")
+    with pytest.raises(DataError, match=rf"images is missing; .*; was {folder} meant\?$"):
+        open_own(tmp_path / "up")
+
+
 def test_an_export_without_pictures(tmp_path):
     put(tmp_path / "c" / "SegmentationClass" / "1.png", ids())
     with pytest.raises(DataError, match=r"has SegmentationClass/ but no JPEGImages/; export it again with the pictures"):
@@ -247,6 +254,19 @@ def test_class_files_that_cannot_be(tmp_path, name, text, says):
     with pytest.raises(DataError, match=says) as caught:
         read_classes(put(tmp_path / "set" / name, text))
     assert str(caught.value).count(name) == 1
+
+
+@pytest.mark.parametrize(("stated", "label"), [(True, 2), (False, 1)])
+def test_a_palette_s_colours_count_where_classes_json_has_colours(tmp_path, stated, label):
+    """Index 1 is drawn in the colour of class 2; without stated colours, in one that VOC would give class 2."""
+    classes = {"names": ["a", "b", "c"]} | ({"palette": [[0, 0, 0], [128, 0, 0], [0, 128, 0]]} if stated else {})
+    folder = plain(tmp_path / "own", ["x"], classes=json.dumps(classes))
+    mask = Image.fromarray(ids(), "P")
+    mask.putpalette([0, 0, 0, 0, 128, 0])
+    put(folder / "masks" / "x.png", mask)
+    pairs = [pair for split in ("train", "val") for pair in open_pairs(folder, split)]
+    labels = read_labels(pairs[0].mask, open_own(folder))
+    assert [int(labels[0, 0]), int(labels[20, 20])] == [0, label]
 
 
 def test_roboflow_s_splits_must_have_the_same_classes(tmp_path):

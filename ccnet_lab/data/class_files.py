@@ -23,6 +23,7 @@ class Classes:
     colours: list[Colour]
     ids: tuple[int, ...] = ()
     ignored: tuple[int, ...] = ()
+    coloured: bool = False  # whether the file says the colours, so that masks may be of them; else only their ids count
 
 
 def read_classes(path: Path) -> Classes:
@@ -68,10 +69,13 @@ def _classes_json(path: Path) -> Classes:
     content = json.loads(_text(path))
     content = {"names": content} if isinstance(content, list) else content
     names = [str(name) for name in content["names"]]
-    colours: Iterable[Any] = content.get("palette") or _coloured(names)
+    stated = content.get("palette")
+    colours: Iterable[Any] = stated or _coloured(names)
     ignored = content.get("ignore_id", ())
     ignored = tuple(map(int, ignored)) if isinstance(ignored, list | tuple) else (int(ignored),)
-    return Classes(names, [tuple(map(int, colour)) for colour in colours][: len(names)], tuple(map(int, content.get("ids", ()))), ignored)
+    return Classes(
+        names, [tuple(map(int, colour)) for colour in colours][: len(names)], tuple(map(int, content.get("ids", ()))), ignored, bool(stated)
+    )
 
 
 def _labelmap(path: Path) -> Classes:
@@ -88,7 +92,7 @@ def _labelmap(path: Path) -> Classes:
         if colour != BORDER and fields[0].lower() != "ignored":
             names.append(fields[0])
             colours.append(colour)
-    return Classes(names, colours)
+    return Classes(names, colours, coloured=True)
 
 
 def _class_names(path: Path) -> Classes:
@@ -125,6 +129,7 @@ CLASS_FILES: dict[str, tuple[Callable[[Path], Classes], str]] = {
     "classes.json": (_classes_json, '["name", ...] or {"names": [...], "ignore_id": 255}'),
     "labelmap.txt": (_labelmap, "a line name:r,g,b:: for each class"),
     "class_names.txt": (_class_names, "a line for each class"),
+    "labels.txt": (_class_names, "a line for each class"),
     "_classes.csv": (_roboflow, "Pixel Value, Class, then a row such as 0, background for each class"),
     "meta.json": (_supervisely, '{"classes": [{"title": "name", "color": "#RRGGBB"}, ...]}'),
 }

@@ -79,7 +79,7 @@ def _from_colours(path: Path, colours: Values, dataset: Dataset) -> Values:
     remedy = "give it to a class in classes.json, or labelmap.txt" if dataset.classes else "is it a mask of another data set?"
     remedy = "was it saved with smoothing, or as JPEG?" if len(others) > 20 else remedy
     what = f"the colour {tuple(int(v) for v in colour.to_bytes(3, 'big'))} in {_pixels(count)}{more}"
-    raise DataError(f"{path} holds {what}, which is no class of {dataset.title}; {remedy}")
+    raise DataError(f"{path} is a colour picture with {what}, which is no class of {dataset.title}; {remedy}")
 
 
 def _pixels(count: int) -> str:

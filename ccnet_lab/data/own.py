@@ -47,7 +47,8 @@ def open_own(folder: str | Path) -> Dataset:
     classes = read_classes(layout.classes)
     key = re.sub(r"[^a-z0-9]+", "", folder.name.lower()) or "own"
     rows = tuple(("#{:02x}{:02x}{:02x}".format(*colour), name) for colour, name in zip(classes.colours, classes.names, strict=True))
-    return register(Dataset(key, folder.name, str(folder), 0, 0, classes.ids, classes.ignored, classes=rows))
+    ids = classes.ids or (() if classes.coloured else tuple(range(len(rows))))
+    return register(Dataset(key, folder.name, str(folder), 0, 0, ids, classes.ignored, classes=rows))
 
 
 def layout_of(folder: Path) -> Layout:
@@ -68,7 +69,9 @@ def layout_of(folder: Path) -> Layout:
     if parts := _supervisely(folder):
         return Layout(folder, _classes(folder), parts, folder)
     missing = masks if images.is_dir() else images
-    raise DataError(f"{missing} is missing; {EXPECTED}, {OTHERS}")
+    inside = [path for name in CLASS_FILES for path in folder.glob(f"*/{name}")]  # unpacked into a folder of its own
+    meant = f"; was {inside[0].parent} meant?" if inside else ""
+    raise DataError(f"{missing} is missing; {EXPECTED}, {OTHERS}{meant}")
 
 
 def _classes(*folders: Path) -> Path:
@@ -81,7 +84,7 @@ def _classes(*folders: Path) -> Path:
 
 def _plain(images: Path, masks: Path) -> tuple[Part, ...]:
     """images/ and masks/, and of them the folders that are called as splits are."""
-    own = [path for path in sorted(images.iterdir()) if path.is_dir() and path.name.lower() in SPLITS]
+    own = sorted(path for path in images.iterdir() if path.name.lower() in SPLITS and path.is_dir())
     parts = [Part(path, masks / path.name if (masks / path.name).is_dir() else masks, SPLITS[path.name.lower()]) for path in own]
     return (*parts, Part(images, masks, without=tuple(path.name for path in own)))
 
