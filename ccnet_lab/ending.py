@@ -1,9 +1,13 @@
-"""How a script ends, whatever ends it: in one sentence. Nothing heavy is imported before that; causes are told by training/guards.py."""
+"""How a script ends, whatever ends it: in one sentence. Causes are told by training/guards.py.
+
+Scripts import this before anything that takes seconds, since Ctrl-C may come in those, too.
+"""
 
 import multiprocessing
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 
@@ -25,3 +29,14 @@ def ending(main: Callable[[], int | None]) -> NoReturn:
     for worker in multiprocessing.active_children():  # an interpreter waits for them at its end
         worker.kill()
     sys.exit(code)
+
+
+def _silently(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What is told of an exception that comes while a script still imports: of Ctrl-C nothing but that."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _silently

@@ -17,15 +17,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ccnet_lab.ending import ending
+
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, which is no part of the library
+
 
 from benchmarks.maps import GRIDS, time_maps
 from benchmarks.network import CUDA_SHAPES, SHAPES, time_attention, time_inference
 from benchmarks.samples import CORES, time_samples
 from ccnet_lab.configs import CONFIGS, get_config
-from ccnet_lab.ending import ending
 from ccnet_lab.errors import LabError
 from ccnet_lab.explore.bars import Bar, speed_figure
 from ccnet_lab.model.costs import commit, machine

@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ccnet_lab.ending import ending
+
 from tqdm import tqdm
 
 from ccnet_lab.configs import CONFIGS, Config, get_config
 from ccnet_lab.data.catalog import Dataset, get_dataset
 from ccnet_lab.data.datasets import open_own, open_split
-from ccnet_lab.ending import ending
 from ccnet_lab.errors import ConfigError, LabError, ProtocolError, RunError
 from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.explore.sources import obtain_weights

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ccnet_lab.ending import ending
+
 from ccnet_lab.data.images import read_image
 from ccnet_lab.data.transforms import fit
-from ccnet_lab.ending import ending
 from ccnet_lab.errors import LabError, MissingFileError
 from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.explore.sources import find_weights

@@ -22,15 +22,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ccnet_lab.ending import ending
+
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, which is no part of the library
+
 from torch import Tensor
 
 from benchmarks.network import time_inference
 from benchmarks.samples import make_files
 from ccnet_lab.configs import Config, get_config
-from ccnet_lab.ending import ending
 from ccnet_lab.errors import LabError
 from ccnet_lab.model.attention import FORM, criss_cross_attention, criss_cross_attention_plain
 from ccnet_lab.model.costs import commit, machine

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ccnet_lab.ending import ending
+
 from ccnet_lab.errors import LabError
 from ccnet_lab.runs import Run
 from ccnet_lab.scoring.protocol import deviations

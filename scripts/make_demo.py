@@ -5,10 +5,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from ccnet_lab.ending import ending
+
 import torch
 from tqdm import tqdm
 
-from ccnet_lab.ending import ending
 from ccnet_lab.model.weights import save_weights
 from ccnet_lab.scoring.beacons import HELD_OUT, score_demo
 from ccnet_lab.training.demo import demo_table, train_demo

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ccnet_lab.ending import ending
+
 from ccnet_lab import Explorer
 from ccnet_lab.data.beacons import make_scene
-from ccnet_lab.ending import ending
 from ccnet_lab.explore.workbench import SCENE_SEEDS, first_pixel
 
 CHROMIUM = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ccnet_lab.ending import ending
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,7 +20,6 @@ from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_own
 from ccnet_lab.data.images import read_image
 from ccnet_lab.data.transforms import fit
-from ccnet_lab.ending import ending
 from ccnet_lab.errors import DeviceError, LabError
 from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.explore.sources import obtain_weights

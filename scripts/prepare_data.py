@@ -6,13 +6,14 @@ import sys
 from difflib import get_close_matches
 from pathlib import Path
 
+from ccnet_lab.ending import ending
+
 from ccnet_lab.data.cache import build_cache
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_own, open_split
 from ccnet_lab.data.doctor import examine, histogram_figure, report_text
 from ccnet_lab.data.prepare import KEYS, prepare
 from ccnet_lab.downloads import progress_bar
-from ccnet_lab.ending import ending
 from ccnet_lab.errors import DataError, LabError
 
 

@@ -9,10 +9,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from ccnet_lab.ending import ending
+
 import torch
 from safetensors.torch import load_file
 
-from ccnet_lab.ending import ending
 from ccnet_lab.runs import Run
 
 TIMED = ("images_per_second", "seconds")  # what two equal runs may differ in

@@ -9,8 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-from ccnet_lab.configs import get_config
 from ccnet_lab.ending import ending
+
+from ccnet_lab.configs import get_config
 from ccnet_lab.errors import RunBusyError
 from ccnet_lab.scoring.metrics import miou_text
 from ccnet_lab.training.guards import BUSY, Stopped, cause

@@ -11,8 +11,9 @@ import os
 import sys
 from pathlib import Path
 
-from ccnet_lab.configs import Config
 from ccnet_lab.ending import ending
+
+from ccnet_lab.configs import Config
 from ccnet_lab.errors import LabError
 from ccnet_lab.training import campaign
 from ccnet_lab.training.distributed import choose_device

@@ -3,9 +3,10 @@
 import argparse
 import fnmatch
 
+from ccnet_lab.ending import ending
+
 from ccnet_lab import store
 from ccnet_lab.downloads import progress_bar
-from ccnet_lab.ending import ending
 from ccnet_lab.errors import LabError, MissingFileError, near
 
 

@@ -154,8 +154,8 @@ def test_batch_norm_on_one_value(end):
     code, err, _ = end("none", crop=8, batch=1)
     assert code == 2
     assert time.time() - began < 3 * SOON  # the start included
-    assert err.splitlines()[-1].startswith("train.py: error: batch norm had one value per channel")
-    assert err.endswith("raise --crop or --batch-size; what was saved is kept, go on with --resume\n")
+    assert err.splitlines()[-1].startswith("train.py: error: a crop of 8 x 8 pixels shrinks to a single cell")
+    assert err.endswith("raise --crop, or --batch-size without --accumulate\n")
 
 
 def test_one_of_two_processes(end):

@@ -63,9 +63,12 @@ def test_one_picture_on_one_cell_is_refused_beforehand(door, tmp_path):
     sizes = ["--crop", 8, 8, "--batch-size", 1, "--weights", "none", "--workers", 0, "--device", "cpu", "--steps", 1]
     code, _, err = door("scripts/train.py", "street8", "--data", tmp_path, "--runs", tmp_path / "runs", *sizes)
     assert code == 2
-    assert "a crop of 8 x 8 pixels is one cell at stride 8, on which batch norm cannot be trained one picture at a time" in err
+    assert (
+        "a crop of 8 x 8 pixels shrinks to a single cell within this network, on which batch norm cannot be trained one picture at a time"
+        in err
+    )
     config = get_config("ccnet_resnet50os16_voc")
-    with pytest.raises(ConfigError, match="a crop of 16 x 16 pixels is one cell at stride 16"):
+    with pytest.raises(ConfigError, match="a crop of 16 x 16 pixels shrinks to a single cell"):
         _check_one_picture(replace(config, crop_size=(16, 16)))
     _check_one_picture(replace(config, crop_size=(16, 17)))
 
@@ -189,3 +192,15 @@ def test_a_training_told_to_stop_while_it_begins_ends_without_a_traceback(tmp_pa
         err = process.communicate(timeout=20)[1]
     assert process.returncode == 130
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_while_a_script_still_imports(tmp_path, script):
+    code = "import runpy, sys; sys.argv = sys.argv[1:]\n"
+    code += "class Finder:\n    def find_spec(self, name, *_):\n        if name in ('tqdm', 'ccnet_lab.errors'): raise KeyboardInterrupt\n"
+    code += "sys.meta_path.insert(0, Finder()); runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, str(ROOT / "scripts" / script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode in (130, -signal.SIGINT)
+    assert result.stderr == "stopped\n"

@@ -334,7 +334,7 @@ def _check_one_picture(config: Config) -> None:
         except ValueError:
             size = f"{config.crop_size[0]} x {config.crop_size[1]}"
             raise ConfigError(
-                f"a crop of {size} pixels is one cell at stride {config.output_stride}, on which batch norm cannot be trained one picture "
+                f"a crop of {size} pixels shrinks to a single cell within this network, on which batch norm cannot be trained one picture "
                 "at a time; raise --crop, or --batch-size without --accumulate"
             ) from None
 
