@@ -15,12 +15,13 @@ import resource
 import shutil
 import sys
 import tempfile
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from ccnet_lab.ending import ending
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ TEXTS = ("[", "{", '"', "\ufeff", "\0", "nan", "1e999", "-1", "null", "\\", "../
 
 
 def main() -> int:
-    """Make the inputs, read each, print a table; 1 if there was a fault, 130 on Ctrl-C."""
+    """Make the inputs, read each, print a table; 1 if there was a fault."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--count", type=int, default=5000, help="inputs in all")
     parser.add_argument("--seed", type=int, default=0)
@@ -55,8 +56,6 @@ def main() -> int:
     try:
         kinds = originals(folder)
         found = [fault for first in range(0, args.count, AT_ONCE) for fault in batch(kinds, folder, args, first)]
-    except KeyboardInterrupt:
-        parser.exit(130, "stopped\n")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     told = Counter((kind, what) for kind, what, _ in found)
@@ -232,7 +231,4 @@ def originals(folder: Path) -> dict[str, tuple[list[tuple[str, bytes]], Callable
 
 
 if __name__ == "__main__":
-    started = time.perf_counter()
-    code = main()
-    print(f"{time.perf_counter() - started:.0f} s")
-    sys.exit(code)
+    ending(main)

@@ -24,7 +24,10 @@ def test_it_is_forced_to_disk_before_it_gets_its_name_and_the_name_after(tmp_pat
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("raised", [OSError("no room"), RuntimeError("of torch"), ExportError("it differs"), KeyError("a mistake")])
+@pytest.mark.parametrize(
+    "raised",
+    [OSError("no room"), RuntimeError("PytorchStreamWriter failed"), RuntimeError("worker"), ExportError("differs"), KeyError("a")],
+)
 def test_what_was_there_before_is_untouched(tmp_path, raised):
     path = tmp_path / "a.onnx"
     path.write_text("old")
@@ -33,7 +36,7 @@ def test_what_was_there_before_is_untouched(tmp_path, raised):
         temporary.write_text("half of the n")
         raise raised
 
-    expected = type(raised) if isinstance(raised, ExportError | KeyError) else RunError
+    expected = RunError if "no room" in str(raised) or "Writer" in str(raised) else type(raised)  # torch names its writer
     with pytest.raises(expected) as caught:
         write_whole(path, write, RunError)
     if expected is RunError:
