@@ -76,6 +76,17 @@ def published_file(tmp_path_factory):
 
 
 @pytest.fixture
+def saved(tmp_path):
+    """Save anything by torch under a name; gives the path."""
+
+    def save(content, name="a.pth"):
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.fixture
 def door(monkeypatch, capsys):
     """Run a script as `python SCRIPT WORDS` does, but in this process: (exit code, stdout, stderr)."""
 

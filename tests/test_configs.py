@@ -82,9 +82,9 @@ def test_round_trip_through_plain_values():
 
 def test_catalogue_names_and_colours():
     counts = {"voc": 21, "ade20k": 150, "cityscapes": 19, "camvid": 11, "beacons": 5}
-    assert list(DATASETS)[: len(counts)] == list(counts)  # then those that other tests have opened
-    for key in counts:
-        dataset = DATASETS[key]
+    published = {key: dataset for key, dataset in DATASETS.items() if not dataset.classes}  # the others are tests' own
+    assert list(published) == list(counts)
+    for key, dataset in published.items():
         assert dataset.num_classes == counts[key] == len(set(dataset.class_names))
         assert len(set(dataset.palette)) == counts[key] or key == "ade20k"
         assert not dataset.label_ids or len(dataset.label_ids) == dataset.num_classes

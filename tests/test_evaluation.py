@@ -224,6 +224,18 @@ def test_argmax_some_classes_at_a_time_is_the_argmax(budget, monkeypatch):
         agree(upsampled_labels([logits, other], (101, 153)).numpy(), both)
 
 
+@pytest.mark.parametrize("many", [1, 2])
+def test_large_pictures_are_done_in_strips_with_the_same_labels(many, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    passes = [torch.randn(5, 9, 13, generator=draw) for _ in range(many)]
+    whole, seen, interpolate = upsampled_labels(passes, (101, 77)), [], F.interpolate
+    monkeypatch.setattr(upsample.F, "interpolate", lambda given, size, **how: seen.append(size) or interpolate(given, size=size, **how))
+    monkeypatch.setattr(upsample, "LARGEST", 10 * 77)
+    in_strips = upsampled_labels(passes, (101, 77))
+    assert seen == [size for size in [(10, 77)] * 10 + [(1, 77)] for _ in passes]
+    assert (in_strips == whole).float().mean() > 0.999
+
+
 def test_fast_is_another_protocol_and_nearly_the_same_labels(split, monkeypatch):
     config = dataclasses.replace(get_config("street"), resize=(96, 64), crop_size=(64, 96))
     torch.manual_seed(0)

@@ -42,15 +42,6 @@ def own():
     return OrderedDict(build_model("demo").state_dict())
 
 
-@pytest.fixture
-def saved(tmp_path):
-    def save(content, name="a.pth"):
-        torch.save(content, tmp_path / name)
-        return tmp_path / name
-
-    return save
-
-
 def same(path, own, **how):
     model = build_model("demo")
     load_weights(model, path, **how)

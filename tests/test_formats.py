@@ -96,17 +96,6 @@ def original():
 
 
 @pytest.fixture
-def saved(tmp_path):
-    """Save anything under a name; gives the path."""
-
-    def save(content, name="a.pth"):
-        torch.save(content, tmp_path / name)
-        return tmp_path / name
-
-    return save
-
-
-@pytest.fixture
 def doctor(monkeypatch, capsys):
     """Run the command line; gives (exit code, what it printed, what it complained of)."""
 

@@ -214,6 +214,16 @@ def test_a_pillow_image_stays_on_its_page():
         assert opened.tell() == 1
 
 
+def test_a_pillow_image_keeps_its_file_s_depth_and_is_not_decoded_beyond_the_cap(monkeypatch):
+    dark = np.linspace(0, 2000, 48).reshape(6, 8)
+    with Image.open(io.BytesIO(tiff(dark, 12))) as opened:
+        assert read_image(opened).max() == 125
+    with Image.open(io.BytesIO(saved(Image.new("1", (9000, 9000))))) as opened:
+        monkeypatch.setattr(type(opened), "load", lambda *_: pytest.fail("decoded"))
+        with pytest.raises(ImageError, match="9000 x 9000"):
+            read_image(opened)
+
+
 @pytest.mark.parametrize(("start", "kind"), [
     (b"8BPS\0\1", "Photoshop"), (b"\x89HDF\r\n", "HDF5"), (b"%PDF-1.7", "PDF"), (b"<svg xmlns=''>", "SVG"), (b"\0\0\0\x18ftypheic", "HEIC"),
     (b"\n<!DOCTYPE html>", "HTML"), (b"\0\0\0\x0cjP  \r\n", "JPEG 2000"), (b"PK\3\4", "zip"),

@@ -499,3 +499,10 @@ def test_a_run_follows_its_data_to_a_copy(tmp_path):
     assert get_dataset(run.config.dataset).root == str(copy)
     stored = stored_config(run.weights)
     assert get_dataset(stored.dataset).class_names == ("ground", "thing")
+
+
+def test_a_strange_file_among_human_masks_is_told_by_the_reader_of_masks(tmp_path):
+    folder, *_ = supervisely(tmp_path / "kiwis", "masks_human")
+    (folder / "ds0" / "masks_human" / "IMG 0.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    report = report_text(examine(open_own(folder), ""))
+    assert "IMG 0.png cannot be read as a mask: it is none of PNG" in report

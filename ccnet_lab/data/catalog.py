@@ -22,9 +22,7 @@ class Dataset:
     root: str  # its folder below the data root, in whatever case; "" for generated data
     train_images: int  # in `train_split`; 0 where it isn't known beforehand
     val_images: int  # in `val_split`, alike
-    label_ids: tuple[
-        int, ...
-    ] = ()  # the id in the mask files of class 0, 1, ...; empty where ids are the classes already, or colours come first
+    label_ids: tuple[int, ...] = ()  # the id in the masks of class 0, 1, ...; empty where ids are the classes, or colours come first
     ignored_ids: tuple[int, ...] = ()  # ids in the mask files that stand for no class; `IGNORE` always does
     train_split: str = "train"  # what is trained on
     val_split: str = "val"  # what is scored on

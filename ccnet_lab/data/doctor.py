@@ -99,10 +99,8 @@ def examine(dataset: Dataset, root: str | Path, *, workers: int | None = None, p
     accounts = account(dataset, [split for split, _, _ in opened])
     with ThreadPoolExecutor(workers) as pool:
         for split, expected, fault in opened:
-            pixels, faults = (
-                np.zeros(dataset.num_classes + 1, np.int64),
-                [*([fault] if fault else []), *accounts.faults.get(split.name, ())],
-            )
+            pixels = np.zeros(dataset.num_classes + 1, np.int64)
+            faults = [*([fault] if fault else []), *accounts.faults.get(split.name, ())]
             for found in pool.map(lambda index, split=split: _count(split, index), range(len(split))):
                 if isinstance(found, str):
                     faults.append(found)

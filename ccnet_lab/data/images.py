@@ -48,7 +48,7 @@ def read_image(source: Any, as_published: bool = False, turned: bool = True) -> 
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _decode(source.copy(), "the picture", as_published, turned)
+        return _decode(source, "the picture", as_published, turned)
     if isinstance(source, bytes | bytearray):
         file: Any = io.BytesIO(source)
         name = f"a file of {len(source):,} bytes"

@@ -4,11 +4,13 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ccnet_lab.data.catalog import Dataset, register
 from ccnet_lab.data.class_files import CLASS_FILES, read_classes
+from ccnet_lab.data.images import open_picture
 from ccnet_lab.data.pairs import ENDINGS, Files, Item, Pair, Part, find, gather, read_lines
 from ccnet_lab.errors import DataError
 
@@ -124,13 +126,13 @@ def _supervisely(folder: Path) -> tuple[Part, ...]:
 
 def _refuse_overlays(masks: Path, images: Path) -> None:
     """Supervisely's masks for people are, in most of its exports, the picture beside itself painted over: nothing to read labels from."""
-    from PIL import Image
-
     for mask in sorted(masks.glob("*.png"))[:1]:
         for image in (path for path in images.iterdir() if path.stem == mask.stem and path.suffix.lower() in ENDINGS):
-            with Image.open(mask) as drawn, Image.open(image) as picture:
-                if drawn.width == 2 * picture.width:
-                    raise DataError(f"{masks} holds pictures beside painted pictures, not labels; export again with machine masks")
+            widths = None
+            with suppress(OSError, ValueError, SyntaxError), open_picture(mask) as drawn, open_picture(image) as picture:
+                widths = drawn.width, picture.width
+            if widths and widths[0] == 2 * widths[1]:
+                raise DataError(f"{masks} holds pictures beside painted pictures, not labels; export again with machine masks")
 
 
 def _has_pictures(folder: Path) -> bool:

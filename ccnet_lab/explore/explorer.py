@@ -23,7 +23,7 @@ from ccnet_lab.explore.maps import Step
 from ccnet_lab.explore.pictures import clip_level
 from ccnet_lab.explore.sources import obtain_weights
 from ccnet_lab.model.ccnet import CCNet, build_model
-from ccnet_lab.model.upsample import check_finite, upsampled_labels
+from ccnet_lab.model.upsample import check_finite, resized_rows, upsampled_labels
 from ccnet_lab.model.weights import load_weights, read_config
 
 Floats = NDArray[np.float32]
@@ -257,8 +257,8 @@ class View:
 
     def _softmax_at(self, logits: Tensor, x: int, y: int) -> Tensor:
         """(B, K) softmax at pixel (x, y) of any logits (B, K, h, w) of this view's grid, resized to the image."""
-        rows = _resized_rows(logits, self.size[0], y, y + 1)  # (B, K, 1, w)
-        columns = _resized_rows(rows.mT, self.size[1], x, x + 1)  # (B, K, 1, 1)
+        rows = resized_rows(logits, self.size[0], y, y + 1)  # (B, K, 1, w)
+        columns = resized_rows(rows.mT, self.size[1], x, x + 1)  # (B, K, 1, 1)
         return torch.softmax(columns.flatten(1), dim=1)
 
     def near(self, x: int, y: int) -> tuple[slice, slice]:
@@ -319,13 +319,3 @@ def _usable(device: str | torch.device) -> torch.device:
 
 def _array(tensor: Tensor) -> Floats:
     return np.asarray(tensor.detach().cpu().float())
-
-
-def _resized_rows(logits: Tensor, height: int, first: int, last: int) -> Tensor:
-    """Rows first..last of (B, K, h, w) resized to `height` rows, bilinear, align_corners False: (B, K, last - first, w)."""
-    rows = logits.shape[2]
-    centre = ((torch.arange(first, last, device=logits.device) + 0.5) * (rows / height) - 0.5).clamp(min=0)
-    above = centre.long().clamp(max=rows - 1)
-    below = (above + 1).clamp(max=rows - 1)
-    share = (centre - above).to(logits.dtype)[:, None]
-    return logits[:, :, above] * (1 - share) + logits[:, :, below] * share

@@ -51,9 +51,8 @@ class Word(Text):
 
     def draw(self, renderer: Any) -> None:
         """Draw it with Pillow where the figure becomes pixels, and as text in a PDF or an SVG."""
-        if (
-            not isinstance(renderer, RendererAgg) or "\n" in self.get_text() or max(self.get_text(), default="") >= "\u2e80"
-        ):  # other scripts
+        other_script = max(self.get_text(), default="") >= "\u2e80"
+        if not isinstance(renderer, RendererAgg) or "\n" in self.get_text() or other_script:
             super().draw(renderer)
             return
         anchor = {"left": "l", "center": "m", "right": "r"}[self.get_horizontalalignment()]
