@@ -155,6 +155,45 @@ def test_exports_are_taken_as_they_are(tmp_path, tool):
     assert [int(labels[0, 0]), int(labels[20, 20]), int(labels[40, 20])] == [nothing, *values]
 
 
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """What Datumaro 1.13.12 and label-studio-sdk 2.1.2 themselves wrote of four small pictures, and the labels they were given."""
+    folder = tmp_path_factory.mktemp("exports")
+    shutil.unpack_archive(Path(__file__).parent / "data" / "exports.zip", folder)
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["voc", "voc_ids", "voc_meta", "camvid", "camvid_meta", "kitti", "cityscapes"])
+def test_what_datumaro_writes(exports, layout):
+    dataset = open_own(exports / layout)
+    assert dataset.class_names == ("background", "cat", "big dog", "tree")
+    assert dataset.palette[1:3] == ((128, 0, 0), (0, 128, 64))
+    report = examine(dataset, "")
+    assert report.fine, report_text(report)
+    splits = [open_split(dataset, "", split) for split in ("train", "val")]
+    assert [len(split) for split in splits] == [3, 1]
+    truth = np.load(exports / "truth.npz")
+    for split in splits:
+        for k in range(len(split)):
+            assert np.array_equal(split.read(k).labels, truth[split.pairs[k].image.stem.removesuffix("_leftImg8bit")])
+
+
+@pytest.mark.parametrize(
+    ("layout", "says"),
+    [
+        ("coco_instances", r"COCO.*, no masks; export it again as Segmentation mask.*datum convert -i FOLDER"),
+        ("datumaro", r"Datumaro.*, no masks; export it again"),
+        (
+            "label_studio",
+            r"Label Studio's masks, one for each label .*task-1-annotation-2-by-.*; put the labels of a picture into one mask",
+        ),
+    ],
+)
+def test_exports_without_masks_of_pictures(exports, layout, says):
+    with pytest.raises(DataError, match=says):
+        open_own(exports / layout)
+
+
 @pytest.mark.parametrize("tool", ["cvat", "roboflow", "supervisely"])
 def test_an_export_goes_from_the_doctor_to_a_score(tmp_path, tool):
     folder, names, _ = EXPORTS[tool](tmp_path / tool)
@@ -225,6 +264,10 @@ def test_an_export_without_pictures(tmp_path):
         ("labelmap.txt", "one:::\ntwo:::\n", ["one", "two"], {"colour": (0, 0, 0)}),
         ("class_names.txt", "__ignore__\n_background_\n\na b, c\n", ["_background_", "a b, c"], {}),
         ("_classes.csv", 'Pixel Value, Class\r\n0, background\r\n7, "a, b"\r\n', ["background", "a, b"], {"ids": (0, 7)}),
+        ("label_colors.txt", "# r g b\n0 0 0 Void\n64 128 64 Big  Animal\n", ["Void", "Big  Animal"], {"colour": (0, 0, 0)}),
+        ("label_colors.txt", "Void\nAnimal\n", ["Void", "Animal"], {}),
+        ("dataset_meta.json", '{"labels": ["a", "b"]}', ["a", "b"], {}),
+        ("dataset_meta.json", '{"label_map": {"3": "b", "1": "a"}}', ["a", "b"], {"ids": (1, 3)}),
         ("meta.json", '{"classes": [{"title": "background", "color": "#010203"}]}', ["unlabeled", "background"], {"ids": (0, 1)}),
         ("classes.json", '\ufeff["background", "_crack", "price $5", "道路"]', ["background", "_crack", "price $5", "道路"], {}),
     ],
@@ -246,6 +289,8 @@ def test_class_files(tmp_path, name, text, names, more):
         ("class_names.txt", "a\na\n", "expected 1 to 255 different names"),
         ("_classes.csv", "Pixel Value, Class\nx, y\n", "Pixel Value, Class, then a row such as"),
         ("_classes.csv", "", "Pixel Value, Class, then a row such as"),
+        ("label_colors.txt", "1 2 900 a\n", "a line r g b name for each class"),
+        ("dataset_meta.json", "{}", "label_map"),
         ("meta.json", "[]", '"color": "#RRGGBB"'),
         ("meta.json", '{"classes": [{"title": "a", "color": "red"}]}', '"color": "#RRGGBB"'),
     ],

@@ -95,6 +95,25 @@ def _labelmap(path: Path) -> Classes:
     return Classes(names, colours, coloured=True)
 
 
+def _label_colors(path: Path) -> Classes:
+    """Datumaro's and CVAT's of the layouts CamVid, KITTI and Cityscapes: a line `r g b name` per class, or only `name`."""
+    found = [re.fullmatch(r"(?:(\d+)\s+(\d+)\s+(\d+)\s+)?(.+)", line) for line in _lines(path) if not line.startswith("#")]
+    rows = [match.groups() for match in found if match]
+    coloured = any(row[0] for row in rows)
+    colours = [tuple(map(int, row[:3])) if row[0] else voc_colour(k) for k, row in enumerate(rows)]
+    return Classes([row[3] for row in rows], colours, coloured=coloured)
+
+
+def _dataset_meta(path: Path) -> Classes:
+    """Datumaro's: `label_map` of position and name with `segmentation_colors`, or only `labels`."""
+    content = json.loads(_text(path))
+    by_id = {int(k): str(name) for k, name in content.get("label_map", {}).items()} or dict(enumerate(map(str, content["labels"])))
+    ids = sorted(by_id)
+    stated = content.get("segmentation_colors") or ()
+    colours = [tuple(map(int, stated[k])) if stated else voc_colour(k) for k in ids]
+    return Classes([by_id[k] for k in ids], colours, () if ids == [*range(len(ids))] else tuple(ids), coloured=bool(stated))
+
+
 def _class_names(path: Path) -> Classes:
     """Labelme's: a line per class, at first perhaps `__ignore__`, which is 255 in the masks."""
     names = [line for line in _lines(path) if line != "__ignore__"]
@@ -128,6 +147,8 @@ def _supervisely(path: Path) -> Classes:
 CLASS_FILES: dict[str, tuple[Callable[[Path], Classes], str]] = {
     "classes.json": (_classes_json, '["name", ...] or {"names": [...], "ignore_id": 255}'),
     "labelmap.txt": (_labelmap, "a line name:r,g,b:: for each class"),
+    "label_colors.txt": (_label_colors, "a line r g b name for each class"),
+    "dataset_meta.json": (_dataset_meta, '{"label_map": {"0": "name", ...}, "segmentation_colors": [[r, g, b], ...]}'),
     "class_names.txt": (_class_names, "a line for each class"),
     "labels.txt": (_class_names, "a line for each class"),
     "_classes.csv": (_roboflow, "Pixel Value, Class, then a row such as 0, background for each class"),

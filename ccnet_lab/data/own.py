@@ -18,7 +18,14 @@ SPLITS = {  # as folders and lists are called, in lower case
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
 }  # fmt: skip
 EXPECTED = "a data set of your own is a folder with images/, masks/ and classes.json"
-OTHERS = "or an export of CVAT or Datumaro (Segmentation mask), Roboflow (Semantic Segmentation Masks), labelme2voc or Supervisely"
+OTHERS = (
+    "or an export of CVAT or Datumaro (Segmentation mask, CamVid, Cityscapes or KITTI), Roboflow (Semantic Segmentation Masks), "
+    "labelme2voc or Supervisely"
+)
+POLYGONS = {  # what tools write instead of masks
+    "annotations/*.json": "annotations in JSON (COCO, Datumaro)", "*/_annotations.coco.json": "COCO's JSON",
+    "annotations.xml": "CVAT's polygons", "data.yaml": "YOLO's polygons", "*.json": "annotations in JSON",
+}  # fmt: skip
 VOC_MASKS = ("SegmentationClassPNG", "SegmentationClass", "SegmentationClassAug")
 
 
@@ -38,8 +45,8 @@ def open_own(folder: str | Path) -> Dataset:
 
     `classes.json` is a list of class names, or an object with `names` and, as wanted, `palette` ([r, g, b] each), `ids` (the mask's id of
     each class; their positions otherwise) and `ignore_id` (one id or a list; 255 is always ignored). Its key is the folder's name.
-    As they are taken exports of CVAT and Datumaro (VOC layout, `labelmap.txt`), Roboflow (`_classes.csv`), labelme2voc (`class_names.txt`)
-    and Supervisely (`meta.json`).
+    As they are taken exports of CVAT and Datumaro (layouts of VOC, CamVid, Cityscapes and KITTI; `labelmap.txt`, `label_colors.txt` or
+    `dataset_meta.json`), Roboflow (`_classes.csv`), labelme2voc (`class_names.txt`) and Supervisely (`meta.json`).
 
     Raises:
         DataError: a part of the folder is missing or unreadable.
@@ -66,10 +73,13 @@ def layout_of(folder: Path) -> Layout:
         return Layout(folder, _classes(folder), (Part(folder / "JPEGImages", voc),), lists, partial=True)
     if voc:
         raise DataError(f"{folder} has {voc.name}/ but no JPEGImages/; export it again with the pictures, or put them there")
+    if parts := _benchmarks(folder):
+        return Layout(folder, _classes(folder), parts, folder, partial=True)
     if parts := _split_folders(folder):
         return Layout(folder, _classes(folder, *(part.images for part in parts), *(part.images.parent for part in parts)), parts, folder)
     if parts := _supervisely(folder):
         return Layout(folder, _classes(folder), parts, folder)
+    _refuse_what_holds_no_masks(folder)
     missing = masks if images.is_dir() else images
     inside = [path for name in CLASS_FILES for path in folder.glob(f"*/{name}")]  # unpacked into a folder of its own
     meant = f"; was {inside[0].parent} meant?" if inside else ""
@@ -89,6 +99,42 @@ def _plain(images: Path, masks: Path) -> tuple[Part, ...]:
     own = sorted(path for path in images.iterdir() if path.name.lower() in SPLITS and path.is_dir())
     parts = [Part(path, masks / path.name if (masks / path.name).is_dir() else masks, SPLITS[path.name.lower()]) for path in own]
     return (*parts, Part(images, masks, without=tuple(path.name for path in own)))
+
+
+def _benchmarks(folder: Path) -> tuple[Part, ...]:
+    """Tools' exports in the layouts of CamVid (<split>/, <split>annot/), KITTI (<split>/image_2, semantic_rgb) and Cityscapes."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    camvid = [Part(path, mask, SPLITS.get(path.name.lower(), "")) for path in inside if (mask := folder / f"{path.name}annot").is_dir()]
+    kitti = [
+        Part(path / "image_2", path / name, SPLITS.get(path.name.lower(), ""))
+        for path in inside
+        for name in [next((n for n in ("semantic_rgb", "semantic") if (path / n).is_dir()), "")]
+        if name and (path / "image_2").is_dir()
+    ]
+    left, fine = (
+        next((folder / name for name in ("leftImg8bit", "imgsFine/leftImg8bit") if (folder / name).is_dir()), None),
+        folder / "gtFine",
+    )
+    splits = sorted(path for path in left.iterdir() if path.is_dir()) if left else []
+    suffixes = ("_leftImg8bit", "_gtFine_labelIds")
+    cityscapes = [Part(path, fine / path.name, SPLITS.get(path.name.lower(), ""), suffixes=suffixes) for path in splits]
+    return tuple(camvid or kitti or [part for part in cityscapes if part.masks.is_dir()])
+
+
+def _refuse_what_holds_no_masks(folder: Path) -> None:
+    """Say what came and how to get masks, for exports of polygons, and of Label Studio's brush."""
+    brush = [path.name for place in (folder, folder / "masks") for path in place.glob("task-*-annotation-*.png")]
+    if brush:
+        raise DataError(
+            f"{folder} holds Label Studio's masks, one for each label and without the names of their pictures ({brush[0]}); put the labels "
+            f"of a picture into one mask of its name, for which Label Studio's JSON export has the task of each picture: {EXPECTED}"
+        )
+    for pattern, what in POLYGONS.items():
+        if next(folder.glob(pattern), None) and not (folder / "masks").is_dir():
+            raise DataError(
+                f"{folder} holds {what}, no masks; export it again as Segmentation mask or Semantic Segmentation Masks, "
+                "or convert it: pip install 'datumaro[cli]', then datum convert -i FOLDER -f voc_segmentation -- --save-media"
+            )
 
 
 def _split_folders(folder: Path) -> tuple[Part, ...]:

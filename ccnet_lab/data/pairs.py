@@ -31,6 +31,7 @@ class Part(NamedTuple):
     split: str = ""
     prefix: str = ""  # of the pairs' names
     without: tuple[str, ...] = ()  # folders in `images` that are parts of their own
+    suffixes: tuple[str, str] = ("", "")  # of the names of pictures and masks, before the ending; files without them are others' business
 
 
 class Item(NamedTuple):
@@ -62,11 +63,11 @@ def gather(parts: Iterable[Part]) -> Files:
     """Every picture of the parts with its mask, and every file that is neither."""
     files, masks, used = Files(), dict[Path, None](), set[Path]()
     for part in parts:
-        images = _files(part.images, part.without)
+        images = _files(part.images, part.without, part.suffixes[0])
         if part.masks == part.images:  # the masks are those that are called so
             images, its = ({n: path for n, path in images.items() if bool(_SUFFIX.search(path.stem)) is mask} for mask in (False, True))
         else:
-            its = _files(part.masks)
+            its = _files(part.masks, suffix=part.suffixes[1])
         files.strange += [path for some in (images, its) for path in some.values() if not path.name.lower().endswith(ENDINGS)]
         its = {name: path for name, path in its.items() if name.lower().endswith(ENDINGS)}
         masks |= dict.fromkeys(its.values())
@@ -76,8 +77,11 @@ def gather(parts: Iterable[Part]) -> Files:
     return files
 
 
-def _files(folder: Path, without: tuple[str, ...] = ()) -> dict[str, Path]:
-    """The files below a folder by their names in it, sorted; without hidden ones, and those that tools put there for themselves."""
+def _files(folder: Path, without: tuple[str, ...] = (), suffix: str = "") -> dict[str, Path]:
+    """The files below a folder by their names in it, sorted; without hidden ones, and those that tools put there for themselves.
+
+    With a `suffix`, only `a<suffix>.png` and the like, which are called `a.png` then.
+    """
     found = {}
     for top, folders, names in os.walk(folder):
         inside = Path(top).relative_to(folder).as_posix()
@@ -88,7 +92,10 @@ def _files(folder: Path, without: tuple[str, ...] = ()) -> dict[str, Path]:
                 names.append(name)
         for name in names:
             if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini", "_classes.csv"):
-                found[name if inside == "." else f"{inside}/{name}"] = Path(top, name)
+                stem, ending = _without_ending(name), name[len(_without_ending(name)) :]
+                if stem.endswith(suffix):
+                    called = stem.removesuffix(suffix) + ending
+                    found[called if inside == "." else f"{inside}/{called}"] = Path(top, name)
     return dict(sorted(found.items()))
 
 
