@@ -17,6 +17,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ccnet_lab.ending import ending
+
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import: nothing leaves this machine unasked
 
 import gradio as gr
@@ -124,6 +126,12 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
             around = dict(zip([about_model, notice, legend], bench.around(scene), strict=True))
             return {models: scene.model, size: scene.short_side, steps: scene.recurrence, upload: None, truth: "", **around, **image(scene)}
 
+        def on_show(at: dict[str, Any]) -> Scene:
+            """The visitor's scene; `ImageError` where gradio lost it and gives what every visitor begins with."""
+            if not at["file"]:
+                raise ImageError("the app was restarted, or this page lay idle too long, and your picture is gone; load the page again")
+            return Scene(**at)
+
         def told(callback: Callable[..., Any], **emptied: gr.components.Component) -> Callable[..., Any]:
             """The callback; what goes wrong in it is told above the picture, and everything but what is `emptied` stays as it was."""
 
@@ -131,7 +139,13 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
                 at = args[0] if args and isinstance(args[0], dict) else {}
                 return {problem: words, **({models: at["model"], upload: None} if "model" in at else {}), **dict.fromkeys(emptied.values())}
 
-            return _safely(callback, failed)
+            @functools.wraps(callback)
+            def known(at: Any, *args: Any) -> Any:
+                if callback is not load and isinstance(at, dict):
+                    on_show(at)
+                return callback(at, *args)
+
+            return _safely(callback if inspect.isgeneratorfunction(callback) else known, failed)
 
         def load(at: dict[str, Any], request: gr.Request) -> Any:
             scene, opened, more, trouble = Scene(**at), TABS[0], {}, ""
@@ -228,7 +242,7 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         asked_at, found = gr.State({}), gr.State("")
 
         def test(at: dict[str, Any]) -> Any:
-            for html in dashboards.truth(bench, Scene(**at)):
+            for html in dashboards.truth(bench, on_show(at)):
                 yield {truth: html if "<img" not in html else gr.skip(), found: html, asked_at: at}
 
         def not_tested(words: str, at: dict[str, Any]) -> dict[Any, Any]:
@@ -500,4 +514,4 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending(main)

@@ -134,6 +134,9 @@ def corpus():
         chunks = ([gama(gamma)] if gamma else []) + ([chrm(primaries)] if primaries else [])
         name = {None: "no", SRGB: "sRGB", P3: "P3", ADOBE: "Adobe"}[primaries]
         yield f"PNG {mode} gAMA {gamma} cHRM {name}", with_chunks(saved(scene(mode), "PNG"), *chunks), None
+    for code, mode in product(((1, 13), (12, 13), (9, 13), (1, 8), (1, 4), (1, 5)), ("L", "RGB", "RGBA")):
+        yield f"PNG {mode} cICP {code}", with_chunks(saved(scene(mode), "PNG"), (b"cICP", bytes((*code, 0, 1)))), None
+    yield "PNG cICP beside iCCP", with_chunks(saved(scene(), "PNG", icc_profile=profile(ADOBE)), (b"cICP", bytes((12, 13, 0, 1)))), None
     yield "PNG sRGB beside gAMA", with_chunks(saved(scene(), "PNG"), gama(1.0), chrm(P3), (b"sRGB", b"\0")), None
     yield "PNG iCCP beside gAMA", with_chunks(saved(scene(), "PNG", icc_profile=profile(ADOBE, 2.2)), gama(1.0)), None
     yield "PNG broken iCCP", saved(scene(), "PNG", icc_profile=profile()[:90]), None

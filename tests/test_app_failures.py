@@ -37,8 +37,9 @@ def block(blocks, element):
 
 
 def answers(blocks, function, **given):
-    """All that a callback answers, called as gradio does, with what its inputs hold at the start."""
+    """All that a callback answers, called as gradio does, with what its inputs hold at the start and a picture on show."""
     fn, values = function.fn, [given.get(getattr(part, "elem_id", None), getattr(part, "value", None)) for part in function.inputs]
+    values = [{**value, "file": "shown.png"} if isinstance(value, dict) and "file" in value else value for value in values]
     request = SimpleNamespace(query_params={}, session_hash="a", index=0)
     wanted = [p for p in inspect.signature(fn).parameters.values() if p.kind is not p.VAR_POSITIONAL]
     values += [request] * (len(wanted) - len(values))
@@ -125,7 +126,7 @@ def test_a_path_that_holds_as_can_be_opened(tmp_path):
     assert source_and_config(f"{path} as demo_r1") == (path, "demo_r1")
     assert source_and_config("a.pth as ccnet_resnet50os8_vox") == ("a.pth", "ccnet_resnet50os8_vox")
     assert source_and_config("gone as such/model.pth") == ("gone as such/model.pth", None)
-    with pytest.raises(ConfigError, match="neither a model's name nor a file"):
+    with pytest.raises(ConfigError, match="there is no file or run folder"):
         Explorer.open("gone as such/model.pth")
     link = links.Link(image="0" * 32, weights="0" * 32, model=f"{path} as demo", config="demo")
     assert f"Explorer.open({path!r}, config='demo')" in links.python_of(link, "'a.png'")
@@ -173,3 +174,14 @@ def test_on_a_generated_scene_the_words_name_the_beacon(built):
     assert "<span>background</span><b><s style='width:99" not in answer.split("it looks at")[1]
     photograph = bench.answer(bench.with_image(scene, bench.examples[-1]))[1]
     assert "beacon" not in photograph
+
+
+def test_a_page_whose_session_is_gone_says_so(built):
+    """After a restart gradio gives an open page the state it began with; answering for that picture would be silently wrong."""
+    _, blocks = built
+    slide = next(f for f in blocks.fns.values() if (block(blocks, "labels")._id, "input") in f.targets)
+    state = next(iter(slide.inputs))
+    told = parts(slide.fn({**state.value, "file": ""}, 0.4))
+    assert "your picture is gone; load the page again" in told["problem"]
+    assert "stage" not in told
+    assert "stage" in parts(slide.fn({**state.value, "file": "shown.png"}, 0.4))

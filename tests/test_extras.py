@@ -198,3 +198,25 @@ def test_where_the_stride_stays_open_the_names_can_be_typed(saved, forgetting):
         read_config(path)
     config = read_config(path, "ccnet_resnet50os16_voc")
     assert (config.output_stride, get_dataset(config.dataset).class_names) == (16, ("soil", "crop", "weed"))
+
+
+@pytest.mark.parametrize("beside", ["ce_loss.weight", "criterion_main.ce.weight", "train_metrics.confmat", "mean"])
+def test_a_wrapped_network_beside_tensors_of_others(own, tmp_path, beside):
+    wrapped = {f"model.{name}": value for name, value in own.items()} | {beside: torch.ones(3)}
+    torch.save({"state_dict": wrapped}, tmp_path / "a.ckpt")
+    with warnings.catch_warnings(record=True):
+        assert same(tmp_path / "a.ckpt", own)
+    found = unwrap({"state_dict": wrapped})
+    assert found.aside == (beside,)
+    two = wrapped | {f"net.{name}": value for name, value in own.items()}
+    with pytest.raises(WeightsError):
+        load_weights(build_model("demo"), {"state_dict": two})
+
+
+def test_numpy_arrays_and_torchscript_are_called_what_they_are(own, tmp_path):
+    torch.save({name: value.numpy() for name, value in own.items()}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="is a NumPy array; expected names with tensors"):
+        load_weights(build_model("demo"), tmp_path / "a.pth")
+    torch.jit.save(torch.jit.script(torch.nn.Conv2d(1, 1, 1)), tmp_path / "b.pt")
+    with pytest.raises(WeightsError, match=r"b.pt is a TorchScript program; expected a state dict"):
+        load_weights(build_model("demo"), tmp_path / "b.pt")

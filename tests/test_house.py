@@ -89,7 +89,7 @@ def test_a_file_opens_with_one_sentence(path):
 
 def test_files_and_library_stay_small():
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in LIBRARY}
-    assert sum(lines.values()) < 14_300
+    assert sum(lines.values()) < 14_500
     assert [path.name for path, count in lines.items() if count > 360] == []
 
 

@@ -241,3 +241,50 @@ def test_as_published_is_what_opencv_decodes(tmp_path):
         expected = cv2.cvtColor(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
         assert np.array_equal(read_image(content, as_published=True), expected)
         assert np.array_equal(read_image(content), expected) == bool(number)
+
+
+def by_hand(samples, bits, **tags):
+    """A little-endian TIFF of one strip per plane of `samples`, (planes, H, W), as it would be laid out by hand."""
+    planes, height, width = samples.shape
+    data = samples.astype(f"<u{bits // 8}").tobytes()
+    entries = {256: (4, [width]), 257: (4, [height]), 258: (3, [bits] * planes), 259: (3, [1]), 262: (3, [tags.get("photometric", 1)])}
+    size = len(data) // planes
+    entries |= {273: (4, [8 + k * size for k in range(planes)]), 277: (3, [planes]), 278: (4, [height]), 279: (4, [size] * planes)}
+    entries |= {284: (3, [2 if planes > 1 else 1]), 339: (3, [1] * planes)}
+    at = 8 + len(data) + 2 + 12 * len(entries) + 4
+    table, more = struct.pack("<H", len(entries)), b""
+    for tag, (kind, values) in sorted(entries.items()):
+        packed = b"".join(struct.pack("<H" if kind == 3 else "<I", v) for v in values)
+        field = packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack("<I", at + len(more))
+        more += packed if len(packed) > 4 else b""
+        table += struct.pack("<HHI", tag, kind, len(values)) + field
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + table + struct.pack("<I", 0) + more
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_tiffs_of_every_depth_with_white_at_either_end(bits, photometric):
+    ramp = np.linspace(0, 2**bits - 1, 48).round().reshape(1, 6, 8)
+    if (bits, photometric) == (32, 0):
+        with pytest.raises(ImageError, match="of a sort that is not read here"):
+            read_image(by_hand(ramp, bits, photometric=0))
+        return
+    seen = read_image(by_hand(ramp, bits, photometric=photometric))[..., 0]
+    wanted = ramp[0] * 255 / (2**bits - 1)
+    assert np.abs(seen - (wanted if photometric else 255 - wanted)).max() <= 1
+
+
+def test_what_pillow_would_decode_wrongly_is_refused_in_words(picture):
+    planes = np.moveaxis(picture(6, 8), -1, 0)
+    assert np.array_equal(read_image(by_hand(planes, 8, photometric=2)), picture(6, 8))
+    with pytest.raises(ImageError, match="is a TIFF with more than 8 bits a channel in separate planes"):
+        read_image(by_hand(planes.astype(int) * 257, 16, photometric=2))
+    png = saved(Image.fromarray(picture(6, 8)))
+    with pytest.raises(ImageError, match="is a PNG as Xcode packs it for iPhones"):
+        read_image(png[:8] + struct.pack(">I", 4) + b"CgBI" + b"P\0 \6" + struct.pack(">I", zlib.crc32(b"CgBIP\0 \6")) + png[8:])
+    with pytest.raises(ImageError, match=r"codes its colours as 9-16-0 \(cICP\), such as high dynamic range"):
+        read_image(
+            png[:33] + struct.pack(">I", 4) + b"cICP" + bytes((9, 16, 0, 1)) + struct.pack(">I", zlib.crc32(b"cICP\t\x10\0\1")) + png[33:]
+        )
+    with pytest.raises(ImageError, match="is a TIFF file, but damaged, or of a sort that is not read here"):
+        read_image(by_hand(np.zeros((1, 6, 8)), 64))

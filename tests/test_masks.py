@@ -16,7 +16,7 @@ from ccnet_lab.errors import DataError
 
 CASES = SHARED.parent / "cases"
 IDS = np.array([[0, 1, 2, 1], [2, 2, 0, 0], [1, 0, 2, 255]], np.uint8)
-THREE = Dataset("three", "Three", "", 0, 0, classes=(("#000000", "ground"), ("#ff0000", "leaf"), ("#0000fe", "sky")))
+THREE = Dataset("three", "Three", "", 0, 0, classes=(("#000000", "ground"), ("#ff0000", "leaf"), ("#0000fe", "sky")), coloured=True)
 COLOURS = {0: (0, 0, 0), 1: (255, 0, 0), 2: (0, 0, 254), 255: (224, 224, 192)}
 
 
@@ -84,11 +84,11 @@ def test_background_that_is_not_the_first_class(tmp_path):
     """A mask of nothing but background is black, as a mask of nothing but id 0 would be: the palette decides, unless ids are given."""
     rows = (("#00ff00", "apple"), ("#000000", "background"))
     black = saved(tmp_path / "m.png", np.zeros((2, 3, 3), np.uint8))
-    assert read_labels(black, Dataset("cvat", "CVAT", "", 0, 0, classes=rows)).tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert read_labels(black, Dataset("cvat", "CVAT", "", 0, 0, classes=rows, coloured=True)).tolist() == [[1, 1, 1], [1, 1, 1]]
     assert read_labels(black, Dataset("ids", "Ids", "", 0, 0, (0, 1), classes=rows)).tolist() == [[0, 0, 0], [0, 0, 0]]
     few = Image.fromarray(np.zeros((2, 3, 3), np.uint8)).quantize(2)
     few.save(tmp_path / "p.png")
-    assert read_labels(tmp_path / "p.png", Dataset("cvat", "CVAT", "", 0, 0, classes=rows)).min() == 1
+    assert read_labels(tmp_path / "p.png", Dataset("cvat", "CVAT", "", 0, 0, classes=rows, coloured=True)).min() == 1
 
 
 def test_an_unknown_colour_is_named_with_its_count(tmp_path):

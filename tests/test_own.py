@@ -551,3 +551,110 @@ def test_a_strange_file_among_human_masks_is_told_by_the_reader_of_masks(tmp_pat
     (folder / "ds0" / "masks_human" / "IMG 0.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     report = report_text(examine(open_own(folder), ""))
     assert "IMG 0.png cannot be read as a mask: it is none of PNG" in report
+
+
+def test_pictures_of_one_name_in_two_splits_do_not_share_a_mask(tmp_path):
+    folder = plain(tmp_path / "set", ["a", "b"])
+    for split in ("train", "val"):
+        put(folder / "images" / split / "0.jpg", picture(3))
+    put(folder / "masks" / "0.png", ids())
+    with pytest.raises(DataError, match="would have one mask"):
+        examine(open_own(folder), "")
+    with pytest.raises(DataError, match="would have one mask"):
+        open_split(open_own(folder), "", "val")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"names": {"car": 1, "bg": 0}}', "names are not a list of words in quotes"),
+        ('[{"name": "car", "id": 2}]', "names are not a list of words in quotes"),
+        ('["car", null]', "names are not a list of words in quotes"),
+        ('{"names": "abc"}', "names are not a list of words in quotes"),
+        ('{"names": ["a", "b"], "ids": [0, 1.9]}', "ids has 1.9, which is no whole number"),
+        ('{"names": ["a", "b"], "ignore_id": true}', "ignore_id has True, which is no whole number"),
+        ('{"names": ["a", "b"], "ignore_ids": [2]}', "it has 'ignore_ids'; did you mean 'ignore_id'"),
+        ('{"names": ["a", "b"], "pallete": [[0, 0, 0], [1, 1, 1]]}', "did you mean 'palette'"),
+        ('["a", "b"', r"is no JSON .*expected \["),
+    ],
+)
+def test_classes_json_means_what_it_says_or_is_refused(tmp_path, text, says):
+    with pytest.raises(DataError, match=says):
+        read_classes(put(tmp_path / "set" / "classes.json", text))
+
+
+def test_lists_that_are_not_read_are_named_and_two_of_one_split_refused(tmp_path):
+    folder = plain(tmp_path / "set", ["a", "b", "c"])
+    put(folder / "splits" / "train.txt", "a\n")
+    put(folder / "test.csv", "b\n")
+    report = report_text(examine(open_own(folder), ""))
+    assert "lists of splits that are not read: " in report
+    assert "splits/train.txt" in report
+    assert "test.csv" in report
+    put(folder / "val.txt", "a\n")
+    put(folder / "valid.txt", "b\n")
+    with pytest.raises(DataError, match=r"val.txt and .*valid.txt both list val; keep one"):
+        open_split(open_own(folder), "", "val")
+
+
+def test_a_list_that_gives_a_picture_another_s_mask_is_refused(tmp_path):
+    folder = plain(tmp_path / "set", ["a", "b"])
+    put(folder / "train.txt", "images/a.png masks/a.png\n")
+    put(folder / "val.txt", "images/b.png masks/a.png\n")
+    assert len(open_split(open_own(folder), "", "train")) == 1
+    with pytest.raises(DataError, match=r"val.txt gives b.png the mask a.png"):
+        open_split(open_own(folder), "", "val")
+
+
+def test_a_listed_name_of_nothing_and_pictures_that_are_not_read(tmp_path):
+    folder = plain(tmp_path / "set", ["a", "b"])
+    put(folder / "val.txt", "# the list\n")
+    with pytest.raises(DataError, match=r"there is no image .*# the list.jpg, nor its mask"):
+        open_split(open_own(folder), "", "val").read(0)
+    for path in (folder / "images").iterdir():
+        path.rename(path.with_suffix(".jp2"))
+    with pytest.raises(DataError, match=r"2 masks and no picture for any but 2 files of other kinds \(.jp2\)"):
+        open_split(open_own(folder), "", "train")
+
+
+@pytest.mark.parametrize("stored", ["L", "RGB"])
+@pytest.mark.parametrize(("colours", "drawn", "labels"), [([0, 2, 1], [0, 1, 2], [0, 2, 1]), ([0, 128, 255], [0, 128, 255], [0, 1, 2])])
+def test_a_palette_of_greys_counts_however_the_mask_is_stored(tmp_path, stored, colours, drawn, labels):
+    folder = plain(tmp_path / "set", ["a"], classes=json.dumps({"names": ["a", "b", "c"], "palette": [[v] * 3 for v in colours]}))
+    mask = put(folder / "masks" / "a.png", Image.fromarray(np.array([drawn] * 4, np.uint8)).convert(stored))
+    assert read_labels(mask, open_own(folder))[0].tolist() == labels
+
+
+def test_a_class_of_cvat_can_begin_with_a_hash(tmp_path):
+    found = read_classes(put(tmp_path / "set" / "labelmap.txt", "# label:color_rgb:parts:actions\n#5 car, red:250,50,83::\nb:0,0,0::\n"))
+    assert found.names == ["#5 car, red", "b"]
+
+
+def test_an_ignored_line_of_a_labelmap_keeps_its_place_among_ids(tmp_path):
+    """As `datum export -f voc_segmentation -- --apply-colormap False` writes it: ids are positions in the list."""
+    folder = cvat(tmp_path / "set")[0]
+    put(folder / "labelmap.txt", "background:0,0,0::\nignored:224,224,192::\ncar:250,50,83::\nroad:36,179,83::\n")
+    dataset = open_own(folder)
+    drawn = [0, 1, 2, 3]
+    grey = put(tmp_path / "a.png", np.array([drawn] * 4, np.uint8))
+    colours = np.array([[0, 0, 0], [224, 224, 192], [250, 50, 83], [36, 179, 83]], np.uint8)
+    coloured = put(tmp_path / "b.png", np.array([colours] * 4, np.uint8))
+    assert dataset.class_names == ("background", "car", "road")
+    for path in (grey, coloured):
+        assert read_labels(path, dataset)[0].tolist() == [0, 255, 1, 2]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_is_turned_as_its_picture_is(tmp_path, orientation):
+    folder = plain(tmp_path / "set", ["a"])
+    exif = Image.Exif()
+    exif[274] = orientation
+    drawn = np.zeros((20, 30), np.uint8)
+    drawn[:5, :9] = 1
+    Image.fromarray(drawn * 255).convert("RGB").save(folder / "images" / "a.png", exif=exif)
+    for ending in ("png", "webp", "tiff"):
+        picture = Image.fromarray(drawn) if ending != "webp" else Image.fromarray(drawn).convert("RGB")
+        picture.save(folder / "masks" / f"a.{ending}", exif=exif, **({"lossless": True} if ending == "webp" else {}))
+        sample = open_split(open_own(folder), "", "train").read(0)
+        assert np.array_equal(sample.labels == 1, sample.image[..., 0] == 255), ending
+        (folder / "masks" / f"a.{ending}").unlink()

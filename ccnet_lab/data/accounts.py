@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ccnet_lab.data.catalog import Dataset
 from ccnet_lab.data.datasets import Pair, Split
 from ccnet_lab.data.learnable import overlap
-from ccnet_lab.data.own import divide, layout_of
+from ccnet_lab.data.own import SPLITS, divide, layout_of
 from ccnet_lab.errors import DataError
 from ccnet_lab.files import sha256
 
@@ -43,13 +43,22 @@ def account(dataset: Dataset, splits: Sequence[Split]) -> Account:
     if not dataset.classes:
         return Account(faults, tuple(notes))
     with suppress(DataError):  # which opening a split tells
-        found = divide(layout_of(Path(dataset.root)))
+        found = divide(layout := layout_of(Path(dataset.root)))
         files, folder = found.files, Path(dataset.root)
         for split, names in found.repeated.items():
             if names:
                 faults[split].append(f"the list of {split} names {_few(list(dict.fromkeys(names)))} more than once; it is used once")
         faults[splits[0].name] += files.doubles
+        lists = [path for path in sorted(folder.glob("*")) + sorted(folder.glob("*/**/*")) if path.suffix in (".txt", ".csv", ".lst")]
+        read = [layout.lists, folder / "cache", *(part.images for part in layout.parts), *(part.masks for part in layout.parts)]
         rest = {
+            "lists of splits that are not read": [
+                path
+                for path in lists
+                if path.stem.lower() in SPLITS
+                and not (path.suffix == ".txt" and path.parent == layout.lists)
+                and not {*path.parents} & {*read[1:]}
+            ],
             "masks without a picture, not used": files.alone,
             "files without a picture's ending, not used": files.strange,
             "pictures without a mask, left out": found.left_out,

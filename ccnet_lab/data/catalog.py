@@ -22,12 +22,13 @@ class Dataset:
     root: str  # its folder below the data root, in whatever case; "" for generated data
     train_images: int  # in `train_split`; 0 where it isn't known beforehand
     val_images: int  # in `val_split`, alike
-    label_ids: tuple[int, ...] = ()  # the id in the masks of class 0, 1, ...; empty where ids are the classes, or colours come first
+    label_ids: tuple[int, ...] = ()  # the id in the masks of class 0, 1, ...; empty where ids are the classes
     ignored_ids: tuple[int, ...] = ()  # ids in the mask files that stand for no class; `IGNORE` always does
     train_split: str = "train"  # what is trained on
     val_split: str = "val"  # what is scored on
     classes: tuple[tuple[str, str], ...] = ()  # (colour "#rrggbb", name) of each, for data sets that have no file in `classes/`
     other_roots: tuple[str, ...] = ()  # where it lies instead for SSSegmentation
+    coloured: bool = False  # whether the colours in `classes` are those of the masks, which come before ids then
     terms: str = ""  # what its owners allow, and where they say so; "" where that isn't known
 
     @cached_property

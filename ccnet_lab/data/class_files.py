@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ccnet_lab.data.catalog import IGNORE
-from ccnet_lab.errors import DataError
+from ccnet_lab.errors import DataError, near
 
 Colour = tuple[int, ...]
 BORDER = (224, 224, 192)  # PASCAL VOC's colour of what is ignored
@@ -37,6 +37,8 @@ def read_classes(path: Path) -> Classes:
             raise ValueError(f"there are {len(found.names)} names and {len(found.colours)} colours")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is no JSON ({error}); expected {expected}") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
         raise DataError(f"{path} cannot be read ({error!r}); expected {expected}") from None
     names, ids, ignored = found.names, found.ids, found.ignored
@@ -68,36 +70,53 @@ def _coloured(names: list[str]) -> list[Colour]:
 def _classes_json(path: Path) -> Classes:
     content = json.loads(_text(path))
     content = {"names": content} if isinstance(content, list) else content
-    names = [str(name) for name in content["names"]]
+    names, known = content["names"], ("names", "palette", "ids", "ignore_id")
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("names are not a list of words in quotes")
+    if strange := [key for key in content if key not in known]:
+        raise ValueError(f"it has {strange[0]!r}; {near(strange[0], known)}")
+    for key in ("ids", "ignore_id"):
+        numbers = content.get(key, ())
+        for number in numbers if isinstance(numbers, list) else [numbers] if key in content else ():
+            if type(number) is not int:
+                raise ValueError(f"{key} has {number!r}, which is no whole number")
     stated = content.get("palette")
     colours: Iterable[Any] = stated or _coloured(names)
     ignored = content.get("ignore_id", ())
     ignored = tuple(map(int, ignored)) if isinstance(ignored, list | tuple) else (int(ignored),)
     return Classes(
-        names, [tuple(map(int, colour)) for colour in colours][: len(names)], tuple(map(int, content.get("ids", ()))), ignored, bool(stated)
+        names,
+        [tuple(map(int, colour)) for colour in colours][: len(names)],
+        tuple(map(int, content.get("ids", ()))),
+        ignored,
+        bool(stated) and "ids" not in content,
     )
 
 
 def _labelmap(path: Path) -> Classes:
     """CVAT's and Datumaro's: a line `name:r,g,b:parts:actions` per class; what is called "ignored", or has VOC's border colour, is none."""
-    names, colours = list[str](), list[Colour]()
+    names, colours, ids, ignored = list[str](), list[Colour](), list[int](), list[int]()
     for line in _lines(path):
-        if line.startswith("#"):
-            continue
         fields = line.rsplit(":", 3) if line.count(":") >= 3 else line.split(":")
         found = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", fields[1] if len(fields) > 1 else "")
+        if line.startswith("#") and not found:  # a name can begin with it
+            continue
         if not found and len(fields) > 1 and fields[1].strip():
             raise ValueError(f"the line {line!r} has no colour r,g,b")
-        colour = tuple(map(int, found.groups())) if found else voc_colour(len(names))
+        index = len(names) + len(ignored)  # in grey masks
+        colour = tuple(map(int, found.groups())) if found else voc_colour(index)
         if colour != BORDER and fields[0].lower() != "ignored":
             names.append(fields[0])
             colours.append(colour)
-    return Classes(names, colours, coloured=True)
+            ids.append(index)
+        else:
+            ignored.append(index)
+    return Classes(names, colours, tuple(ids) if ids != [*range(len(ids))] else (), tuple(ignored), coloured=True)
 
 
 def _label_colors(path: Path) -> Classes:
     """Datumaro's and CVAT's of the layouts CamVid, KITTI and Cityscapes: a line `r g b name` per class, or only `name`."""
-    found = [re.fullmatch(r"(?:(\d+)\s+(\d+)\s+(\d+)\s+)?(.+)", line) for line in _lines(path) if not line.startswith("#")]
+    found = [re.fullmatch(r"(?:(\d+)\s+(\d+)\s+(\d+)\s+)?(.+)", line) for line in _lines(path) if not line.startswith("# ")]
     rows = [match.groups() for match in found if match]
     coloured = any(row[0] for row in rows)
     colours = [tuple(map(int, row[:3])) if row[0] else voc_colour(k) for k, row in enumerate(rows)]

@@ -50,6 +50,8 @@ class Split:
     def read(self, index: int) -> Sample:
         """Image and labels of pair `index`; `DataError` where a file is missing or damaged, the sizes differ or an id is out of range."""
         pair = self.pairs[index]
+        if not pair.mask.exists() and not pair.image.exists():
+            raise DataError(f"there is no image {pair.image}, nor its mask {pair.mask}")
         labels = read_labels(pair.mask, self.dataset)
         image = _read_photograph(pair.image, self.dataset, labels.shape)
         if image.shape[:2] != labels.shape:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from ccnet_lab.data.colours import bits_per_sample, eight_bits, to_srgb
+from ccnet_lab.data.colours import depth_of, eight_bits, note_coding, to_srgb
 from ccnet_lab.errors import ImageError, MissingFileError
 
 # What is opened, whatever the file is called. Pillow knows more formats, and one of them, EPS, starts a program.
@@ -25,9 +25,11 @@ _OTHERS = {  # how files of other kinds begin, from which byte on
     (0, b"%PDF"): "PDF", (0, b"%!PS"): "PostScript", (0, b"\xc5\xd0\xd3\xc6"): "PostScript", (0, b"8BPS"): "Photoshop",
     (0, b"\x89HDF"): "HDF5", (0, b"<?xml"): "XML or SVG", (0, b"<svg"): "SVG", (0, b"<"): "HTML or SVG", (0, b"\x93NUMPY"): "NumPy",
     (0, b"PK\x03\x04"): "zip", (0, b"\x1f\x8b"): "gzip", (0, b"\x00\x00\x01\x00"): "icon", (4, b"jP  "): "JPEG 2000",
-    (4, b"ftypheic"): "HEIC", (4, b"ftypheix"): "HEIC", (4, b"ftypmif1"): "HEIF", (4, b"ftyp"): "film", (0, b"\x1aE\xdf\xa3"): "film",
+    (4, b"ftyphei"): "HEIC", (4, b"ftyphev"): "HEIC", (4, b"ftypmif1"): "HEIF", (4, b"ftypmsf1"): "HEIF", (4, b"ftypcrx"): "Canon raw",
+    (4, b"ftyp"): "film", (0, b"\x1aE\xdf\xa3"): "film",
     (0, b"\xff\x0a"): "JPEG XL", (4, b"JXL "): "JPEG XL", (0, b"MM\x00+"): "BigTIFF", (0, b"II+\x00"): "BigTIFF",
 }  # fmt: skip
+_STARTS = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"II*\x00": "TIFF", b"MM\x00*": "TIFF", b"RIFF": "WebP", b"BM": "BMP", b"GIF8": "GIF"}
 
 
 def read_image(source: Any, as_published: bool = False, turned: bool = True) -> NDArray[np.uint8]:
@@ -111,6 +113,8 @@ def unsupported(file: Any) -> str:
     kind = next((kind for (first, mark), kind in _OTHERS.items() if start.lstrip()[first:].startswith(mark)), "")
     if kind in ("HEIC", "HEIF"):
         return f"is a {kind} picture: pip install pillow-heif, or save it as JPEG"
+    if promised := next((kind for mark, kind in _STARTS.items() if start.startswith(mark)), ""):
+        return f"is a {promised} file, but damaged, or of a sort that is not read here; save it again as PNG or JPEG with 8 bits a channel"
     what = f"is a {kind} file, which is not read here" if kind else "is no picture that can be read here"
     return f"{what}; expected {PROMISED}"
 
@@ -123,9 +127,11 @@ def _decode(picture: Image.Image, name: str, as_published: bool, turned: bool) -
         most = f"at most {MAX_PIXELS:,} are decoded here, so reduce it first"
         raise ImageError(f"{name} is {width} x {height} = {width * height:,} pixels; {most}")
     try:
+        if not as_published:
+            note_coding(picture)
         picture.load()
-        bits = bits_per_sample(picture)
-        picture = eight_bits(as_seen(picture, name) if turned else picture, bits)
+        depth = depth_of(picture)
+        picture = eight_bits(as_seen(picture, name) if turned else picture, depth)
         if as_published:
             return np.array(picture.convert("RGB"))
         transparent = picture.has_transparency_data
@@ -141,8 +147,12 @@ def _decode(picture: Image.Image, name: str, as_published: bool, turned: bool) -
         return np.array(seen)
     except MemoryError:
         raise
+    except ImageError as error:
+        raise ImageError(f"{name} {error}") from None
     except Exception as error:  # decoders raise many kinds
-        raise ImageError(f"{name} is damaged or cut short: {error}; save or download it again") from None
+        way = f" ({picture.info['compression']})" if picture.format == "TIFF" and "compression" in picture.info else ""
+        why = f"is damaged or cut short, or stored in a way that is not read here{way}"
+        raise ImageError(f"{name} {why}: {error}; save it again as PNG or JPEG, or download it again") from None
 
 
 def as_seen(picture: Image.Image, name: str) -> Image.Image:

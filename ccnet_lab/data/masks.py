@@ -1,6 +1,7 @@
 """THE reader of masks: a file of ids or colours becomes labels. Which file is whose mask is in datasets.py and own.py."""
 
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
@@ -35,8 +36,9 @@ class Stored(NamedTuple):
 def read_labels(path: Path, dataset: Dataset) -> Values:
     """(H, W) class ids and `IGNORE` from a mask of ids or of the data set's colours, or from one of SBD's `.mat` files.
 
-    A palette or grey picture holds ids; so does a grey one stored in three channels, unless all of its colours are classes' and
-    the data set has no ids of its own. Other colours are looked up in the data set's palette, with VOC's border as ignored.
+    A palette or grey picture holds ids, as a grey one stored in three channels does, unless the data set's file of classes says
+    colours and all of the mask's are among them; where those colours are all grey, they count in any grey picture. Other colours
+    are looked up in the data set's palette, with VOC's border as ignored.
 
     Raises:
         DataError: it is not readable, stored with loss, or has ids or colours the data set doesn't have.
@@ -44,8 +46,11 @@ def read_labels(path: Path, dataset: Dataset) -> Values:
     stored = Stored(_read_mat(path)) if path.suffix == ".mat" else read_stored(path)
     if stored.values.ndim == 3:
         return _from_colours(path, stored.values, dataset)
-    coloured = stored.palette is not None and dataset.classes and not dataset.label_ids
-    labels = _through_palette(stored.values, stored.palette, dataset) if coloured else None  # type: ignore[arg-type]
+    palette, labels = stored.palette, None
+    if dataset.coloured:
+        if palette is None and all(r == g == b for r, g, b in dataset.palette):
+            palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)  # then grey values are colours
+        labels = None if palette is None else _through_palette(stored.values, palette, dataset)
     return _from_ids(path, stored.values, dataset) if labels is None else labels
 
 
@@ -66,7 +71,7 @@ def _from_colours(path: Path, colours: Values, dataset: Dataset) -> Values:
     ids = colours[..., 0]
     if grey := np.array_equal(ids, colours[..., 1]) and np.array_equal(ids, colours[..., 2]):
         ids = np.ascontiguousarray(ids)
-        if dataset.label_ids:
+        if dataset.label_ids and not dataset.coloured:
             with suppress(DataError):
                 return _from_ids(path, ids, dataset)
     labels, unknown = _looked_up(colours, dataset)
@@ -159,10 +164,14 @@ def read_stored(path: Path) -> Stored:
             if picture.width * picture.height > MAX_PIXELS:
                 size = f"{picture.width} x {picture.height} = {picture.width * picture.height:,} pixels"
                 raise DataError(f"the mask {path} has {size}; at most {MAX_PIXELS:,} are read, so cut picture and mask into tiles")
-            if picture.format == "PNG" and [tile[3] for tile in picture.tile] in (["L"], ["P"]):  # torchvision decodes those faster
+            turn = _turn(picture)
+            if (
+                picture.format == "PNG" and turn is None and [tile[3] for tile in picture.tile] in (["L"], ["P"])
+            ):  # torchvision decodes those faster
                 with suppress(RuntimeError):  # damaged; Pillow has the words
                     return Stored(np.asarray(decode_png(read_file(str(path)), ImageReadMode.UNCHANGED)[0]), _palette(picture))
             values, palette = _values(path, picture), _palette(picture)
+            values = values if turn is None else np.ascontiguousarray(turn(values))
             if picture.format == "GIF" and palette is not None and (palette == palette[:, :1]).all():
                 return Stored(np.append(palette[:, 0], np.zeros(256 - len(palette), np.uint8))[values])  # GIF has no grey but this
             return Stored(values, palette)
@@ -171,13 +180,24 @@ def read_stored(path: Path) -> Stored:
     except FileNotFoundError:
         raise DataError(f"there is no mask {path}") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path} cannot be read as a mask: it is none of {LOSSLESS}") from None
+        raise DataError(f"{path} cannot be read as a mask: it is none of {LOSSLESS}, or of a sort not read here; save it as PNG") from None
     except Image.DecompressionBombError:
         raise DataError(f"{path} cannot be read as a mask: it has a part of more pixels than are decoded; save it as PNG") from None
     except Exception as error:  # a damaged file can make a decoder raise anything
         if isinstance(error, OSError) and error.errno:
             raise DataError(f"{path} cannot be read as a mask: {error.strerror}") from None
         raise DataError(f"{path} cannot be read as a mask: {error}; it is damaged, save it again or get a whole copy") from None
+
+
+def _turn(picture: ImageFile.ImageFile) -> Callable[[Values], Values] | None:
+    """How a mask is turned as its EXIF orientation says, as its picture is; None for not at all. Pillow turns TIFFs itself."""
+    if picture.format == "TIFF" or "exif" not in picture.info:
+        return None
+    upright: dict[int, Callable[[Values], Values]] = {
+        2: np.fliplr, 3: lambda v: v[::-1, ::-1], 4: np.flipud, 5: lambda v: v.swapaxes(0, 1), 6: lambda v: v.swapaxes(0, 1)[:, ::-1],
+        7: lambda v: v[::-1, ::-1].swapaxes(0, 1), 8: lambda v: v.swapaxes(0, 1)[::-1],
+    }  # fmt: skip
+    return upright.get(picture.getexif().get(274, 1))
 
 
 def _opened(file: Any) -> ImageFile.ImageFile:

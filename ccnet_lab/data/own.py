@@ -56,8 +56,8 @@ def open_own(folder: str | Path) -> Dataset:
     classes = read_classes(layout.classes)
     key = re.sub(r"[^a-z0-9]+", "", folder.name.lower()) or "own"
     rows = tuple(("#{:02x}{:02x}{:02x}".format(*colour), name) for colour, name in zip(classes.colours, classes.names, strict=True))
-    ids = classes.ids or (() if classes.coloured else tuple(range(len(rows))))
-    return register(Dataset(key, folder.name, str(folder), 0, 0, ids, classes.ignored, classes=rows))
+    ids = classes.ids or tuple(range(len(rows)))
+    return register(Dataset(key, folder.name, str(folder), 0, 0, ids, classes.ignored, classes=rows, coloured=classes.coloured))
 
 
 def layout_of(folder: Path) -> Layout:
@@ -130,7 +130,7 @@ def _refuse_what_holds_no_masks(folder: Path) -> None:
             f"of a picture into one mask of its name, for which Label Studio's JSON export has the task of each picture: {EXPECTED}"
         )
     for pattern, what in POLYGONS.items():
-        if next(folder.glob(pattern), None) and not (folder / "masks").is_dir():
+        if any(path.name not in CLASS_FILES for path in folder.glob(pattern)) and not (folder / "masks").is_dir():
             raise DataError(
                 f"{folder} holds {what}, no masks; export it again as Segmentation mask or Semantic Segmentation Masks, "
                 "or convert it: pip install 'datumaro[cli]', then datum convert -i FOLDER -f voc_segmentation -- --save-media"
@@ -217,11 +217,12 @@ def find_own(folder: Path, split: str) -> list[Pair]:
     if pairs:
         return pairs
     items, files = splits.files.items, splits.files
+    endings = sorted({path.suffix for path in files.strange})
+    kinds = f" but {len(files.strange):,} files of other kinds ({', '.join(endings[:5])})" if endings else ""
     if not items and files.alone:
-        raise DataError(f"{folder} has {len(files.alone):,} masks and no picture for any; expected pictures in {layout.parts[0].images}")
+        alone = f"{folder} has {len(files.alone):,} masks and no picture for any{kinds}"
+        raise DataError(f"{alone}; expected pictures such as a.jpg, a.png or a.tif in {layout.parts[0].images}")
     if not items:
-        endings = sorted({path.suffix for path in files.strange})
-        kinds = f" but {len(files.strange):,} files of other kinds ({', '.join(endings[:5])})" if endings else ""
         raise DataError(f"{layout.parts[0].images} holds no pictures{kinds}; expected files such as a.jpg, a.png or a.tif")
     if len(splits.left_out) == len(items):
         raise DataError(f"none of the {len(items):,} pictures of {folder} has a mask in {layout.parts[0].masks}; names must be alike")
@@ -239,13 +240,17 @@ def divide(layout: Layout) -> Splits:
         split: lists[split] for split in ("train", "val", "test") if split in lists
     }
     known.pop("", None)
+    faults: dict[str, DataError] = {}
+    for split in known:
+        same = [other for name, other in lists.items() if SPLITS.get(name.lower()) == split]
+        if len(same) > 1:
+            faults[split] = DataError(f"{' and '.join(map(str, same))} both list {split}; keep one of them")
     if layout.lists == layout.folder:  # where other texts may lie, a list is one only if it is asked for
         others = []
     else:
         others = [path for name, path in lists.items() if name.lower() not in SPLITS and name != "trainval"]
     chosen: dict[str, list[Item]] = {}
     repeated: dict[str, list[str]] = {}
-    faults: dict[str, DataError] = {}
     for item in files.items:
         if item.part.split:
             chosen.setdefault(item.part.split, []).append(item)
@@ -295,6 +300,11 @@ def _listed(path: Path, items: Iterable[Item], layout: Layout) -> tuple[list[Ite
     repeated = []
     for line in read_lines(path):
         item = find(line, by_name, folders) or _absent(line, layout.parts[0])
+        second = line.replace("\\", "/").rsplit("/", 1)[-1].rsplit(None, 1)[-1].strip('"')
+        if item.mask and item.mask.name != second and any(second == other.mask.name for other in items if other.mask):
+            raise DataError(
+                f"{path} gives {item.image.name} the mask {second}, whose name makes it another picture's; name masks as pictures"
+            )
         if item.name in found:
             repeated.append(item.name)
         found.setdefault(item.name, item)

@@ -60,8 +60,8 @@ class Files:
 
 
 def gather(parts: Iterable[Part]) -> Files:
-    """Every picture of the parts with its mask, and every file that is neither."""
-    files, masks, used = Files(), dict[Path, None](), set[Path]()
+    """Every picture of the parts with its mask, and every file that is neither; `DataError` where two would have one mask."""
+    files, masks, used = Files(), dict[Path, None](), dict[Path, Path]()
     for part in parts:
         images = _files(part.images, part.without, part.suffixes[0])
         if part.masks == part.images:  # the masks are those that are called so
@@ -99,7 +99,7 @@ def _files(folder: Path, without: tuple[str, ...] = (), suffix: str = "") -> dic
     return dict(sorted(found.items()))
 
 
-def _match(part: Part, images: dict[str, Path], masks: dict[str, Path], files: Files, used: set[Path]) -> None:
+def _match(part: Part, images: dict[str, Path], masks: dict[str, Path], files: Files, used: dict[Path, Path]) -> None:
     """Give each picture its mask.
 
     The mask of `sub/a.jpg` is `sub/a.png` (or of another ending), else `sub/a.jpg.png`, else `sub/a_mask.png` and the like; else, where
@@ -133,7 +133,11 @@ def _match(part: Part, images: dict[str, Path], masks: dict[str, Path], files: F
             if found and len(found) > 1:
                 more = ", ".join(path.name for path in found[1:])
                 files.doubles.append(f"{images[full]} has the masks {found[0].name} and {more}; the first is used, take the others away")
-            used.update(found or ())
+            for its in found or ():
+                if (first := used.setdefault(its, images[full])) != images[full]:
+                    raise DataError(
+                        f"{first} and {images[full]} would have one mask, {its}; give each its own, in subfolders as the pictures"
+                    )
             called = part.prefix + (full if several and full != kept else name)
             files.items.append(Item(called, part.prefix + full, images[full], found[0] if found else None, part))
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.errors import LabError
+from ccnet_lab.errors import DataError, LabError
 from ccnet_lab.explore import board as boards
 from ccnet_lab.explore import board_page, curves, figures, page, pictures, runs_page, training_runs
 from ccnet_lab.explore.deletion import deletion_test
@@ -100,7 +100,10 @@ def recurrence(bench: Workbench, scene: Scene, mask: str | None = None) -> Itera
     """The same weights at R = 0 to 3, on the scene's picture: labels, what changed, which classes flipped, and scores where a mask is."""
     view, truth, refused = bench.view(scene), None, ""
     try:
-        truth = None if mask is None else read_mask(mask, view)
+        try:
+            truth = None if mask is None else read_mask(mask, view)
+        except DataError as error:  # the visitor knows the file by its name alone
+            raise DataError(str(error).replace(str(mask), Path(str(mask)).name)) from None
     except LabError as error:
         refused = page.problem(error)
 

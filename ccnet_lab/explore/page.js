@@ -29,6 +29,13 @@
     }));
   });
 
+  // What went wrong is told above the picture; on a phone the visitor may be far below.
+  const problem = document.querySelector("#problem");
+  if (problem) new MutationObserver(() => {
+    const words = problem.querySelector(".problem"), top = words?.getBoundingClientRect().top;
+    if (words && (top < 0 || top > innerHeight)) words.scrollIntoView({ block: "center" });
+  }).observe(problem, { childList: true, subtree: true });
+
   // Pictures are saved as they are on show: the server may have forgotten them, and would send its words for them instead.
   const loaded = async address => { const image = new Image(); image.src = address; await image.decode(); return image; };
   const told = words => {

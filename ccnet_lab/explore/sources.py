@@ -15,7 +15,7 @@ def source_and_config(words: str) -> tuple[str, str | None]:
     """The name or path in "PATH as NAME", and the configuration's name; None without one. What lies on disk under the whole is a path."""
     words = words.strip()
     source, _, config = (part.strip() for part in words.rpartition(" as "))
-    if not source or Path(words).exists() or ("/" in config and not Path(source).exists()):
+    if not source or Path(words).exists() or (("/" in config or "." in config) and not Path(source).exists()):
         return words, None
     return source, config
 
@@ -48,6 +48,8 @@ def find_weights(source: str | Path) -> Path:
             raise MissingFileError(f"the run {path} has no weights yet ({weights.name} is missing)")
         return weights
     if not path.is_file():
+        if path.name != name:
+            raise UnknownConfigError(f"there is no file or run folder {name!r}; check the path")
         known = [*EXTRAS, *CONFIGS]
         raise UnknownConfigError(f"{name!r} is neither a model's name nor a file or run folder on disk; {near(name, known)}")
     return path

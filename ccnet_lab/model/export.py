@@ -6,6 +6,7 @@ What is written (deployed.py makes it ready) is read back and compared with the 
 import copy
 import importlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,9 +103,9 @@ def export_model(
         _check_size(tuple(size), fixed, smallest)
     made = [generated_picture(config.dataset, *size, seed) for seed, size in enumerate(sizes)]
     batches = [_batch(picture, 2 if fixed is None else fixed[0]) for picture in [*made, *pictures]]
+    logits: _Run = lambda images: eager(images, steps, with_aux=False).logits  # noqa: E731
     metadata = describe(config, deployed, fixed, source)
     network: nn.Module = eager
-    logits: _Run = lambda images: eager(images, steps, with_aux=False).logits  # noqa: E731
     if int8:
         deployed.quantise()
         metadata["int8"] = agreement(logits, deployed.logits, batches[len(made) :] if pictures else batches)
@@ -121,6 +122,8 @@ def export_model(
             run = through_file(_capture(deployed, fixed, smallest), temporary, metadata, opset)
             differences.update(_differences(run, logits, batches, labels))
         worst = max(differences.values())
+        if not math.isfinite(worst):
+            raise ExportError(f"the network gives NaN or infinity, so {path.name} was not kept; take an earlier checkpoint")
         if worst > allowed:
             allowed = max(allowed, SLACK * _rounding(logits, batches))
         if worst > allowed:

@@ -5,7 +5,7 @@ Nothing here runs code from a file: a configuration that mmsegmentation stores a
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 from ccnet_lab.configs import CONFIGS, EXTRAS, SLIM, TINY, Config
 from ccnet_lab.data.catalog import DATASETS, IGNORE, Dataset, get_dataset, register
 from ccnet_lab.errors import WeightsError
+from ccnet_lab.model.aside import Aside
 from ccnet_lab.model.backbone import BLOCKS
 
 # Keys that a state dict lies under; the first one there counts.
@@ -123,7 +124,7 @@ def unwrap(content: Mapping[str, Any], ema: bool = False) -> Content:
     """Find the state dict in a file's mapping, with `ema` that of the averaged weights; `WeightsError` where it holds no such tensors."""
     under, inner = _state_dict(content, ema)
     if not inner or not all(isinstance(name, str) for name in inner) or not any(map(_dense, inner.values())) or _sparse(inner):
-        odds = ((name, "sparse " * isinstance(value, Tensor) + type(value).__name__) for name, value in inner.items() if not _dense(value))
+        odds = ((name, "sparse " * isinstance(value, Tensor) + _kind(value)) for name, value in inner.items() if not _dense(value))
         odd = next((f"{name!r} is a {kind}" for name, kind in odds), "it is empty" if not inner else "its keys are no names")
         raise WeightsError(f"this is no state dict: {odd}; expected names with tensors, or those under the key 'model'")
     outer = under.partition(".")[0]
@@ -133,9 +134,12 @@ def unwrap(content: Mapping[str, Any], ema: bool = False) -> Content:
     beside |= {name: inner[name] for name in inner if name in other}
     entries, taken = {name: value.detach() for name, value in inner.items() if name not in other}, ""
     while names := entries.keys() - _COUNTERS:
-        wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), None)
+        wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), None) or _wrapper_among(names)
         if wrapper is None:
             break
+        strangers = [name for name in names if not name.startswith(wrapper)]
+        beside |= {name: entries.pop(name) for name in strangers}
+        other.update(strangers)
         beside |= {name: entries.pop(name) for name in _COUNTERS if name in entries}
         entries = {name.removeprefix(wrapper): value for name, value in entries.items()}
         taken += wrapper
@@ -144,6 +148,18 @@ def unwrap(content: Mapping[str, Any], ema: bool = False) -> Content:
         other.update(losses)
     parts = {_INNER.sub(r"\1", name): value for name, value in entries.items()}
     return Content(parts if len(parts) == len(entries) else entries, under, taken, beside, tuple(sorted(other)))
+
+
+def _kind(value: Any) -> str:
+    name = str(value) if isinstance(value, Aside) else type(value).__name__
+    return "NumPy array" if name.startswith("numpy.") and name.endswith(("ndarray", "_reconstruct", "_frombuffer")) else name
+
+
+def _wrapper_among(names: Iterable[str]) -> str | None:
+    """The wrapper of a network with entries of losses, metrics and the like beside it; None where there may be two networks."""
+    found = {w: [name.removeprefix(w) for name in names if name.startswith(w)] for w in _WRAPPERS}
+    known = [w for w, inner in found.items() if inner and identify(dict.fromkeys(inner, torch.empty(0))) is not UNKNOWN]
+    return known[0] if len(known) == 1 and sum(map(bool, found.values())) == 1 else None
 
 
 def _state_dict(content: Mapping[str, Any], ema: bool) -> tuple[str, Mapping[Any, Any]]:

@@ -36,11 +36,14 @@ def pictures_of(source: Path, out: Path) -> list[Wanted]:
 
     Raises:
         MissingFileError: there is no such file, or no picture in the folder.
+        RunError: `out` is that folder.
     """
     if source.is_file():
         return [Wanted(source, out / f"{source.stem}.png")]
     if not source.is_dir():
         raise MissingFileError(f"there is no picture or folder {source}; give one that exists")
+    if out.resolve() == source.resolve():
+        raise RunError(f"--out is the folder of the pictures, {source}; give another, so that labels are not taken for pictures")
     found = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in ENDINGS and path.is_file()]
     found = [path for path in found if not _hidden(path.relative_to(source)) and out.resolve() not in path.resolve().parents]
     if not found:
@@ -54,6 +57,8 @@ def pictures_of(source: Path, out: Path) -> list[Wanted]:
 
 def begin(out: Path, record: Mapping[str, Any]) -> None:
     """Note in `out` what makes the labels; raises `RunError` where others are there, made otherwise, which would be mixed."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file; expected a folder for the labels, which is made where there is none")
     out.mkdir(parents=True, exist_ok=True)
     path = out / RECORD
     if path.is_file():

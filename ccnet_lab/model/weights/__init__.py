@@ -182,9 +182,9 @@ def read_weights(path: str | Path, mapped: bool = False) -> dict[str, Any]:
         start = file.read(9)
     unreadable = f"{path.name} ({path.stat().st_size:,} bytes) is no readable checkpoint"
     if start[:2] != b"PK" and start[:1] != b"\x80":  # neither torch's zip nor a pickle
-        about, remedy = "", "download it again"
+        about, remedy = "", "expected a file of torch.save or safetensors; if it is one, download it again"
         if start.lstrip().startswith(b"<"):
-            about = ", a web page by its first bytes"
+            about, remedy = ", a web page by its first bytes", "download it again"
         elif start[8:] == b"{":
             about, remedy = ", a safetensors file by its first bytes", "let its name end with .safetensors"
         raise WeightsError(f"{unreadable}{about}; {remedy}")
@@ -193,6 +193,10 @@ def read_weights(path: str | Path, mapped: bool = False) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and start[:2] == b"PK")
     except Exception as error:  # torch raises many kinds for a damaged file (zip, runtime, end of file, key, ...)
         said = str(error)
+        if "TorchScript" in said:
+            raise WeightsError(
+                f"{path.name} is a TorchScript program; expected a state dict: save that of the network it was made from"
+            ) from None
         if not isinstance(error, pickle.UnpicklingError) or "truncated" in said:
             reason = said.splitlines()[0].split(". ")[0] if said else type(error).__name__
             raise WeightsError(f"{unreadable}: {reason}; download it again") from None
