@@ -1,4 +1,4 @@
-"""The app's door: the layout in gradio and short callbacks; what they show is made in ccnet_lab/explore/workbench.py and dashboards.py."""
+"""The app's door: the layout in gradio and short callbacks; what they show is made in ccnet_lab/app/session.py and dashboards.py."""
 
 import argparse
 import functools
@@ -19,25 +19,37 @@ from typing import Any
 
 from ccnet_lab.ending import ending
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import: nothing leaves this machine unasked
+os.environ.setdefault(
+    "GRADIO_ANALYTICS_ENABLED", "False"
+)  # before the import: nothing leaves this machine unasked
 
 import gradio as gr
 
+from ccnet_lab.app import dashboards, page
+from ccnet_lab.app.session import RECURRENCES, SHORT_SIDES, Scene, Workbench
+from ccnet_lab.draw.pictures import png
 from ccnet_lab.errors import ConfigError, ImageError, LabError
-from ccnet_lab.explore import dashboards, page
-from ccnet_lab.explore.pictures import png
-from ccnet_lab.explore.workbench import RECURRENCES, SHORT_SIDES, Scene, Workbench
-from ccnet_lab.training.guards import handling
+from ccnet_lab.training.signals import handling
 
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-THEME = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=["ui-monospace", "monospace"])
+THEME = gr.themes.Base(
+    primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=["ui-monospace", "monospace"]
+)
 SIZES = [(f"short side {side}" if side else "as evaluated", side) for side in SHORT_SIDES]
 LAST_CLICK = "(state, _) => [state, window.lastClick]"
-OPEN_SAVED = "() => document.querySelector('#saved a, a#saved, #saved button, button#saved')?.click()"
+OPEN_SAVED = (
+    "() => document.querySelector('#saved a, a#saved, #saved button, button#saved')?.click()"
+)
 TABS = ("Explore", "Recurrence", "Configurations", "Runs", "About")
-QUICK: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private", trigger_mode="always_last")
-WORK: dict[str, Any] = dict(show_progress="hidden", api_visibility="private", concurrency_limit=None)
-HEAVY: dict[str, Any] = WORK | dict(concurrency_limit=1, concurrency_id="measuring", trigger_mode="multiple")
+QUICK: dict[str, Any] = dict(
+    queue=False, show_progress="hidden", api_visibility="private", trigger_mode="always_last"
+)
+WORK: dict[str, Any] = dict(
+    show_progress="hidden", api_visibility="private", concurrency_limit=None
+)
+HEAVY: dict[str, Any] = WORK | dict(
+    concurrency_limit=1, concurrency_id="measuring", trigger_mode="multiple"
+)
 
 
 def build(bench: Workbench, folder: Path) -> gr.Blocks:
@@ -62,7 +74,10 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         wanted = gr.State("")  # a model that is not on this machine yet
         with gr.Row(visible=False, elem_id="download") as download:
             offer = gr.HTML(elem_id="offer")
-            fetch, leave = gr.Button("Download", elem_id="fetch"), gr.Button("Not now", elem_id="leave")
+            fetch, leave = (
+                gr.Button("Download", elem_id="fetch"),
+                gr.Button("Not now", elem_id="leave"),
+            )
         notice, problem = gr.HTML(elem_id="notice"), gr.HTML(elem_id="problem")
 
         with gr.Tabs(elem_id="tabs") as tabs:
@@ -77,23 +92,48 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
                     with gr.Column(scale=7, min_width=300):
                         answer = gr.HTML(elem_id="answer")
                         with gr.Row(elem_id="ask"):
-                            steps = gr.Radio(list(RECURRENCES), value=first.recurrence, label="facts and test for R", elem_id="steps")
+                            steps = gr.Radio(
+                                list(RECURRENCES),
+                                value=first.recurrence,
+                                label="facts and test for R",
+                                elem_id="steps",
+                            )
                             ask = gr.Button("Is it true? Run the deletion test", elem_id="test")
                         truth = gr.HTML(elem_id="truth")
                 with gr.Row(elem_id="controls"):
-                    labels = gr.Slider(0, 1, first.labels, step=0.05, label="labels over the image", elem_id="labels")
-                    photo = gr.Slider(0, 1, first.photo, step=0.05, label="image under the maps", elem_id="photo")
-                    clip = gr.Slider(0, 1, first.clip, step=0.05, label="clip the peaks of the maps", elem_id="clip")
+                    labels = gr.Slider(
+                        0,
+                        1,
+                        first.labels,
+                        step=0.05,
+                        label="labels over the image",
+                        elem_id="labels",
+                    )
+                    photo = gr.Slider(
+                        0, 1, first.photo, step=0.05, label="image under the maps", elem_id="photo"
+                    )
+                    clip = gr.Slider(
+                        0,
+                        1,
+                        first.clip,
+                        step=0.05,
+                        label="clip the peaks of the maps",
+                        elem_id="clip",
+                    )
                 with gr.Row(elem_id="inputs"):
                     with gr.Column(scale=3, min_width=260):
-                        upload = gr.File(label="Your photograph", type="filepath", height=150, elem_id="upload")
+                        upload = gr.File(
+                            label="Your photograph", type="filepath", height=150, elem_id="upload"
+                        )
                     with gr.Column(scale=5, min_width=300):
                         examples = gr.Gallery(
                             bench.examples, label="Examples", columns=5, height=150, allow_preview=False, format="png",
                             object_fit="cover", elem_id="examples", buttons=[],
                         )  # fmt: skip
                     with gr.Column(scale=2, min_width=220):
-                        size = gr.Dropdown(SIZES, value=first.short_side, label="network input", elem_id="size")
+                        size = gr.Dropdown(
+                            SIZES, value=first.short_side, label="network input", elem_id="size"
+                        )
             with gr.Tab("Recurrence", id="Recurrence") as recurrence_tab:
                 recurrence = _recurrence(bench, state, tab)
             with gr.Tab("Configurations", id="Configurations") as configurations_tab:
@@ -107,10 +147,21 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
             saved = gr.DownloadButton("picture", elem_id="saved")
             link = gr.Button("Copy the link", elem_id="link", size="sm")
             python = gr.Button("Copy the Python that made this", elem_id="python", size="sm")
-        shared = gr.Textbox(visible=False, show_label=False, lines=1, max_lines=10, buttons=["copy"], elem_id="shared")
+        shared = gr.Textbox(
+            visible=False,
+            show_label=False,
+            lines=1,
+            max_lines=10,
+            buttons=["copy"],
+            elem_id="shared",
+        )
 
         def shown(scene: Scene) -> dict[Any, Any]:
-            return {state: asdict(scene), problem: "", **dict(zip([marker, answer], bench.answer(scene), strict=True))}
+            return {
+                state: asdict(scene),
+                problem: "",
+                **dict(zip([marker, answer], bench.answer(scene), strict=True)),
+            }
 
         def pixel(scene: Scene) -> dict[Any, Any]:
             return {truth: "", **shown(scene)}
@@ -124,20 +175,36 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
 
         def everything(scene: Scene) -> dict[Any, Any]:
             around = dict(zip([about_model, notice, legend], bench.around(scene), strict=True))
-            return {models: scene.model, size: scene.short_side, steps: scene.recurrence, upload: None, truth: "", **around, **image(scene)}
+            return {
+                models: scene.model,
+                size: scene.short_side,
+                steps: scene.recurrence,
+                upload: None,
+                truth: "",
+                **around,
+                **image(scene),
+            }
 
         def on_show(at: dict[str, Any]) -> Scene:
             """The visitor's scene; `ImageError` where gradio lost it and gives what every visitor begins with."""
             if not at["file"]:
-                raise ImageError("the app was restarted, or this page lay idle too long, and your picture is gone; load the page again")
+                raise ImageError(
+                    "the app was restarted, or this page lay idle too long, and your picture is gone; load the page again"
+                )
             return Scene(**at)
 
-        def told(callback: Callable[..., Any], **emptied: gr.components.Component) -> Callable[..., Any]:
+        def told(
+            callback: Callable[..., Any], **emptied: gr.components.Component
+        ) -> Callable[..., Any]:
             """The callback; what goes wrong in it is told above the picture, and everything but what is `emptied` stays as it was."""
 
             def failed(words: str, *args: Any) -> dict[Any, Any]:
                 at = args[0] if args and isinstance(args[0], dict) else {}
-                return {problem: words, **({models: at["model"], upload: None} if "model" in at else {}), **dict.fromkeys(emptied.values())}
+                return {
+                    problem: words,
+                    **({models: at["model"], upload: None} if "model" in at else {}),
+                    **dict.fromkeys(emptied.values()),
+                }
 
             @functools.wraps(callback)
             def known(at: Any, *args: Any) -> Any:
@@ -153,30 +220,66 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
                 if "image" in request.query_params:
                     scene, link = bench.reopen(dict(request.query_params))
                     opened = link.tab if link.tab in TABS else TABS[0]
-                    values = [link.board or "voc", link.order or "configuration", link.one or None, link.other or None]
-                    more = {part: gr.Dropdown(value=value) for part, value in zip(on_board, values, strict=True)}
+                    values = [
+                        link.board or "voc",
+                        link.order or "configuration",
+                        link.one or None,
+                        link.other or None,
+                    ]
+                    more = {
+                        part: gr.Dropdown(value=value)
+                        for part, value in zip(on_board, values, strict=True)
+                    }
                     more[picked] = link.drawn.split("|") if link.drawn else None
-            except Exception as error:  # what the link asks for cannot be shown: the page begins as without it
+            except (
+                Exception
+            ) as error:  # what the link asks for cannot be shown: the page begins as without it
                 trouble = _words(error)
             sliders = {labels: scene.labels, photo: scene.photo, clip: scene.clip}
-            return {**everything(scene), **sliders, **more, problem: trouble, tabs: gr.Tabs(selected=opened), tab: opened}
+            return {
+                **everything(scene),
+                **sliders,
+                **more,
+                problem: trouble,
+                tabs: gr.Tabs(selected=opened),
+                tab: opened,
+            }
 
         def no_offer(scene: Scene) -> dict[Any, Any]:
-            return {download: gr.Row(visible=False), wanted: "", models: gr.Dropdown(bench.models(), value=scene.model)}
+            return {
+                download: gr.Row(visible=False),
+                wanted: "",
+                models: gr.Dropdown(bench.models(), value=scene.model),
+            }
 
         def choose_model(at: dict[str, Any], name: str) -> Any:
             if question := bench.offer(name):
                 asked = {fetch: gr.Button(visible=True), leave: gr.Button("Not now")}
-                return {download: gr.Row(visible=True), offer: question, wanted: name, problem: "", **asked}
+                return {
+                    download: gr.Row(visible=True),
+                    offer: question,
+                    wanted: name,
+                    problem: "",
+                    **asked,
+                }
             scene = bench.with_model(Scene(**at), name)
             return {**everything(scene), **no_offer(scene)}
 
         def get_model(name: str, request: gr.Request) -> Any:
             for so_far in bench.fetch(name, str(request.session_hash)):
-                yield {offer: so_far, fetch: gr.Button(visible=False), leave: gr.Button("Cancel"), problem: ""}
+                yield {
+                    offer: so_far,
+                    fetch: gr.Button(visible=False),
+                    leave: gr.Button("Cancel"),
+                    problem: "",
+                }
 
         def open_model(at: dict[str, Any], name: str) -> Any:
-            scene = Scene(**at) if bench.offer(name) else bench.with_model(Scene(**at), name or at["model"])
+            scene = (
+                Scene(**at)
+                if bench.offer(name)
+                else bench.with_model(Scene(**at), name or at["model"])
+            )
             shown = everything(scene) if scene.model == name else {}
             return {**shown, **no_offer(scene)}
 
@@ -215,18 +318,29 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
 
         def give_link(at: dict[str, Any], opened: str, *more: Any) -> Any:
             *board, drawn = more
-            on_tabs = dict(zip(("board", "order", "one", "other"), [part or "" for part in board], strict=True))
-            return {shared: gr.Textbox(bench.link(Scene(**at), opened, **on_tabs, drawn="|".join(drawn or [])), visible=True)}
+            on_tabs = dict(
+                zip(("board", "order", "one", "other"), [part or "" for part in board], strict=True)
+            )
+            return {
+                shared: gr.Textbox(
+                    bench.link(Scene(**at), opened, **on_tabs, drawn="|".join(drawn or [])),
+                    visible=True,
+                )
+            }
 
         def give_python(at: dict[str, Any]) -> Any:
             return {shared: gr.Textbox(bench.python(Scene(**at)), visible=True)}
 
-        def attention_at(image: str | None, x: float, y: float, recurrence: float = 2, model: str = "demo") -> dict[str, Any]:
+        def attention_at(
+            image: str | None, x: float, y: float, recurrence: float = 2, model: str = "demo"
+        ) -> dict[str, Any]:
             if image is None:
                 raise gr.Error("no picture came; send one with handle_file(path)")
             for name, value in (("x", x), ("y", y), ("recurrence", recurrence)):
                 if not isinstance(value, int | float) or value != int(value):
-                    raise gr.Error(f"{name} is {value!r}; expected a whole number", print_exception=False)
+                    raise gr.Error(
+                        f"{name} is {value!r}; expected a whole number", print_exception=False
+                    )
             try:
                 return bench.attention_at(image, int(x), int(y), int(recurrence), model or "demo")
             except Exception as error:
@@ -235,9 +349,13 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         on_shown = [state, problem, marker, answer, models, upload]
         on_image, on_pixel = [*on_shown, stage], [*on_shown, truth]
         on_all = [*on_image, truth, size, steps, about_model, notice, legend]
-        slow: dict[str, Any] = dict(show_progress_on=[stage], api_visibility="private", trigger_mode="always_last")
+        slow: dict[str, Any] = dict(
+            show_progress_on=[stage], api_visibility="private", trigger_mode="always_last"
+        )
         blocks.load(None, js=page.SCRIPT)
-        loaded = blocks.load(told(load), state, [*on_all, labels, photo, clip, tabs, tab, *on_board, picked], **slow)
+        loaded = blocks.load(
+            told(load), state, [*on_all, labels, photo, clip, tabs, tab, *on_board, picked], **slow
+        )
         loaded.then(**recurrence).then(**board).then(**runs)
         asked_at, found = gr.State({}), gr.State("")
 
@@ -248,14 +366,19 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         def not_tested(words: str, at: dict[str, Any]) -> dict[Any, Any]:
             return {truth: words, found: words, asked_at: at}
 
-        def answer_to_what_is_on_show(at: dict[str, Any], asked_at: dict[str, Any], html: str) -> str:
+        def answer_to_what_is_on_show(
+            at: dict[str, Any], asked_at: dict[str, Any], html: str
+        ) -> str:
             """The deletion test's answer, unless the visitor has gone on to another pixel, R, picture or model meanwhile."""
             question = ("model", "image", "short_side", "x", "y", "recurrence")
             return html if all(at[name] == asked_at.get(name) for name in question) else ""
 
-        ask.click(_safely(test, not_tested), state, [truth, found, asked_at], **WORK | {"trigger_mode": "multiple"}).then(
-            answer_to_what_is_on_show, [state, asked_at, found], truth, **QUICK
-        )
+        ask.click(
+            _safely(test, not_tested),
+            state,
+            [truth, found, asked_at],
+            **WORK | {"trigger_mode": "multiple"},
+        ).then(answer_to_what_is_on_show, [state, asked_at, found], truth, **QUICK)
         stage.select(told(click), [state, where], on_pixel, js=LAST_CLICK, **QUICK)
         labels.input(told(slide_labels), [state, labels], on_image, **QUICK)
         for slider in (photo, clip):
@@ -271,16 +394,29 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
             show_progress="hidden",
             api_visibility="private",
         )
-        come.then(told(open_model), [state, wanted], on_offer, show_progress_on=[stage], api_visibility="private").then(**recurrence)
-        leave.click(told(leave_model), [state, wanted], [download, wanted, models, problem, upload], **QUICK)
+        come.then(
+            told(open_model),
+            [state, wanted],
+            on_offer,
+            show_progress_on=[stage],
+            api_visibility="private",
+        ).then(**recurrence)
+        leave.click(
+            told(leave_model), [state, wanted], [download, wanted, models, problem, upload], **QUICK
+        )
         size.input(told(choose_size), [state, size], on_all, **slow)
         upload.upload(told(take), [state, upload], on_all, **slow)
         examples.select(told(take_example), state, on_all, **slow)
         told_save = [problem, models, upload]
-        save.click(told(keep, old=saved), state, [saved, *told_save], api_visibility="private").then(None, js=OPEN_SAVED)
-        link.click(told(give_link), [state, tab, *on_board, picked], [shared, *told_save], api_visibility="private").then(
-            None, shared, shared, js="window.copiedLink"
-        )
+        save.click(
+            told(keep, old=saved), state, [saved, *told_save], api_visibility="private"
+        ).then(None, js=OPEN_SAVED)
+        link.click(
+            told(give_link),
+            [state, tab, *on_board, picked],
+            [shared, *told_save],
+            api_visibility="private",
+        ).then(None, shared, shared, js="window.copiedLink")
         python.click(told(give_python), state, [shared, *told_save], api_visibility="private").then(
             None, shared, shared, js="window.copied"
         )
@@ -293,7 +429,11 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
         # Clients can't send a click on a picture; this is its twin:
         # client.predict(handle_file(path), x, y, recurrence, api_name="/attention_at")
         with gr.Row(visible=False):
-            asked = [gr.File(label="image", type="filepath"), gr.Number(label="x"), gr.Number(label="y")]
+            asked = [
+                gr.File(label="image", type="filepath"),
+                gr.Number(label="x"),
+                gr.Number(label="y"),
+            ]
             asked += [gr.Number(2, label="recurrence"), gr.Textbox("demo", label="model")]
             gr.Button().click(attention_at, asked, gr.JSON(), api_name="attention_at")
     return blocks
@@ -306,7 +446,9 @@ def _recurrence(bench: Workbench, state: gr.State, tab: gr.State) -> dict[str, A
         mask = gr.File(label="A mask of this picture", type="filepath", height=130, elem_id="mask")
         with gr.Column(min_width=260):
             places = gr.Button("Do all pixels look at the same place?", elem_id="places")
-            cross = gr.Button("Accuracy on and off the beacon's cross", elem_id="cross", visible=False)
+            cross = gr.Button(
+                "Accuracy on and off the beacon's cross", elem_id="cross", visible=False
+            )
     spread, accuracy = gr.HTML(elem_id="spread"), gr.HTML(elem_id="accuracy")
 
     def refresh(at: dict[str, Any], tab: str) -> Any:
@@ -314,16 +456,31 @@ def _recurrence(bench: Workbench, state: gr.State, tab: gr.State) -> dict[str, A
             yield {shown: gr.skip()}
         else:
             beacons = dashboards.knows_beacons(bench, Scene(**at))
-            yield {mask: None, spread: "", accuracy: "", cross: gr.Button(visible=beacons), shown: page.working()}
+            yield {
+                mask: None,
+                spread: "",
+                accuracy: "",
+                cross: gr.Button(visible=beacons),
+                shown: page.working(),
+            }
             for html in dashboards.recurrence(bench, Scene(**at)):
                 yield {shown: html}
 
-    mask.upload(_shown(lambda at, path: dashboards.recurrence(bench, Scene(**at), path)), [state, mask], shown, **WORK)
+    mask.upload(
+        _shown(lambda at, path: dashboards.recurrence(bench, Scene(**at), path)),
+        [state, mask],
+        shown,
+        **WORK,
+    )
     mask.clear(_shown(lambda at: dashboards.recurrence(bench, Scene(**at))), state, shown, **WORK)
-    cross.click(_shown(lambda at: dashboards.on_and_off_cross(bench, Scene(**at))), state, accuracy, **HEAVY)
+    cross.click(
+        _shown(lambda at: dashboards.on_and_off_cross(bench, Scene(**at))), state, accuracy, **HEAVY
+    )
     places.click(_shown(lambda at: dashboards.places(bench, Scene(**at))), state, spread, **HEAVY)
     refresh = _safely(refresh, lambda words, *_: {shown: words})
-    return dict(fn=refresh, inputs=[state, tab], outputs=[shown, mask, spread, accuracy, cross], **WORK)
+    return dict(
+        fn=refresh, inputs=[state, tab], outputs=[shown, mask, spread, accuracy, cross], **WORK
+    )
 
 
 def _configurations(bench: Workbench, tab: gr.State) -> tuple[dict[str, Any], list[Any]]:
@@ -332,9 +489,19 @@ def _configurations(bench: Workbench, tab: gr.State) -> tuple[dict[str, Any], li
     Returns the event that fills it, and what a visitor chooses: data set, order, two rows to compare.
     """
     with gr.Row(elem_id="board-controls"):
-        dataset = gr.Dropdown(dashboards.datasets(bench), value="voc", label="data set", elem_id="board-dataset")
-        order = gr.Dropdown(["configuration"], value="configuration", label="sorted by", elem_id="board-order", allow_custom_value=True)
-        price = gr.Dropdown(dashboards.PRICES, value=dashboards.PRICES[0], label="cost", elem_id="board-cost")
+        dataset = gr.Dropdown(
+            dashboards.datasets(bench), value="voc", label="data set", elem_id="board-dataset"
+        )
+        order = gr.Dropdown(
+            ["configuration"],
+            value="configuration",
+            label="sorted by",
+            elem_id="board-order",
+            allow_custom_value=True,
+        )
+        price = gr.Dropdown(
+            dashboards.PRICES, value=dashboards.PRICES[0], label="cost", elem_id="board-cost"
+        )
     board = gr.HTML(elem_id="board")
     with gr.Row(elem_id="compare-controls"):
         one = gr.Dropdown([], label="compare", elem_id="one", allow_custom_value=True)
@@ -344,16 +511,29 @@ def _configurations(bench: Workbench, tab: gr.State) -> tuple[dict[str, Any], li
     grow = gr.Button("Measure it on this machine", elem_id="grow", elem_classes="quiet")
     growth = gr.HTML(dashboards.growth_by_formula(), elem_id="growth")
 
-    def refresh(tab: str, key: str, by: str, cost: str, first: str | None, second: str | None) -> Any:
+    def refresh(
+        tab: str, key: str, by: str, cost: str, first: str | None, second: str | None
+    ) -> Any:
         if tab != TABS[2]:
             yield {board: gr.skip()}  # a generator that gives nothing would empty all its outputs
             return
         yield {board: page.working(what="reading the runs")}
         for found in dashboards.board(bench, key, by, cost):
             chosen = gr.Dropdown(found.orders, value=by if by in found.orders else found.orders[0])
-            yield {board: found.html, order: chosen, dataset: gr.Dropdown(dashboards.datasets(bench), value=key)}
-        pair = [first, second] if {first, second} <= {*found.rows} and first != second else [*found.rows, None, None][:2]
-        choices = {one: gr.Dropdown(found.rows, value=pair[0]), other: gr.Dropdown(found.rows, value=pair[1])}
+            yield {
+                board: found.html,
+                order: chosen,
+                dataset: gr.Dropdown(dashboards.datasets(bench), value=key),
+            }
+        pair = (
+            [first, second]
+            if {first, second} <= {*found.rows} and first != second
+            else [*found.rows, None, None][:2]
+        )
+        choices = {
+            one: gr.Dropdown(found.rows, value=pair[0]),
+            other: gr.Dropdown(found.rows, value=pair[1]),
+        }
         yield {**choices, compared: dashboards.compare(bench, key, *pair)}
 
     def compare(key: str, first: str | None, second: str | None) -> str:
@@ -361,11 +541,18 @@ def _configurations(bench: Workbench, tab: gr.State) -> tuple[dict[str, Any], li
 
     choices = [dataset, order, price, one, other]
     refresh = _safely(refresh, lambda words, *_: {board: words})
-    filled: dict[str, Any] = dict(fn=refresh, inputs=[tab, *choices], outputs=[board, dataset, order, one, other, compared], **WORK)
+    filled: dict[str, Any] = dict(
+        fn=refresh,
+        inputs=[tab, *choices],
+        outputs=[board, dataset, order, one, other, compared],
+        **WORK,
+    )
     for choice in (dataset, order, price):
         choice.input(**filled)
     for choice in (one, other):
-        choice.input(_safely(compare, lambda words, *_: words), [dataset, one, other], compared, **WORK)
+        choice.input(
+            _safely(compare, lambda words, *_: words), [dataset, one, other], compared, **WORK
+        )
     grow.click(_shown(dashboards.measured_growth), None, growth, **HEAVY)
     return filled, [dataset, order, one, other]
 
@@ -375,8 +562,16 @@ def _runs(bench: Workbench, tab: gr.State) -> tuple[dict[str, Any], gr.State]:
 
     Returns the event that fills it, and the runs a visitor has picked: None as long as it is all of them.
     """
-    table, chosen = gr.HTML(elem_id="runs"), gr.Dropdown([], multiselect=True, label="curves of", elem_id="chosen-runs")
-    curves, timer, mark, picked = gr.HTML(elem_id="curves"), gr.Timer(3), gr.State(""), gr.State(None)
+    table, chosen = (
+        gr.HTML(elem_id="runs"),
+        gr.Dropdown([], multiselect=True, label="curves of", elem_id="chosen-runs"),
+    )
+    curves, timer, mark, picked = (
+        gr.HTML(elem_id="curves"),
+        gr.Timer(3),
+        gr.State(""),
+        gr.State(None),
+    )
 
     def refresh(tab: str, names: list[str] | None, before: str) -> Any:
         if tab != TABS[3]:
@@ -384,10 +579,17 @@ def _runs(bench: Workbench, tab: gr.State) -> tuple[dict[str, Any], gr.State]:
         found = dashboards.runs(bench, names, before)
         if found.curves is None:
             return {table: found.table}
-        return {table: found.table, chosen: gr.Dropdown(found.known, value=found.drawn), mark: found.mark, curves: found.curves}
+        return {
+            table: found.table,
+            chosen: gr.Dropdown(found.known, value=found.drawn),
+            mark: found.mark,
+            curves: found.curves,
+        }
 
     refresh = _safely(refresh, lambda words, *_: {table: words})
-    filled: dict[str, Any] = dict(fn=refresh, inputs=[tab, picked, mark], outputs=[table, chosen, curves, mark], **WORK)
+    filled: dict[str, Any] = dict(
+        fn=refresh, inputs=[tab, picked, mark], outputs=[table, chosen, curves, mark], **WORK
+    )
     timer.tick(**filled)
     chosen.input(lambda names: names or [], chosen, picked, **QUICK).then(**filled)
     return filled, picked
@@ -473,20 +675,38 @@ def _is_loopback(host: str) -> bool:
 def main() -> None:
     """Parse the command line and serve until stopped."""
     parser = argparse.ArgumentParser(description="Explore criss-cross attention in the browser.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
+    )
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--model", default="demo", help="demo, one of the twelve, a run folder, or a weights file (PATH as NAME)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of training runs, offered in the menu")
+    parser.add_argument(
+        "--model",
+        default="demo",
+        help="demo, one of the twelve, a run folder, or a weights file (PATH as NAME)",
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        help="folder of training runs, offered in the menu",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     words = "where a reverse proxy shows the app, such as /lab; by default $GRADIO_ROOT_PATH, or the top"
     parser.add_argument("--root-path", metavar="/PREFIX", help=words)
     args = parser.parse_args()
     if args.root_path and not args.root_path.startswith(("/", "http://", "https://")):
-        parser.error(f"--root-path is {args.root_path!r}; expected a path that begins with / or a whole address, such as --root-path /lab")
+        parser.error(
+            f"--root-path is {args.root_path!r}; expected a path that begins with / or a whole address, such as --root-path /lab"
+        )
     try:
         # The folder below is removed whatever ends the app; what torch still computes in other threads is not waited for.
-        with handling(lambda number, _: sys.exit(128 + number)), tempfile.TemporaryDirectory(prefix="ccnet_lab_") as folder:
-            gr.routes.DEFAULT_TEMP_DIR = os.environ["GRADIO_TEMP_DIR"] = f"{folder}/gradio"  # else what visitors send stays on the disk
+        with (
+            handling(lambda number, _: sys.exit(128 + number)),
+            tempfile.TemporaryDirectory(prefix="ccnet_lab_") as folder,
+        ):
+            gr.routes.DEFAULT_TEMP_DIR = os.environ["GRADIO_TEMP_DIR"] = (
+                f"{folder}/gradio"  # else what visitors send stays on the disk
+            )
             serve(args, Path(folder))
     except (LabError, OSError) as error:
         parser.exit(2, f"{error}\n")
@@ -497,7 +717,13 @@ def main() -> None:
 
 def serve(args: argparse.Namespace, folder: Path) -> None:
     """Serve until stopped; everything that is written on the way is in `folder`."""
-    bench = Workbench(folder / "examples", args.device, any_path=_is_loopback(args.host), runs=args.runs, model=args.model)
+    bench = Workbench(
+        folder / "examples",
+        args.device,
+        any_path=_is_loopback(args.host),
+        runs=args.runs,
+        model=args.model,
+    )
     blocks = build(bench, folder)
     try:
         blocks.queue(default_concurrency_limit=2).launch(
@@ -505,7 +731,9 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
             prevent_thread_lock=True, root_path=args.root_path,
         )  # fmt: skip
     except OSError as error:
-        raise ConfigError(f"cannot listen on {args.host}:{args.port} ({error}); choose another port with --port") from None
+        raise ConfigError(
+            f"cannot listen on {args.host}:{args.port} ({error}); choose another port with --port"
+        ) from None
     threading.Thread(target=dashboards.warm, daemon=True).start()
     try:
         blocks.block_thread()

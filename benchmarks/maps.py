@@ -11,7 +11,11 @@ from benchmarks.samples import side_by_side
 from ccnet_lab.explore.maps import Step, attention_map, dense_weights
 from ccnet_lab.explore.teaching import dense_from_weights
 
-GRIDS = ((64, 64), (64, 128), (128, 256))  # cells: 512 x 512, 512 x 1024 and 1024 x 2048 pixels at stride 8
+GRIDS = (
+    (64, 64),
+    (64, 128),
+    (128, 256),
+)  # cells: 512 x 512, 512 x 1024 and 1024 x 2048 pixels at stride 8
 CALLS = 5  # of ours in a round, timed together: right after a dense matrix the caches hold nothing of what a click needs
 LARGEST_DENSE = 64 * 64  # cells: a dense matrix of more is not built
 
@@ -34,12 +38,17 @@ class MapTiming(NamedTuple):
 
 
 @torch.inference_mode()
-def time_maps(grid: tuple[int, int], repeats: int, device: torch.device, query_channels: int = 64) -> list[MapTiming]:
+def time_maps(
+    grid: tuple[int, int], repeats: int, device: torch.device, query_channels: int = 64
+) -> list[MapTiming]:
     """R = 1, 2, 3 on a grid (h, w) with random queries and keys, a pixel off the centre; `difference` is the largest of the two maps."""
     height, width = grid
     i, j = height // 3, width // 4
     generator = torch.Generator().manual_seed(0)
-    tensors = [torch.randn(height, width, query_channels, generator=generator).mul(0.3).to(device) for _ in range(6)]
+    tensors = [
+        torch.randn(height, width, query_channels, generator=generator).mul(0.3).to(device)
+        for _ in range(6)
+    ]
     steps = [Step(query, key) for query, key in zip(tensors[::2], tensors[1::2], strict=True)]
     found = []
     for recurrence in (1, 2, 3):
@@ -49,9 +58,13 @@ def time_maps(grid: tuple[int, int], repeats: int, device: torch.device, query_c
             forms["dense"] = partial(dense_map, used, i, j)
         times = side_by_side(forms, repeats, device, warm_up=3)
         median, spread = times["ours"].median / CALLS, times["ours"].spread
-        difference = float((forms["ours"]() - forms["dense"]()).abs().max()) if "dense" in forms else None
+        difference = (
+            float((forms["ours"]() - forms["dense"]()).abs().max()) if "dense" in forms else None
+        )
         dense_median, dense_spread = times.get("dense", (None, None))
-        found.append(MapTiming(grid, recurrence, median, spread, dense_median, dense_spread, difference))
+        found.append(
+            MapTiming(grid, recurrence, median, spread, dense_median, dense_spread, difference)
+        )
     return found
 
 

@@ -12,14 +12,21 @@ from torch.optim.swa_utils import update_bn
 
 from benchmarks.samples import side_by_side
 from ccnet_lab.configs import Config
+from ccnet_lab.device import has_bf16
 from ccnet_lab.model.attention import criss_cross_attention_plain, criss_cross_residual
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.deployed import enlarged
-from ccnet_lab.model.fast import folded, has_bf16
+from ccnet_lab.model.folding import folded
 from ccnet_lab.model.winograd import use_winograd
 from ccnet_lab.training.throughput import as_published, summary
 
-SHAPES = ((1, 512, 64, 64), (1, 512, 97, 97), (1, 512, 64, 128), (2, 512, 64, 64), (1, 512, 128, 256))  # (B, C, H, W), on a CPU
+SHAPES = (
+    (1, 512, 64, 64),
+    (1, 512, 97, 97),
+    (1, 512, 64, 128),
+    (2, 512, 64, 64),
+    (1, 512, 128, 256),
+)  # (B, C, H, W), on a CPU
 CUDA_SHAPES = ((16, 512, 64, 64), (8, 512, 64, 128))
 
 
@@ -70,7 +77,11 @@ def plain_step(x: Tensor, gamma: Tensor, query: Tensor, key: Tensor, value: Tens
 
 
 def time_attention(
-    shape: tuple[int, ...], repeats: int = 15, query_channels: int = 64, device: torch.device | None = None, compiled: bool = False
+    shape: tuple[int, ...],
+    repeats: int = 15,
+    query_channels: int = 64,
+    device: torch.device | None = None,
+    compiled: bool = False,
 ) -> list[Timing]:
     """Time the step's forms in turn on `shape` (B, C, H, W), float32 on a CPU, bfloat16 on CUDA; the first three rounds are not counted.
 
@@ -87,7 +98,10 @@ def time_attention(
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
 
     def tensors(layout: torch.memory_format) -> list[Tensor]:
-        generator, widths = torch.Generator().manual_seed(0), (channels, query_channels, query_channels, channels)
+        generator, widths = (
+            torch.Generator().manual_seed(0),
+            (channels, query_channels, query_channels, channels),
+        )
         made = [torch.randn(batch, c, height, width, generator=generator).mul(0.5) for c in widths]
         x, *rest = (t.to(device, dtype).to(memory_format=layout).requires_grad_() for t in made)
         return [x, torch.tensor(0.5, device=device, requires_grad=True), *rest]
@@ -99,7 +113,9 @@ def time_attention(
 
     last, contiguous = tensors(torch.channels_last), tensors(torch.contiguous_format)
     plain = {"channels-last": (plain_step, last), "contiguous": (plain_step, contiguous)}
-    ours: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {"ours": (criss_cross_residual, last)}
+    ours: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
+        "ours": (criss_cross_residual, last)
+    }
     if compiled:
         ours["ours, compiled"] = torch.compile(criss_cross_residual, dynamic=False), last
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in (*plain, *ours)}
@@ -112,8 +128,14 @@ def time_attention(
             torch.autograd.grad(out, inputs, seed)
             found[name].append((middle - start, now() - start))
             del out
-    forward, total = ({name: summary([row[k] for row in rows[3:]]) for name, rows in found.items()} for k in (0, 1))
-    saved = {name: saved_bytes(functools.partial(form, *inputs)) for name, (form, inputs) in (plain | ours).items()}
+    forward, total = (
+        {name: summary([row[k] for row in rows[3:]]) for name, rows in found.items()}
+        for k in (0, 1)
+    )
+    saved = {
+        name: saved_bytes(functools.partial(form, *inputs))
+        for name, (form, inputs) in (plain | ours).items()
+    }
     first, both = min(forward[name] for name in plain), min(total[name] for name in plain)
     layouts = {name: (forward[name].median, total[name].median) for name in plain}
     return [
@@ -141,7 +163,12 @@ def saved_bytes(run: Callable[[], Tensor]) -> int:
 
 
 def time_inference(
-    config: Config, size: tuple[int, int], batch: int, repeats: int, device: torch.device, compiled: bool = False
+    config: Config,
+    size: tuple[int, int],
+    batch: int,
+    repeats: int,
+    device: torch.device,
+    compiled: bool = False,
 ) -> list[Inference]:
     """Time a network's forms in turn; the published mode (eager, float32, contiguous, einsum attention, TF32 off) comes first.
 
@@ -175,9 +202,14 @@ def time_inference(
 
     forms: dict[str, Callable[[], Tensor]] = {"published mode": as_in_the_recipe}
     for bf16 in (False, True)[: 1 + has_bf16(device)]:
-        forms |= {name + ", bf16" * bf16: functools.partial(run, network, bf16) for name, network in networks.items()}
+        forms |= {
+            name + ", bf16" * bf16: functools.partial(run, network, bf16)
+            for name, network in networks.items()
+        }
     if device.type == "cpu":
-        forms["folded, channels-last, Winograd"] = functools.partial(run, use_winograd(folded(model)), False)
+        forms["folded, channels-last, Winograd"] = functools.partial(
+            run, use_winograd(folded(model)), False
+        )
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:

@@ -20,16 +20,32 @@ from ccnet_lab.configs import get_config
 from ccnet_lab.data.cache import build_cache, read_pair
 from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.datasets import Pair, Sample, Split, label_table
-from ccnet_lab.data.transforms import BRIGHTNESS, CONTRAST, CROP_TRIES, HUE, LARGEST_CLASS, MEAN, SATURATION, STD, augment, random_size
+from ccnet_lab.data.transforms import (
+    BRIGHTNESS,
+    CONTRAST,
+    CROP_TRIES,
+    HUE,
+    LARGEST_CLASS,
+    MEAN,
+    SATURATION,
+    STD,
+    augment,
+    random_size,
+)
 from ccnet_lab.training.throughput import Times, summary
 
-NEEDED = {"voc": 830, "cityscapes": 415}  # images/s that the fastest configuration, R-50-D16, eats at 40 % of an H200's peak
+NEEDED = {
+    "voc": 830,
+    "cityscapes": 415,
+}  # images/s that the fastest configuration, R-50-D16, eats at 40 % of an H200's peak
 CORES = 16  # of such a machine
 # Height, width, format, noise and the largest class' share of the made-up files: about the bytes of real ones, and their tries per crop.
 _KINDS = {"voc": (375, 500, ".jpg", 12.0, 0.77), "cityscapes": (1024, 2048, ".png", 0.6, 0.72)}
 
 
-def side_by_side(forms: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1) -> dict[str, Times]:
+def side_by_side(
+    forms: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1
+) -> dict[str, Times]:
     """Run the forms in turn, `repeats` times after the warm-up; wall-clock seconds of one call each, the device's work included."""
     found: dict[str, list[float]] = {name: [] for name in forms}
     for round_ in range(warm_up + repeats):
@@ -96,16 +112,37 @@ def time_samples(key: str, folder: Path, images: int = 6, repeats: int = 8) -> l
                     start = time.process_time()
                     sample = read(index)
                     middle = time.process_time()
-                    transform(sample.image, sample.labels, np.random.default_rng([round_, index]), config.crop_size, config.resize)
-                    rounds[form][round_] += np.array([middle - start, time.process_time() - middle]) / images
+                    transform(
+                        sample.image,
+                        sample.labels,
+                        np.random.default_rng([round_, index]),
+                        config.crop_size,
+                        config.resize,
+                    )
+                    rounds[form][round_] += (
+                        np.array([middle - start, time.process_time() - middle]) / images
+                    )
     finally:
         torch.set_num_threads(threads)
-    medians = {form: np.median(seconds[1:], 0).tolist() for form, seconds in rounds.items()}  # the first round warms up
-    spreads = {form: summary(seconds[1:].sum(1).tolist()).spread for form, seconds in rounds.items()}
+    medians = {
+        form: np.median(seconds[1:], 0).tolist() for form, seconds in rounds.items()
+    }  # the first round warms up
+    spreads = {
+        form: summary(seconds[1:].sum(1).tolist()).spread for form, seconds in rounds.items()
+    }
     slow_read, slow_transform = medians.pop("recipe")
-    recipe = slow_read, slow_transform, spreads["recipe"], f"OpenCV {cv2.__version__}", NEEDED[key] / CORES
+    recipe = (
+        slow_read,
+        slow_transform,
+        spreads["recipe"],
+        f"OpenCV {cv2.__version__}",
+        NEEDED[key] / CORES,
+    )
     size = int(statistics.mean(pair.image.stat().st_size for pair in split.pairs))
-    return [DataTiming(key, form, size, read, transform, spreads[form], *recipe) for form, (read, transform) in medians.items()]
+    return [
+        DataTiming(key, form, size, read, transform, spreads[form], *recipe)
+        for form, (read, transform) in medians.items()
+    ]
 
 
 def recipe_read(split: Split, index: int) -> Sample:
@@ -117,7 +154,11 @@ def recipe_read(split: Split, index: int) -> Sample:
 
 
 def recipe_augment(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8], rng: np.random.Generator, crop: tuple[int, int], resize: tuple[int, int]
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    rng: np.random.Generator,
+    crop: tuple[int, int],
+    resize: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`augment` and `normalise_crops` written plainly in the recipe's order: resize the whole, crop, flip, colours, normalise, pad.
 
@@ -141,14 +182,20 @@ def recipe_augment(
     pixels = cv2.multiply(cv2.subtract(pixels, (*MEAN, 0)), (*(1 / std for std in STD), 0))
     above, before = (crop[0] - height) // 2, (crop[1] - width) // 2
     margins = (before, crop[1] - width - before, above, crop[0] - height - above)
-    return F.pad(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), margins), F.pad(torch.from_numpy(labels.copy()), margins, value=IGNORE)
+    return F.pad(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), margins), F.pad(
+        torch.from_numpy(labels.copy()), margins, value=IGNORE
+    )
 
 
 def _recipe_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Each change in float32, clipped and cut to 8 bits again; the draws come in the order of `distort_colours`."""
     contrast_first = rng.random() < 0.5
     brighten, contrast, saturate, turn = rng.random(4) < 0.5
-    shift, factor, saturation = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(*CONTRAST), rng.uniform(*SATURATION)
+    shift, factor, saturation = (
+        rng.uniform(-BRIGHTNESS, BRIGHTNESS),
+        rng.uniform(*CONTRAST),
+        rng.uniform(*SATURATION),
+    )
     hue = rng.integers(-HUE, HUE)
     if brighten:
         image = _linear(image, 1, shift)
@@ -176,13 +223,26 @@ def make_files(key: str, folder: Path, images: int) -> Split:
     ids = np.array(dataset.label_ids or range(dataset.num_classes), np.uint8)
     pairs = []
     for index in range(images):
-        coarse = [Image.fromarray(rng.integers(0, 256, (height // k, width // k, 3), np.uint8)) for k in (125, 25, 8)]
-        layers = [np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC), np.float32) for layer in coarse]
-        image = 0.6 * layers[0] + 0.25 * layers[1] + 0.15 * layers[2] + rng.normal(0, noise, (height, width, 1))
+        coarse = [
+            Image.fromarray(rng.integers(0, 256, (height // k, width // k, 3), np.uint8))
+            for k in (125, 25, 8)
+        ]
+        layers = [
+            np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+            for layer in coarse
+        ]
+        image = (
+            0.6 * layers[0]
+            + 0.25 * layers[1]
+            + 0.15 * layers[2]
+            + rng.normal(0, noise, (height, width, 1))
+        )
         regions = ids[rng.integers(0, len(ids), (height // 60, width // 60))]
         regions[rng.random(regions.shape) < share] = ids[0]
         mask = Image.fromarray(regions).resize((width, height), Image.Resampling.NEAREST)
-        pair = Pair(f"{key}{index}", folder / f"{key}{index}{ending}", folder / f"{key}{index}_mask.png")
+        pair = Pair(
+            f"{key}{index}", folder / f"{key}{index}{ending}", folder / f"{key}{index}_mask.png"
+        )
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(pair.image, quality=92)
         mask.save(pair.mask)
         pairs.append(pair)

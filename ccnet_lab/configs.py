@@ -10,7 +10,10 @@ from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import ConfigError, UnknownConfigError, UnknownFieldError, near
 
 RELEASES = "https://github.com/SegmentationBLWX/modelstore/releases/download/ssseg_ccnet"
-TINY, SLIM = 0, 1  # depths that stand for the two small backbones, which are no ResNets: the beacons demo's and the street model's
+TINY, SLIM = (
+    0,
+    1,
+)  # depths that stand for the two small backbones, which are no ResNets: the beacons demo's and the street model's
 STRIDES = {TINY: (4,), SLIM: (4, 8), 50: (8, 16), 101: (8, 16)}
 
 
@@ -81,7 +84,9 @@ class Config:
         known = [field.name for field in fields(cls)]
         for name in given:
             if name not in known:
-                raise UnknownFieldError(f"a configuration has no field {name!r}; {near(name, known)}")
+                raise UnknownFieldError(
+                    f"a configuration has no field {name!r}; {near(name, known)}"
+                )
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -93,7 +98,10 @@ class Config:
             ("depth", strides, f"50 or 101 (or {TINY} or {SLIM}, the small backbones)"),
             ("output_stride", self.output_stride in strides, " or ".join(map(str, strides))),
             ("optimizer", self.optimizer in ("sgd", "adamw"), "'sgd' or 'adamw'"),
-            *((name, getattr(self, name) >= 1, "1 or more") for name in ("batch_size", "epochs", "channels", "query_channels", "width")),
+            *(
+                (name, getattr(self, name) >= 1, "1 or more")
+                for name in ("batch_size", "epochs", "channels", "query_channels", "width")
+            ),
             ("min_lr", 0 <= self.min_lr <= self.lr, f"0 to lr, which is {self.lr:g}"),
             ("aux_channels", self.aux_channels >= 0, "0 (as many as channels) or more"),
             ("recurrence", self.recurrence >= 0, "0 or more (the papers use 2)"),
@@ -104,14 +112,20 @@ class Config:
         for name in ("crop_size", "resize"):
             pair = tuple(int(v) for v in getattr(self, name))
             if len(pair) != 2 or min(pair) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected two positive integers")
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}; expected two positive integers"
+                )
             object.__setattr__(self, name, pair)  # JSON brings lists
 
     @property
     def name(self) -> str:
         """`ccnet_resnet{depth}os{output_stride}_{dataset}`, with `_r{R}` where R is not 2 and `_aux{channels}` if set; or the alias."""
-        suffix = ("" if self.recurrence == 2 else f"_r{self.recurrence}") + (f"_aux{self.aux_channels}" if self.aux_channels else "")
-        return self.alias or f"ccnet_resnet{self.depth}os{self.output_stride}_{self.dataset}{suffix}"
+        suffix = ("" if self.recurrence == 2 else f"_r{self.recurrence}") + (
+            f"_aux{self.aux_channels}" if self.aux_channels else ""
+        )
+        return (
+            self.alias or f"ccnet_resnet{self.depth}os{self.output_stride}_{self.dataset}{suffix}"
+        )
 
     @property
     def num_classes(self) -> int:
@@ -165,7 +179,13 @@ _TWELVE = tuple(
 CONFIGS: Mapping[str, Config] = MappingProxyType({config.name: config for config in _TWELVE})
 
 # SSSegmentation's CCNet page, in the order of the twelve: R-50-D8, R-50-D16, R-101-D8, R-101-D16 per data set.
-_PUBLISHED = dict(zip(CONFIGS, (77.43, 76.01, 78.02, 77.33, 42.47, 40.78, 44.00, 42.95, 79.15, 77.94, 80.08, 78.45), strict=True))
+_PUBLISHED = dict(
+    zip(
+        CONFIGS,
+        (77.43, 76.01, 78.02, 77.33, 42.47, 40.78, 44.00, 42.95, 79.15, 77.94, 80.08, 78.45),
+        strict=True,
+    )
+)
 
 # A beacon decides every disc's class, so a network needs R = 2 to see it from anywhere; scripts/make_demo.py trains both.
 _DEMO = Config(

@@ -16,7 +16,9 @@ from tqdm.auto import tqdm
 
 from ccnet_lab.errors import DownloadError, LabError, NotThereError
 
-Progress = Callable[[int, int | None], None]  # what is done, and of how much (None where that isn't known)
+Progress = Callable[
+    [int, int | None], None
+]  # what is done, and of how much (None where that isn't known)
 _BLOCK = 1 << 16  # bytes; what a cut connection can lose
 
 
@@ -68,7 +70,12 @@ def fetch(
             if not path.exists():  # else another process has just finished it
                 _transfer(url, part, digest, progress, timeout, retries, pause)
                 try:
-                    _verify(part, digest, f"it is removed; call again, or put the right file at {path} by hand", check)
+                    _verify(
+                        part,
+                        digest,
+                        f"it is removed; call again, or put the right file at {path} by hand",
+                        check,
+                    )
                 except DownloadError:
                     _forget(part)
                     raise
@@ -76,10 +83,16 @@ def fetch(
                 _forget(part)
     except LabError:
         raise
-    except OSError as error:  # of the disk: those of the network are _CutError or DownloadError by now
+    except (
+        OSError
+    ) as error:  # of the disk: those of the network are _CutError or DownloadError by now
         if error.errno == errno.ENOSPC:
-            raise DownloadError(f"no room left for {part}; free some and call again, what came so far is kept") from None
-        raise DownloadError(f"{path} cannot be written: {error}; choose another folder or change its rights") from None
+            raise DownloadError(
+                f"no room left for {part}; free some and call again, what came so far is kept"
+            ) from None
+        raise DownloadError(
+            f"{path} cannot be written: {error}; choose another folder or change its rights"
+        ) from None
     return path
 
 
@@ -92,7 +105,15 @@ def progress_bar(title: str, unit: str = "B") -> Progress:
         if bar is None:
             watched = sys.stderr.isatty() or "ipykernel" in sys.modules
             every = 0.1 if watched else 30.0  # seconds; a log file gets few lines
-            bar = tqdm(desc=title, total=total, unit=unit, unit_scale=unit == "B", initial=done, mininterval=every, dynamic_ncols=True)
+            bar = tqdm(
+                desc=title,
+                total=total,
+                unit=unit,
+                unit_scale=unit == "B",
+                initial=done,
+                mininterval=every,
+                dynamic_ncols=True,
+            )
         bar.total = total
         bar.update(done - bar.n)
         if done == total:
@@ -101,7 +122,15 @@ def progress_bar(title: str, unit: str = "B") -> Progress:
     return show
 
 
-def _transfer(url: str, part: Path, digest: str, progress: Progress | None, timeout: float, retries: int, pause: float) -> None:
+def _transfer(
+    url: str,
+    part: Path,
+    digest: str,
+    progress: Progress | None,
+    timeout: float,
+    retries: int,
+    pause: float,
+) -> None:
     """Receive until the part is whole; cuts are mended by going on."""
     tries, most = 0, _length(part)
     while True:
@@ -110,8 +139,14 @@ def _transfer(url: str, part: Path, digest: str, progress: Progress | None, time
         except _CutError as cut:
             tries, most = (1, _length(part)) if _length(part) > most else (tries + 1, most)
             if tries > (min(1, retries) if isinstance(cut, _UnreachableError) else retries):
-                kept = f"; the first {_length(part):,} bytes are kept and the next call goes on from there" if _length(part) else ""
-                raise DownloadError(f"{url} cannot be downloaded: {cut}{kept}. Or put it at {_final(part)} by hand") from None
+                kept = (
+                    f"; the first {_length(part):,} bytes are kept and the next call goes on from there"
+                    if _length(part)
+                    else ""
+                )
+                raise DownloadError(
+                    f"{url} cannot be downloaded: {cut}{kept}. Or put it at {_final(part)} by hand"
+                ) from None
             time.sleep(pause * 2 ** (tries - 1))
 
 
@@ -127,13 +162,17 @@ def _alone(part: Path) -> Iterator[None]:
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino  # not one that was removed meanwhile
+            mine = (
+                path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino
+            )  # not one that was removed meanwhile
         except BlockingIOError:
             mine = False
         if not mine:
             file.seek(0)
             who = file.read().strip()
-            raise DownloadError(f"{_final(part)} is being downloaded by process {who or '?'}; wait until it is done and call again")
+            raise DownloadError(
+                f"{_final(part)} is being downloaded by process {who or '?'}; wait until it is done and call again"
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -149,7 +188,9 @@ def _receive(url: str, part: Path, digest: str, progress: Progress | None, timeo
 
     note = read_note(part)
     same = note.get("validator", "") if note.get("url") == url else ""
-    have = _length(part) if same or digest else 0  # without either, nothing would tell two versions glued together
+    have = (
+        _length(part) if same or digest else 0
+    )  # without either, nothing would tell two versions glued together
     if same and have and have == note.get("total"):
         return
     resumed = {"Range": f"bytes={have}-"} | ({"If-Range": same} if same else {})
@@ -165,20 +206,32 @@ def _receive(url: str, part: Path, digest: str, progress: Progress | None, timeo
             if status in (408, 425, 429) or status >= 500:
                 raise _CutError(f"the host answers {status} {answer.reason}")
             if status not in (200, 206):
-                kind = NotThereError if 400 <= status < 500 else DownloadError  # some stores answer 403 for what they don't have
-                raise kind(f"the host answers {status} {answer.reason} to {url}; put the file at {_final(part)} by hand")
+                kind = (
+                    NotThereError if 400 <= status < 500 else DownloadError
+                )  # some stores answer 403 for what they don't have
+                raise kind(
+                    f"the host answers {status} {answer.reason} to {url}; put the file at {_final(part)} by hand"
+                )
             begin, _, whole = told.get("Content-Range", "").removeprefix("bytes ").partition("/")
             if status == 206 and begin.split("-")[0] != str(have):
                 _forget(part)
                 raise _CutError(f"the host sent bytes {begin or '?'} instead of {have}-")
-            length = whole if status == 206 else told.get("Content-Length", "") if "Content-Encoding" not in told else ""
+            length = (
+                whole
+                if status == 206
+                else told.get("Content-Length", "")
+                if "Content-Encoding" not in told
+                else ""
+            )
             total = int(length) if length.isdigit() else None
             have = have if status == 206 else 0
             _check_room(part, total, have)
             tag = told.get("ETag", "")
             validator = tag if tag and not tag.startswith("W/") else told.get("Last-Modified", "")
             with part.open("ab" if have else "wb") as file:
-                note_path(part).write_text(json.dumps({"url": url, "validator": validator, "total": total}))
+                note_path(part).write_text(
+                    json.dumps({"url": url, "validator": validator, "total": total})
+                )
                 for block in answer.iter_content(_BLOCK):
                     file.write(block)
                     have += len(block)
@@ -190,13 +243,21 @@ def _receive(url: str, part: Path, digest: str, progress: Progress | None, timeo
         if isinstance(error, ValueError):
             raise DownloadError(f"{url} is no address to download from: {error}") from None
         inner = error.args[0] if error.args else error
-        unreachable = isinstance(error, requests.ConnectionError) and not isinstance(error, requests.Timeout) and not answered
-        raise (_UnreachableError if unreachable else _CutError)(str(getattr(inner, "reason", inner))) from None
+        unreachable = (
+            isinstance(error, requests.ConnectionError)
+            and not isinstance(error, requests.Timeout)
+            and not answered
+        )
+        raise (_UnreachableError if unreachable else _CutError)(
+            str(getattr(inner, "reason", inner))
+        ) from None
     if total is not None and have != total:
         raise _CutError(f"the connection ended after {have:,} of {total:,} bytes")
 
 
-def _verify(file: Path, digest: str, remedy: str, check: Callable[[Path], None] | None = None) -> None:
+def _verify(
+    file: Path, digest: str, remedy: str, check: Callable[[Path], None] | None = None
+) -> None:
     try:
         if digest:
             algorithm, _, expected = digest.partition(":")
@@ -213,7 +274,9 @@ def _verify(file: Path, digest: str, remedy: str, check: Callable[[Path], None] 
 def _check_room(part: Path, total: int | None, have: int) -> None:
     free = shutil.disk_usage(part.parent).free + (_length(part) if not have else 0)
     if total is not None and free < total - have:
-        raise DownloadError(f"{part.parent} has room for {free / 1e9:.1f} GB, {_final(part)} takes {(total - have) / 1e9:.1f} GB more")
+        raise DownloadError(
+            f"{part.parent} has room for {free / 1e9:.1f} GB, {_final(part)} takes {(total - have) / 1e9:.1f} GB more"
+        )
 
 
 def _final(part: Path) -> Path:

@@ -1,4 +1,4 @@
-"""How a script ends, whatever ends it: in one sentence. Causes are told by training/guards.py.
+"""How a script ends, whatever ends it: in one sentence. Causes are told by training/signals.py.
 
 Scripts import this before anything that takes seconds, since Ctrl-C may come in those, too.
 """
@@ -18,7 +18,7 @@ def ending(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         code, words = 130, "stopped; what was written so far is kept"
     except Exception as error:
-        from ccnet_lab.training.guards import cause
+        from ccnet_lab.training.signals import cause
 
         code, words = 2, f"{Path(sys.argv[0]).name}: error: {cause(error, Path())}"
     except BaseException as stop:

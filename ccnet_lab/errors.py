@@ -83,4 +83,8 @@ def near(name: str, known: Iterable[str], most: int = 3) -> str:
     """The known names nearest to `name`, as the end of a sentence; all of them where none is near."""
     known = list(known)
     found = get_close_matches(name, known, n=most, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, found))}?" if found else f"known are {', '.join(known)}"
+    return (
+        f"did you mean {' or '.join(map(repr, found))}?"
+        if found
+        else f"known are {', '.join(known)}"
+    )

@@ -21,7 +21,9 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[LabErro
     try:
         temporary.unlink(missing_ok=True)  # of a process that was killed
         temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask makes of it; safetensors lets nobody but the owner read
+        mode = (
+            temporary.stat().st_mode
+        )  # what the umask makes of it; safetensors lets nobody but the owner read
         write(temporary)
         temporary.chmod(mode)
         sync(temporary)
@@ -44,7 +46,14 @@ def failed_to_write(error: Exception) -> bool:
 
     Others come up then, too: of a worker that was killed, of a GPU that is lost.
     """
-    words = ("inline_container", "PytorchStreamWriter", "iostream", "unexpected pos", "No space left", "file write")
+    words = (
+        "inline_container",
+        "PytorchStreamWriter",
+        "iostream",
+        "unexpected pos",
+        "No space left",
+        "file write",
+    )
     return isinstance(error, OSError | SafetensorError) or any(word in str(error) for word in words)
 
 

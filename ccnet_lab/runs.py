@@ -48,7 +48,9 @@ class Run:
         """A new run folder that holds `config`; raises `RunError` where there is one already."""
         run = cls(Path(folder))
         if (run.folder / "config.json").exists():
-            raise RunError(f"{folder} holds a run already; add --resume to go on with it, or choose another folder")
+            raise RunError(
+                f"{folder} holds a run already; add --resume to go on with it, or choose another folder"
+            )
         run.folder.mkdir(parents=True, exist_ok=True)
         return run.begin_anew(config)
 
@@ -57,7 +59,9 @@ class Run:
         for name in ("training.json", "metrics.jsonl"):
             (self.folder / name).unlink(missing_ok=True)
         dataset = get_dataset(config.dataset)
-        if dataset.classes:  # a data set of one's own, which the catalog of another process doesn't know
+        if (
+            dataset.classes
+        ):  # a data set of one's own, which the catalog of another process doesn't know
             self._write("dataset.json", dataset.to_dict())
         self._write("config.json", config.to_dict())
         return self
@@ -66,7 +70,9 @@ class Run:
     def config(self) -> Config:
         """What was trained."""
         values = self._read("config.json")
-        if self.training is None:  # published weights that were only scored here, or not begun: the schedule has its floor
+        if (
+            self.training is None
+        ):  # published weights that were only scored here, or not begun: the schedule has its floor
             values.setdefault("min_lr", None)
         return Config.from_dict({**values, **self._dataset()})
 
@@ -78,7 +84,11 @@ class Run:
     def follow(self, dataset: Dataset) -> None:
         """Take a data set of one's own from where it lies now: the same classes, perhaps a copy of the folder."""
         stored = self._read_if_there("dataset.json")
-        if stored and stored.get("root") != dataset.root and [name for _, name in stored["classes"]] == list(dataset.class_names):
+        if (
+            stored
+            and stored.get("root") != dataset.root
+            and [name for _, name in stored["classes"]] == list(dataset.class_names)
+        ):
             self._write("dataset.json", dataset.to_dict())
 
     @property
@@ -136,12 +146,16 @@ class Run:
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise RunError(f"the log of {self.folder} cannot be written: {error}; make room, then --resume") from None
+            raise RunError(
+                f"the log of {self.folder} cannot be written: {error}; make room, then --resume"
+            ) from None
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last line that was cut short is left out."""
         path = self.log_file
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        lines = (
+            path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        )
         found = []
         for number, line in enumerate(lines, 1):
             record = None
@@ -150,12 +164,20 @@ class Run:
             if isinstance(record, dict) and "step" in record:
                 found.append(record)
             elif number < len(lines):
-                raise RunError(f"line {number} of {path} is no JSON object with a step; mend or remove it")
+                raise RunError(
+                    f"line {number} of {path} is no JSON object with a step; mend or remove it"
+                )
         return found
 
     def rewind_log(self, step: int) -> None:
         """Take out the lines after `step`: they will be written again."""
-        write_text(self.log_file, "".join(json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step), RunError)
+        write_text(
+            self.log_file,
+            "".join(
+                json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step
+            ),
+            RunError,
+        )
 
     # Checkpoints
 
@@ -192,13 +214,19 @@ class Run:
         (self.folder / "checkpoint.writing").unlink(missing_ok=True)
         candidates = self.checkpoints()
         for path in candidates:
-            if path.stem.endswith(f"-{sha256(path)[:_DIGITS]}"):  # whole: an error now is none of the file's
+            if path.stem.endswith(
+                f"-{sha256(path)[:_DIGITS]}"
+            ):  # whole: an error now is none of the file's
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 return state
             path.rename(path.with_suffix(".damaged"))
-            say(f"{path.name} is damaged (its bytes are not those that were written); going back to the checkpoint before it")
+            say(
+                f"{path.name} is damaged (its bytes are not those that were written); going back to the checkpoint before it"
+            )
         if candidates or list(self.folder.glob("checkpoint-*.damaged")):
-            raise RunError(f"no checkpoint in {self.folder} can be read; start the run anew in another folder")
+            raise RunError(
+                f"no checkpoint in {self.folder} can be read; start the run anew in another folder"
+            )
         return None
 
     def remove_checkpoints(self) -> None:
@@ -214,15 +242,21 @@ class Run:
             try:
                 import fcntl
 
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # POSIX record lock: workers that are forked don't inherit it
+                fcntl.lockf(
+                    file, fcntl.LOCK_EX | fcntl.LOCK_NB
+                )  # POSIX record lock: workers that are forked don't inherit it
             except ImportError:  # Windows
                 pass
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise RunError(f"{self.folder} cannot be locked: {error}; this file system may not allow it, so use another") from None
+                    raise RunError(
+                        f"{self.folder} cannot be locked: {error}; this file system may not allow it, so use another"
+                    ) from None
                 file.seek(0)
                 holder = file.read().strip() or "?"
-                raise RunBusyError(f"{self.folder} is being written by process {holder}; wait for it or stop it") from None
+                raise RunBusyError(
+                    f"{self.folder} is being written by process {holder}; wait for it or stop it"
+                ) from None
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -234,7 +268,9 @@ class Run:
         except (OSError, ValueError) as error:
             raise RunError(f"{self.folder / name} cannot be read: {error}") from None
         if not isinstance(content, dict):
-            raise RunError(f"{self.folder / name} holds a {type(content).__name__}; expected an object")
+            raise RunError(
+                f"{self.folder / name} holds a {type(content).__name__}; expected an object"
+            )
         return content
 
     def _read_if_there(self, name: str) -> dict[str, Any] | None:

@@ -41,7 +41,9 @@ class Published:
     @property
     def places(self) -> tuple[Path, ...]:
         """Where it may lie: under the name it is downloaded as, or the other one it was published under, without `_train`."""
-        return tuple(home() / _FOLDERS[self.kind] / name for name in dict.fromkeys(both_names(self.file)))
+        return tuple(
+            home() / _FOLDERS[self.kind] / name for name in dict.fromkeys(both_names(self.file))
+        )
 
     @property
     def path(self) -> Path:
@@ -57,11 +59,19 @@ class Published:
 _FOLDERS = {"checkpoint": "checkpoints", "log": "logs", "start": "imagenet"}
 
 
-_DIGITS = {50: "2cccc1ad", 101: "e67eebb6"}  # in the names of the start weights; they begin the file's sha256
+_DIGITS = {
+    50: "2cccc1ad",
+    101: "e67eebb6",
+}  # in the names of the start weights; they begin the file's sha256
 _FILES = [
     *(Published(name, "checkpoint", f"{RELEASES}/{name}_train.pth") for name in CONFIGS),
     *(Published(f"{name}.log", "log", f"{RELEASES}/{name}_train.log") for name in CONFIGS),
-    *(Published(f"resnet{n}_v1c", "start", f"{_V1C}/resnet{n}_v1c-{digits}.pth", f"sha256:{digits}") for n, digits in _DIGITS.items()),
+    *(
+        Published(
+            f"resnet{n}_v1c", "start", f"{_V1C}/resnet{n}_v1c-{digits}.pth", f"sha256:{digits}"
+        )
+        for n, digits in _DIGITS.items()
+    ),
 ]
 PUBLISHED: Mapping[str, Published] = MappingProxyType({file.name: file for file in _FILES})
 
@@ -79,7 +89,9 @@ class Kept:
 
 def home() -> Path:
     """Where published files are kept: `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab."""
-    return Path(os.environ.get("CCNET_LAB_HOME") or Path.home() / ".cache" / "ccnet_lab").expanduser()
+    return Path(
+        os.environ.get("CCNET_LAB_HOME") or Path.home() / ".cache" / "ccnet_lab"
+    ).expanduser()
 
 
 def find(name: str) -> Published:
@@ -140,7 +152,11 @@ def _download(wanted: Published, urls: list[str], progress: Progress | None) -> 
         return fetched(last)
     except DownloadError as error:
         neither = f" (before that: {first})" if first else ""
-        others = "" if wanted.kind == "start" else f". Other places: --mirror, ${MIRROR}, or in a browser {BY_HAND}"
+        others = (
+            ""
+            if wanted.kind == "start"
+            else f". Other places: --mirror, ${MIRROR}, or in a browser {BY_HAND}"
+        )
         raise type(error)(f"{error}{neither}{others}") from None
 
 
@@ -151,10 +167,16 @@ def verify(path: Path, digest: str = "") -> None:
         DownloadError: it is another file than at its first use, or than the digest (as in `Published`) says.
     """
     record, status = read_note(path), path.stat()
-    if record and (record.get("bytes"), record.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
+    if record and (record.get("bytes"), record.get("mtime_ns")) == (
+        status.st_size,
+        status.st_mtime_ns,
+    ):
         return
     found = sha256(path)
-    for expected, whose in ((str(record.get("sha256", "")), "at its first use it had"), (digest.removeprefix("sha256:"), "expected")):
+    for expected, whose in (
+        (str(record.get("sha256", "")), "at its first use it had"),
+        (digest.removeprefix("sha256:"), "expected"),
+    ):
         if not found.startswith(expected):
             remedy = f"if you have replaced it, remove {note_path(path).name} beside it, else remove the file and call again"
             raise DownloadError(f"{path} has the sha256 {found}, {whose} {expected}; {remedy}")
@@ -165,10 +187,20 @@ def kept() -> list[Kept]:
     """What lies in the folder, whole or in part, largest first."""
     names = {path: file.name for file in PUBLISHED.values() for path in file.places}
     found = []
-    for path in (path for folder in _FOLDERS.values() for path in sorted((home() / folder).glob("*"))):
+    for path in (
+        path for folder in _FOLDERS.values() for path in sorted((home() / folder).glob("*"))
+    ):
         if path.is_file() and not path.name.endswith((".json", ".lock", ".writing")):
             whole = path.with_name(path.name.removesuffix(".part"))
-            found.append(Kept(names.get(whole, ""), path, path.stat().st_size, str(read_note(path).get("sha256", "")), path != whole))
+            found.append(
+                Kept(
+                    names.get(whole, ""),
+                    path,
+                    path.stat().st_size,
+                    str(read_note(path).get("sha256", "")),
+                    path != whole,
+                )
+            )
     return sorted(found, key=lambda file: -file.bytes)
 
 
@@ -183,13 +215,29 @@ def _plausible(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(512)
     if start.lstrip()[:1] == b"<":
-        raise NotThereError(f"what came is a web page ({path.stat().st_size:,} bytes) instead of the file")
-    if path.name.removesuffix(".part").endswith(".pth") and start[:1] != b"\x80" and not zipfile.is_zipfile(path):
-        raise DownloadError(f"what came ({path.stat().st_size:,} bytes) is no checkpoint, or one without its end")
+        raise NotThereError(
+            f"what came is a web page ({path.stat().st_size:,} bytes) instead of the file"
+        )
+    if (
+        path.name.removesuffix(".part").endswith(".pth")
+        and start[:1] != b"\x80"
+        and not zipfile.is_zipfile(path)
+    ):
+        raise DownloadError(
+            f"what came ({path.stat().st_size:,} bytes) is no checkpoint, or one without its end"
+        )
 
 
 def _record(path: Path, url: str, digest: str) -> None:
     status, day = path.stat(), time.strftime("%Y-%m-%d")
-    content = {"bytes": status.st_size, "sha256": digest, "mtime_ns": status.st_mtime_ns, "url": url, "first_used": day}
-    with suppress(DownloadError):  # a folder that is shared and only to be read: nothing to record there
+    content = {
+        "bytes": status.st_size,
+        "sha256": digest,
+        "mtime_ns": status.st_mtime_ns,
+        "url": url,
+        "first_used": day,
+    }
+    with suppress(
+        DownloadError
+    ):  # a folder that is shared and only to be read: nothing to record there
         write_text(note_path(path), json.dumps(content, indent=1) + "\n", DownloadError)

@@ -28,22 +28,39 @@ import torch
 from PIL import Image
 
 from ccnet_lab.configs import get_config
-from ccnet_lab.data.beacons import make_scene
 from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.check import examine, report_text
 from ccnet_lab.data.datasets import open_own, open_split, read_labels
-from ccnet_lab.data.doctor import examine, report_text
+from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.data.images import read_image
 from ccnet_lab.errors import LabError
-from ccnet_lab.explore.board import read_board
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.diagnosis import diagnose
 from ccnet_lab.model.weights import save_weights
+from ccnet_lab.reports.board import read_board
+from ccnet_lab.reports.logs import read_log
 from ccnet_lab.runs import Run
-from ccnet_lab.zoo.logs import read_log
 
 AT_ONCE, PATIENCE = 25, 60.0  # inputs per process; seconds without a result after which it hangs
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn")
-TEXTS = ("[", "{", '"', "\ufeff", "\0", "nan", "1e999", "-1", "null", "\\", "../", "\n\n", ",", "9" * 40, "é", "中")
+TEXTS = (
+    "[",
+    "{",
+    '"',
+    "\ufeff",
+    "\0",
+    "nan",
+    "1e999",
+    "-1",
+    "null",
+    "\\",
+    "../",
+    "\n\n",
+    ",",
+    "9" * 40,
+    "é",
+    "中",
+)
 
 
 def main() -> int:
@@ -55,24 +72,43 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="ccnet_lab_fuzz_"))
     try:
         kinds = originals(folder)
-        found = [fault for first in range(0, args.count, AT_ONCE) for fault in batch(kinds, folder, args, first)]
+        found = [
+            fault
+            for first in range(0, args.count, AT_ONCE)
+            for fault in batch(kinds, folder, args, first)
+        ]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     told = Counter((kind, what) for kind, what, _ in found)
-    print(*(f"{kind:12} {what:10} {count:>6}" for (kind, what), count in sorted(told.items())), sep="\n")
-    faults = [f"{kind} {what}: {details}" for kind, what, details in found if what not in ("read", "refused", "memory")]
+    print(
+        *(f"{kind:12} {what:10} {count:>6}" for (kind, what), count in sorted(told.items())),
+        sep="\n",
+    )
+    faults = [
+        f"{kind} {what}: {details}"
+        for kind, what, details in found
+        if what not in ("read", "refused", "memory")
+    ]
     peak = max(float(details) for _, what, details in found if what == "memory")
-    print(f"{args.count:,} inputs, {len(faults)} faults; most memory of a process: {peak / 2**20:.0f} MiB", *faults[:20], sep="\n")
+    print(
+        f"{args.count:,} inputs, {len(faults)} faults; most memory of a process: {peak / 2**20:.0f} MiB",
+        *faults[:20],
+        sep="\n",
+    )
     return int(bool(faults))
 
 
-def batch(kinds: dict[str, Any], folder: Path, args: argparse.Namespace, first: int) -> list[tuple[str, str, str]]:
+def batch(
+    kinds: dict[str, Any], folder: Path, args: argparse.Namespace, first: int
+) -> list[tuple[str, str, str]]:
     """(kind, what became of it, details) of some inputs, read in a process of their own, begun again after one that ends or hangs it."""
     found: list[tuple[str, str, str]] = []
     numbers = list(range(first, min(first + AT_ONCE, args.count)))
     while numbers:
         mine, theirs = multiprocessing.Pipe(duplex=False)
-        child = multiprocessing.get_context("fork").Process(target=read_all, args=(theirs, kinds, folder, args.seed, numbers))
+        child = multiprocessing.get_context("fork").Process(
+            target=read_all, args=(theirs, kinds, folder, args.seed, numbers)
+        )
         child.start()
         theirs.close()
         try:
@@ -144,13 +180,17 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
         elif way == 4:
             data[at:at] = data[at : at + draw.randrange(1, 200)]
         elif way == 5:
-            data[at : at + 4] = draw.choice((b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\xff\xff"))
+            data[at : at + 4] = draw.choice(
+                (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\xff\xff")
+            )
         else:
             data[at:at] = draw.choice(TEXTS).encode()
     return bytes(data)
 
 
-def originals(folder: Path) -> dict[str, tuple[list[tuple[str, bytes]], Callable[[Path, str, bytes], object]]]:
+def originals(
+    folder: Path,
+) -> dict[str, tuple[list[tuple[str, bytes]], Callable[[Path, str, bytes], object]]]:
     """Per kind: sound inputs by name, and how one is read in a fresh folder."""
     rgb = Image.fromarray(make_scene(0).image).resize((48, 40))
     ids = Image.fromarray(make_scene(0).labels).resize((48, 40), Image.Resampling.NEAREST)
@@ -163,10 +203,23 @@ def originals(folder: Path) -> dict[str, tuple[list[tuple[str, bytes]], Callable
 
     exif = Image.Exif()
     exif[0x0112] = 6
-    pictures = [(f"a.{form.lower()}", saved(rgb, form, exif=exif)) for form in ("PNG", "JPEG", "WEBP", "TIFF")]
-    pictures += [(f"b.{form.lower()}", saved(rgb, form)) for form in ("BMP", "GIF", "PPM", "AVIF") if form in Image.SAVE]
-    pictures += [("c.tiff", saved(rgb, "TIFF", compression=way)) for way in ("tiff_lzw", "jpeg", "packbits", "tiff_deflate")]
-    pictures += [("d.png", saved(rgb.convert("RGBA"), "PNG")), ("e.gif", saved(rgb, "GIF", save_all=True, append_images=[rgb.rotate(9)]))]
+    pictures = [
+        (f"a.{form.lower()}", saved(rgb, form, exif=exif))
+        for form in ("PNG", "JPEG", "WEBP", "TIFF")
+    ]
+    pictures += [
+        (f"b.{form.lower()}", saved(rgb, form))
+        for form in ("BMP", "GIF", "PPM", "AVIF")
+        if form in Image.SAVE
+    ]
+    pictures += [
+        ("c.tiff", saved(rgb, "TIFF", compression=way))
+        for way in ("tiff_lzw", "jpeg", "packbits", "tiff_deflate")
+    ]
+    pictures += [
+        ("d.png", saved(rgb.convert("RGBA"), "PNG")),
+        ("e.gif", saved(rgb, "GIF", save_all=True, append_images=[rgb.rotate(9)])),
+    ]
     masks = [(f"m.{form.lower()}", saved(ids, form)) for form in ("PNG", "BMP", "TIFF", "GIF")] + [
         ("m.webp", saved(rgb, "WEBP", lossless=True))
     ]
@@ -174,12 +227,25 @@ def originals(folder: Path) -> dict[str, tuple[list[tuple[str, bytes]], Callable
     weights = folder / "demo.safetensors"
     save_weights(build_model(small), weights, small)
     file = io.BytesIO()
-    torch.save({"model": {"cca.gamma.scale": torch.zeros(()), "decoder.4.weight": torch.zeros(21, 8, 1, 1)}, "epoch": 3}, file)
+    torch.save(
+        {
+            "model": {
+                "cca.gamma.scale": torch.zeros(()),
+                "decoder.4.weight": torch.zeros(21, 8, 1, 1),
+            },
+            "epoch": 3,
+        },
+        file,
+    )
     run = Run.create(folder / "run", small)
     run.log({"step": 1, "loss": 0.5})
     run.write_training({"seed": 0, "total_steps": 5})
     run.write_scores({"miou": 0.5, "per_class_iou": {}, "protocol": {"dataset": "beacons"}})
-    stored = [(path.name, path.read_bytes()) for path in run.folder.iterdir() if path.suffix in (".json", ".jsonl")]
+    stored = [
+        (path.name, path.read_bytes())
+        for path in run.folder.iterdir()
+        if path.suffix in (".json", ".jsonl")
+    ]
     log = b"2024-02-01 10:00:00 INFO  {'cur_epoch': 1, 'cur_iter': 50, 'max_iters': 39660, 'loss_total': 1.5, 'learning_rate': 0.01}\n"
     log += b"2024-02-01 11:00:00 INFO  {'iou': {'dog': 0.5, 'cat': nan}, 'miou': nan}\n"
 
@@ -197,7 +263,9 @@ def originals(folder: Path) -> dict[str, tuple[list[tuple[str, bytes]], Callable
             (work / "own" / part).mkdir(parents=True)
         for number in range(4):
             (work / "own" / "images" / f"{number}.png").write_bytes(pictures[0][1])
-            Image.fromarray(np.full((40, 48), number % 2, np.uint8)).save(work / "own" / "masks" / f"{number}.png")
+            Image.fromarray(np.full((40, 48), number % 2, np.uint8)).save(
+                work / "own" / "masks" / f"{number}.png"
+            )
         (work / "own" / "classes.json").write_text('["a", "b"]')
         (work / "own" / name).write_bytes(content)
         dataset = open_own(work / "own")
@@ -223,8 +291,19 @@ def originals(folder: Path) -> dict[str, tuple[list[tuple[str, bytes]], Callable
         "picture": (pictures, picture),
         "mask": (masks, mask),
         "list": ([("train.txt", b"0\n1\n2\n"), ("val.txt", b"3\n")], own),
-        "classes.json": ([("classes.json", json.dumps({"names": ["a", "b"], "ids": [0, 1], "ignore_id": 9}).encode())], own),
-        "checkpoint": ([("demo.safetensors", weights.read_bytes()), ("a.pth", file.getvalue())], checkpoint),
+        "classes.json": (
+            [
+                (
+                    "classes.json",
+                    json.dumps({"names": ["a", "b"], "ids": [0, 1], "ignore_id": 9}).encode(),
+                )
+            ],
+            own,
+        ),
+        "checkpoint": (
+            [("demo.safetensors", weights.read_bytes()), ("a.pth", file.getvalue())],
+            checkpoint,
+        ),
         "run": (stored, run_folder),
         "log": ([("a.log", log)], training_log),
     }

@@ -26,27 +26,38 @@ from ccnet_lab.ending import ending
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, which is no part of the library
+sys.path.insert(
+    0, str(Path(__file__).parent.parent)
+)  # for benchmarks/, which is no part of the library
 
 from torch import Tensor
 
 from benchmarks.network import time_inference
 from benchmarks.samples import make_files
 from ccnet_lab.configs import Config, get_config
+from ccnet_lab.device import choose_device, has_bf16
 from ccnet_lab.errors import LabError
 from ccnet_lab.model.attention import FORM, criss_cross_attention, criss_cross_attention_plain
 from ccnet_lab.model.costs import commit, machine
-from ccnet_lab.model.fast import has_bf16
 from ccnet_lab.training.agreement import agreement
 from ccnet_lab.training.campaign import select
-from ccnet_lab.training.distributed import choose_device
 from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import Settings
 from ccnet_lab.training.throughput import feeding, measure, our_step
 
 Shape = tuple[int, int, int, int]  # (B, C, H, W)
-SHAPES: tuple[Shape, ...] = ((2, 64, 33, 47), (1, 512, 64, 64), (4, 512, 64, 128), (1, 512, 97, 97), (2, 8, 1, 9), (2, 8, 9, 1))
-TIMED = ((16, 512, 64, 64), (8, 512, 64, 128))  # (B, C, H, W), d = 64: stride 8 at the recipe's batch, VOC's and Cityscapes' crop
+SHAPES: tuple[Shape, ...] = (
+    (2, 64, 33, 47),
+    (1, 512, 64, 64),
+    (4, 512, 64, 128),
+    (1, 512, 97, 97),
+    (2, 8, 1, 9),
+    (2, 8, 9, 1),
+)
+TIMED = (
+    (16, 512, 64, 64),
+    (8, 512, 64, 128),
+)  # (B, C, H, W), d = 64: stride 8 at the recipe's batch, VOC's and Cityscapes' crop
 # other tiles of the Triton kernels to try, for lines up to 64 and up to 128 pixels: pixels, channels, warps, stages
 FORWARD_TILES = {
     64: ((64, 128, 8, 2), (64, 64, 4, 2), (64, 256, 8, 2)),
@@ -60,15 +71,36 @@ BACKWARD_TILES = {
 
 def main() -> int:
     """One part here, or several, each in a process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files and run folders")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the JSON files and run folders"
+    )
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--data", type=Path, help="a data root with CamVid, for the parts agreement and camvid")
-    parser.add_argument("--minutes", type=float, help="of all parts together; nothing new begins after its part's share")
-    parser.add_argument("--only", nargs="+", metavar="GLOB", help="configurations of the part train, such as '*os8_voc'")
-    parser.add_argument("--epochs", type=int, default=60, help="of each training of the part camvid")
-    parser.add_argument("--small", action="store_true", help="a rehearsal of the script itself: tiny crops and batches, nothing compiled")
+    parser.add_argument(
+        "--data", type=Path, help="a data root with CamVid, for the parts agreement and camvid"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="of all parts together; nothing new begins after its part's share",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="GLOB",
+        help="configurations of the part train, such as '*os8_voc'",
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=60, help="of each training of the part camvid"
+    )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="a rehearsal of the script itself: tiny crops and batches, nothing compiled",
+    )
     args = parser.parse_args()
     minutes = args.minutes or sum(PARTS[part][1] for part in args.parts)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -90,9 +122,16 @@ def one_by_one(parts: list[str], minutes: float) -> int:
     unit, failed = minutes / sum(PARTS[part][1] for part in parts), []
     for part in parts:
         share = PARTS[part][1] * unit
-        print(f"{part}: at most {share:.1f} minutes", flush=True)  # the last --parts and --minutes of a command line count
-        process = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--parts", part, "--minutes", str(share)])
-        for seconds, end in ((60 * share + 60, process.terminate), (60, process.kill)):  # it may stand in a call that takes no signal
+        print(
+            f"{part}: at most {share:.1f} minutes", flush=True
+        )  # the last --parts and --minutes of a command line count
+        process = subprocess.Popen(
+            [sys.executable, __file__, *sys.argv[1:], "--parts", part, "--minutes", str(share)]
+        )
+        for seconds, end in (
+            (60 * share + 60, process.terminate),
+            (60, process.kill),
+        ):  # it may stand in a call that takes no signal
             try:
                 process.wait(seconds)
             except subprocess.TimeoutExpired:
@@ -110,7 +149,9 @@ def check(args: argparse.Namespace) -> None:
     if kernels := _kernels(args):
         forms["triton"] = kernels.criss_cross_triton
     rows = []
-    for shape, dtype in product(SHAPES[:1] if args.small else SHAPES, (torch.float32, torch.bfloat16, torch.float16)):
+    for shape, dtype in product(
+        SHAPES[:1] if args.small else SHAPES, (torch.float32, torch.bfloat16, torch.float16)
+    ):
         exact = [t.double().requires_grad_() for t in _inputs(*shape, max(1, shape[1] // 8))]
         expected = criss_cross_attention_plain(*exact)
         gradients = torch.autograd.grad(expected.float().square().mean(), exact)
@@ -122,7 +163,9 @@ def check(args: argparse.Namespace) -> None:
             results = (found, *torch.autograd.grad(found.float().square().mean(), given))
             named = {  # the largest difference, as a share of the largest value
                 what: float((b.double().cpu() - a).abs().max() / a.abs().max().clamp(min=1e-30))
-                for what, a, b in zip(("out", "query", "key", "value"), (expected, *gradients), results, strict=True)
+                for what, a, b in zip(
+                    ("out", "query", "key", "value"), (expected, *gradients), results, strict=True
+                )
             }
             rows.append({"form": name, "shape": list(shape), "dtype": str(dtype), **named})
             print(rows[-1], flush=True)
@@ -135,7 +178,10 @@ def attention(args: argparse.Namespace) -> None:
     kernels = _kernels(args)
     forward, backward = (kernels.FORWARD, kernels.BACKWARD) if kernels else ({}, {})
     for shape in ((1, 64, 16, 24),) if args.small else TIMED:
-        given = [t.to(args.device, torch.bfloat16, memory_format=torch.channels_last).requires_grad_() for t in _inputs(*shape, 64)]
+        given = [
+            t.to(args.device, torch.bfloat16, memory_format=torch.channels_last).requires_grad_()
+            for t in _inputs(*shape, 64)
+        ]
         seed = torch.randn_like(given[2])
         forms: dict[str, Callable[..., Tensor]] = {"plain": criss_cross_attention_plain}
         if not args.small:
@@ -146,9 +192,17 @@ def attention(args: argparse.Namespace) -> None:
         for name in list(forms):
             try:
                 kept[name] = _wide_kept(forms[name], given)
-            except Exception as error:  # a tile too large for the device, no compiler: the other forms go on
+            except (
+                Exception
+            ) as error:  # a tile too large for the device, no compiler: the other forms go on
                 del forms[name]
-                rows.append({"shape": shape, "form": name, "error": f"{type(error).__name__}: {str(error)[:300]}"})
+                rows.append(
+                    {
+                        "shape": shape,
+                        "form": name,
+                        "error": f"{type(error).__name__}: {str(error)[:300]}",
+                    }
+                )
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
         for _ in range(5 if args.small else 33):
             for name, form in forms.items():
@@ -162,12 +216,22 @@ def attention(args: argparse.Namespace) -> None:
                 times[name].append((_milliseconds(begin, middle), _milliseconds(begin, end)))
         for name, found in times.items():
             ahead, total = (statistics.median(column) for column in zip(*found[3:], strict=True))
-            rows.append({"shape": shape, "form": name, "forward_ms": ahead, "total_ms": total, "wide_tensors_kept": kept[name]})
+            rows.append(
+                {
+                    "shape": shape,
+                    "form": name,
+                    "forward_ms": ahead,
+                    "total_ms": total,
+                    "wide_tensors_kept": kept[name],
+                }
+            )
             print(rows[-1], flush=True)
         store(args, "attention", rows)
 
 
-def _tiled(kernels: Any, forward: dict[int, Any], backward: dict[int, Any], longest: int) -> dict[str, Callable[..., Tensor]]:
+def _tiled(
+    kernels: Any, forward: dict[int, Any], backward: dict[int, Any], longest: int
+) -> dict[str, Callable[..., Tensor]]:
     """The kernels with the library's tiles, then with each other one in place of that for the longest lines."""
 
     def with_tiles(ahead: dict[int, Any], back: dict[int, Any], *given: Tensor) -> Any:
@@ -176,8 +240,14 @@ def _tiled(kernels: Any, forward: dict[int, Any], backward: dict[int, Any], long
 
     key = min if longest == 64 else max
     forms: dict[str, Callable[..., Tensor]] = {"triton": partial(with_tiles, forward, backward)}
-    forms |= {f"triton, forward {t}": partial(with_tiles, {**forward, key(forward): t}, backward) for t in FORWARD_TILES[longest]}
-    forms |= {f"triton, backward {t}": partial(with_tiles, forward, {**backward, key(backward): t}) for t in BACKWARD_TILES[longest]}
+    forms |= {
+        f"triton, forward {t}": partial(with_tiles, {**forward, key(forward): t}, backward)
+        for t in FORWARD_TILES[longest]
+    }
+    forms |= {
+        f"triton, backward {t}": partial(with_tiles, forward, {**backward, key(backward): t})
+        for t in BACKWARD_TILES[longest]
+    }
     return forms
 
 
@@ -196,7 +266,11 @@ def _wide_kept(form: Callable[..., Tensor], given: list[Tensor]) -> int:
 
 def _kernels(args: argparse.Namespace) -> Any:
     """The module of the Triton kernels; None where they can't run."""
-    return import_module("ccnet_lab.model.attention_cuda") if args.device.type == "cuda" and find_spec("triton") else None
+    return (
+        import_module("ccnet_lab.model.attention_cuda")
+        if args.device.type == "cuda" and find_spec("triton")
+        else None
+    )
 
 
 def _inputs(batch: int, channels: int, height: int, width: int, d: int) -> list[Tensor]:
@@ -209,11 +283,20 @@ def sync(args: argparse.Namespace) -> None:
     """Whether a training step, eager and compiled, makes the host wait for the GPU; torch raises where it does."""
     found, cuda = {}, args.device.type == "cuda"
     losses = replace(get_config("street"), ohem=True, category_loss=0.1)
-    networks = {"street with every loss": losses} | ({} if args.small else {"R-50-D16": get_config("ccnet_resnet50os16_voc")})
-    for (name, config), compiled in product(networks.items(), (False,) if args.small else (False, True)):
+    networks = {"street with every loss": losses} | (
+        {} if args.small else {"R-50-D16": get_config("ccnet_resnet50os16_voc")}
+    )
+    for (name, config), compiled in product(
+        networks.items(), (False,) if args.small else (False, True)
+    ):
         label = name + ", compiled" * compiled
         try:
-            step = our_step(replace(config, crop_size=(64, 64), batch_size=2), args.device, has_bf16(args.device), compiled)
+            step = our_step(
+                replace(config, crop_size=(64, 64), batch_size=2),
+                args.device,
+                has_bf16(args.device),
+                compiled,
+            )
             step()  # what is tried out, compiled and allocated at first may wait
             step()
             if cuda:
@@ -239,7 +322,9 @@ def throughput(args: argparse.Namespace) -> None:
         if time.monotonic() > args.until:
             return
         name = config.name
-        found[name] = measure(shrunk(config, args), args.device, repeats=repeats, steps=steps, compiled=compiled)
+        found[name] = measure(
+            shrunk(config, args), args.device, repeats=repeats, steps=steps, compiled=compiled
+        )
         print(name, json.dumps(found[name]), flush=True)
         store(args, "train", found)
 
@@ -252,7 +337,9 @@ def shrunk(config: Config, args: argparse.Namespace) -> Config:
 def infer(args: argparse.Namespace) -> None:
     """Inference of R-50-D8 in every form, batch 16 at 512x512."""
     size, batch, repeats = ((64, 96), 1, 1) if args.small else ((512, 512), 16, 7)
-    found = time_inference(get_config("ccnet_resnet50os8_voc"), size, batch, repeats, args.device, not args.small)
+    found = time_inference(
+        get_config("ccnet_resnet50os8_voc"), size, batch, repeats, args.device, not args.small
+    )
     print(*found, sep="\n", flush=True)
     store(args, "infer", [row._asdict() for row in found])
 
@@ -274,9 +361,19 @@ def feed(args: argparse.Namespace) -> None:
 
 def agree(args: argparse.Namespace) -> None:
     """A small network on CamVid in float32, bf16 and bf16 compiled, three seeds each."""
-    forms, seeds, steps = (("float32", "bf16"), 1, 2) if args.small else (("float32", "bf16", "bf16, compiled"), 3, 300)
+    forms, seeds, steps = (
+        (("float32", "bf16"), 1, 2)
+        if args.small
+        else (("float32", "bf16", "bf16, compiled"), 3, 300)
+    )
     workers = 0 if args.small else 12
-    settings = Settings(data=args.data, device=str(args.device), steps=steps, workers=workers, save_every=100 * steps)
+    settings = Settings(
+        data=args.data,
+        device=str(args.device),
+        steps=steps,
+        workers=workers,
+        save_every=100 * steps,
+    )
     found = agreement(args.out / "runs" / "agreement", settings, forms, seeds)
     print(json.dumps(found), flush=True)
     store(args, "agreement", found)
@@ -288,19 +385,46 @@ def camvid(args: argparse.Namespace) -> None:
     R-50-D8 at R = 2, 0, 1, 3, then the other depths and strides.
     """
     found: dict[str, Any] = {}
-    networks = ((50, 8, 2), (50, 8, 0), (50, 8, 1), (50, 8, 3), (50, 16, 2), (101, 8, 2), (101, 16, 2))
+    networks = (
+        (50, 8, 2),
+        (50, 8, 0),
+        (50, 8, 1),
+        (50, 8, 3),
+        (50, 16, 2),
+        (101, 8, 2),
+        (101, 16, 2),
+    )
     workers, steps = (0, 2) if args.small else (12, None)
-    settings = Settings(data=args.data, device=str(args.device), weights="none", log_every=100, workers=workers, steps=steps, resume=True)
-    recipe: dict[str, Any] = {"dataset": "camvid", "epochs": args.epochs, "crop_size": (352, 480), "resize": (480, 360)}
+    settings = Settings(
+        data=args.data,
+        device=str(args.device),
+        weights="none",
+        log_every=100,
+        workers=workers,
+        steps=steps,
+        resume=True,
+    )
+    recipe: dict[str, Any] = {
+        "dataset": "camvid",
+        "epochs": args.epochs,
+        "crop_size": (352, 480),
+        "resize": (480, 360),
+    }
     recipe |= {"crop_size": (32, 32), "resize": (64, 48), "batch_size": 2} if args.small else {}
     for seed, (depth, stride, recurrence) in product(range(3), networks):
         if time.monotonic() > args.until:
             return
-        config = replace(get_config(f"ccnet_resnet{depth}os{stride}_voc"), recurrence=recurrence, **recipe)
+        config = replace(
+            get_config(f"ccnet_resnet{depth}os{stride}_voc"), recurrence=recurrence, **recipe
+        )
         name = f"{config.name}_seed{seed}"
         start = time.monotonic()
         scores = train(args.out / "runs" / name, config, replace(settings, seed=seed)) or {}
-        found[name] = {"miou": scores["miou"], "per_class_iou": scores["per_class_iou"], "seconds": time.monotonic() - start}
+        found[name] = {
+            "miou": scores["miou"],
+            "per_class_iou": scores["per_class_iou"],
+            "seconds": time.monotonic() - start,
+        }
         print(name, json.dumps(found[name]), flush=True)
         store(args, "camvid", found)
 
@@ -321,11 +445,19 @@ def _milliseconds(begin: Any, end: Any) -> float:
 
 def store(args: argparse.Namespace, part: str, content: Any) -> None:
     """Write a part's results with machine, versions and commit."""
-    record = {"machine": machine(args.device), "torch": torch.__version__, "commit": commit(), "attention on CUDA": FORM, part: content}
+    record = {
+        "machine": machine(args.device),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "attention on CUDA": FORM,
+        part: content,
+    }
     (args.out / f"gpu_{part}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-PARTS: dict[str, tuple[Callable[[argparse.Namespace], None], float]] = {  # what runs, and its share of the minutes
+PARTS: dict[
+    str, tuple[Callable[[argparse.Namespace], None], float]
+] = {  # what runs, and its share of the minutes
     "check": (check, 1.0),
     "attention": (attention, 1.5),
     "sync": (sync, 1.5),

@@ -10,19 +10,28 @@ from ccnet_lab.ending import ending
 import torch
 from tqdm import tqdm
 
+from ccnet_lab.evaluation.beacons import HELD_OUT, score_demo
 from ccnet_lab.model.weights import save_weights
-from ccnet_lab.scoring.beacons import HELD_OUT, score_demo
 from ccnet_lab.training.demo import demo_table, train_demo
 
 
 def main() -> None:
     """Train both, score both, write weights and table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("ccnet_lab/assets"), help="where demo.safetensors and demo_r1.safetensors go")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("ccnet_lab/assets"),
+        help="where demo.safetensors and demo_r1.safetensors go",
+    )
     parser.add_argument("--steps", type=int, default=1_000, help="optimiser steps of 16 scenes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads; another count rounds differently")
-    parser.add_argument("--scenes", type=int, default=len(HELD_OUT), help="held-out scenes to score on")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="CPU threads; another count rounds differently"
+    )
+    parser.add_argument(
+        "--scenes", type=int, default=len(HELD_OUT), help="held-out scenes to score on"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -30,16 +39,24 @@ def main() -> None:
     models = {}
     for name in ("demo", "demo_r1"):
         with tqdm(total=args.steps, desc=name, unit="step") as bar:
-            models[name] = train_demo(name, args.steps, args.seed, progress=lambda *_, bar=bar: bar.update())
+            models[name] = train_demo(
+                name, args.steps, args.seed, progress=lambda *_, bar=bar: bar.update()
+            )
     trained = time.perf_counter() - start
     scenes = HELD_OUT[: args.scenes]
     table = demo_table(models, scenes)
     for name, model in models.items():
-        notes = {"scores": asdict(score_demo(model, seeds=scenes)), "steps": args.steps, "seed": args.seed}
+        notes = {
+            "scores": asdict(score_demo(model, seeds=scenes)),
+            "steps": args.steps,
+            "seed": args.seed,
+        }
         save_weights(model, args.out / f"{name}.safetensors", name, **notes)
     (args.out / "README.md").write_text(table)
     print(table)
-    print(f"training took {trained:.0f} s on {args.threads} threads; weights and table are in {args.out}")
+    print(
+        f"training took {trained:.0f} s on {args.threads} threads; weights and table are in {args.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -14,10 +14,17 @@ from typing import Any
 from ccnet_lab.ending import ending
 
 from ccnet_lab import Explorer
-from ccnet_lab.data.beacons import make_scene
-from ccnet_lab.explore.workbench import SCENE_SEEDS, first_pixel
+from ccnet_lab.app.session import SCENE_SEEDS
+from ccnet_lab.data.generated.beacons import make_scene
+from ccnet_lab.explore.measures import first_pixel
 
-CHROMIUM = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 WIDTHS = (1280, 390)
 READY = {  # what is waited for in each tab
     "Explore": "#answer figure:nth-of-type(3) img",
@@ -34,7 +41,9 @@ def serving(*words: str) -> Iterator[str]:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "app.py", "--port", str(port), *words], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port), *words], stdout=subprocess.DEVNULL
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(120):

@@ -29,9 +29,32 @@ def main() -> int:
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of train.py")
     args = parser.parse_args()
     draw = random.Random(args.seed)
-    usual = ["--steps", "30", "--crop", "64", "64", "--batch-size", "4", "--log-every", "1", "--save-every", "2", "--workers", "1"]
+    usual = [
+        "--steps",
+        "30",
+        "--crop",
+        "64",
+        "64",
+        "--batch-size",
+        "4",
+        "--log-every",
+        "1",
+        "--save-every",
+        "2",
+        "--workers",
+        "1",
+    ]
     script = str(Path(__file__).with_name("train.py"))
-    command = [sys.executable, script, "street", "--data", str(args.data), "--resume", *usual, *args.options]
+    command = [
+        sys.executable,
+        script,
+        "street",
+        "--data",
+        str(args.data),
+        "--resume",
+        *usual,
+        *args.options,
+    ]
     with tempfile.TemporaryDirectory() as temporary:
         expected = Path(temporary) / "unbroken"
         start = time.monotonic()
@@ -51,7 +74,10 @@ def main() -> int:
             check_call([*command, "--runs", str(runs)])
             same = compare(runs / "street", expected / "street")
             wrong += not same
-            print(f"        run {number} ended {'bit-identical, with the same log' if same else 'DIFFERENT'}", flush=True)
+            print(
+                f"        run {number} ended {'bit-identical, with the same log' if same else 'DIFFERENT'}",
+                flush=True,
+            )
     print(f"{kills} kills, {number} runs, {wrong} of them different from the unbroken one")
     return 1 if wrong else 0
 
@@ -59,7 +85,13 @@ def main() -> int:
 def kill_after(seconds: float, command: list[str], folder: Path) -> str | None:
     """Start, wait, SIGKILL; where the run then was, None if it got through before."""
     with suppress(subprocess.TimeoutExpired):  # then it was sent SIGKILL
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=seconds, check=False)
+        subprocess.run(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+        )
         return None
     if not (folder / "config.json").exists():
         return "before there was a folder"
@@ -84,9 +116,17 @@ def check_call(command: list[str]) -> None:
 def compare(one: Path, other: Path) -> bool:
     """Whether two run folders have equal weights, logs (but for times) and scores."""
     a, b = load_file(Run(one).weights), load_file(Run(other).weights)
-    logs = [[{k: v for k, v in r.items() if k not in TIMED} for r in Run(folder).metrics()] for folder in (one, other)]
+    logs = [
+        [{k: v for k, v in r.items() if k not in TIMED} for r in Run(folder).metrics()]
+        for folder in (one, other)
+    ]
     scores = [(Run(folder).scores or {})["per_class_iou"] for folder in (one, other)]
-    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a) and logs[0] == logs[1] and scores[0] == scores[1]
+    return (
+        a.keys() == b.keys()
+        and all(torch.equal(a[n], b[n]) for n in a)
+        and logs[0] == logs[1]
+        and scores[0] == scores[1]
+    )
 
 
 if __name__ == "__main__":

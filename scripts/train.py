@@ -13,17 +13,24 @@ from ccnet_lab.ending import ending
 
 from ccnet_lab.configs import get_config
 from ccnet_lab.errors import RunBusyError
-from ccnet_lab.scoring.metrics import miou_text
-from ccnet_lab.training.guards import BUSY, Stopped, cause
+from ccnet_lab.evaluation.metrics import miou_text
 from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import add_options, from_options, varied
+from ccnet_lab.training.signals import BUSY, Stopped, cause
 
 
 def main() -> None:
     """Parse, train, print the scores."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", help="one of the twelve, or an extra such as street")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the run's folder is made in it, under the configuration's name")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        help="the run's folder is made in it, under the configuration's name",
+    )
     parser.add_argument("--name", help="another name for the run's folder")
     add_options(parser)
     args = parser.parse_args()
@@ -39,7 +46,10 @@ def main() -> None:
             words += "; what was saved is kept, go on with --resume"
         leave(f"{parser.prog}: error: {words}", BUSY if isinstance(error, RunBusyError) else 2)
     if scores is not None:
-        print(f"{miou_text(scores)}, pixel accuracy {100 * scores['pixel_accuracy']:.2f} %", flush=True)
+        print(
+            f"{miou_text(scores)}, pixel accuracy {100 * scores['pixel_accuracy']:.2f} %",
+            flush=True,
+        )
     if several():
         os._exit(0)  # what torch tears down at an interpreter's end can hang
 

@@ -12,13 +12,26 @@ from ccnet_lab.errors import LabError, MissingFileError, near
 
 def main() -> int:
     """One of three commands; a known error is one sentence and exit code 2."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=f"files are kept in {store.home()}; $CCNET_LAB_HOME moves that")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=f"files are kept in {store.home()}; $CCNET_LAB_HOME moves that"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="what was published and what of it is on this machine, with sizes")
-    get = commands.add_parser("get", help="download checkpoints, logs (NAME.log) or start weights (resnet50_v1c); globs allowed, quoted")
+    commands.add_parser(
+        "list", help="what was published and what of it is on this machine, with sizes"
+    )
+    get = commands.add_parser(
+        "get",
+        help="download checkpoints, logs (NAME.log) or start weights (resnet50_v1c); globs allowed, quoted",
+    )
     get.add_argument("names", nargs="+", metavar="NAME")
-    get.add_argument("--mirror", default="", help=f"an address that holds the same files; by default ${store.MIRROR} or the published one")
-    remove = commands.add_parser("remove", help="delete files from this machine; globs allowed, quoted ('*' for all)")
+    get.add_argument(
+        "--mirror",
+        default="",
+        help=f"an address that holds the same files; by default ${store.MIRROR} or the published one",
+    )
+    remove = commands.add_parser(
+        "remove", help="delete files from this machine; globs allowed, quoted ('*' for all)"
+    )
     remove.add_argument("names", nargs="+", metavar="NAME")
     args = parser.parse_args()
     try:
@@ -42,8 +55,12 @@ def matching(patterns: list[str], known: list[str]) -> list[str]:
     """The known names that fit, in order; raises `MissingFileError` for a pattern that fits none."""
     for pattern in patterns:
         if not fnmatch.filter(known, pattern):
-            raise MissingFileError(f"no file is called {pattern!r}; {near(pattern, known) if known else 'there is none'}")
-    return [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+            raise MissingFileError(
+                f"no file is called {pattern!r}; {near(pattern, known) if known else 'there is none'}"
+            )
+    return [
+        name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    ]
 
 
 def table() -> str:
@@ -51,12 +68,21 @@ def table() -> str:
     kept = {file.path: file for file in store.kept()}
     lines = [f"{'name':<36} {'MB':>8}  sha256"]
     for published in store.PUBLISHED.values():
-        whole, part = kept.pop(published.path, None), kept.pop(published.path.with_name(published.path.name + ".part"), None)
-        size, state = "-", f"the first {part.bytes / 1e6:.1f} MB are here" if part else "not on this machine"
+        whole, part = (
+            kept.pop(published.path, None),
+            kept.pop(published.path.with_name(published.path.name + ".part"), None),
+        )
+        size, state = (
+            "-",
+            f"the first {part.bytes / 1e6:.1f} MB are here" if part else "not on this machine",
+        )
         if whole is not None:
             size, state = f"{whole.bytes / 1e6:.1f}", whole.sha256[:16] or "not recorded yet"
         lines.append(f"{published.name:<36} {size:>8}  {state}")
-    lines += [f"{file.path.name:<36} {file.bytes / 1e6:8.1f}  {file.sha256[:16]}" for file in kept.values()]
+    lines += [
+        f"{file.path.name:<36} {file.bytes / 1e6:8.1f}  {file.sha256[:16]}"
+        for file in kept.values()
+    ]
     total = sum(file.bytes for file in store.kept())
     return "\n".join([*lines, f"{total / 1e6:.1f} MB in {store.home()}"])
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import runpy
+import shutil
 import sys
 import tempfile
 import zlib
@@ -13,14 +14,29 @@ import numpy as np
 import pytest
 import torch
 
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # `make test` shares the files out: so the cores, too
+if workers := int(
+    os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)
+):  # `make test` shares the files out: so the cores, too
     threads = max(1, (os.cpu_count() or 1) // workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the processes the tests start
     torch.set_num_threads(threads)
 
 # Programs compiled for one kind of CPU crash on another, and the usual folder may be kept or shared between machines.
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/ccnet_lab_inductor_{torch.backends.cpu.get_cpu_capability()}")
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR",
+    f"{tempfile.gettempdir()}/ccnet_lab_inductor_{torch.backends.cpu.get_cpu_capability()}",
+)
 
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 HERE = Path(__file__).parent
 PARITY = HERE / "data" / "parity"
 SHARED = HERE.parent.parent / "shared" / "data"
@@ -30,7 +46,9 @@ def filled(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     """A state dict in published names, every entry made by the rule of the parity data."""
     out = {}
     for name, shape in shapes.items():
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+        noise = torch.randn(
+            shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        )
         if name.endswith("num_batches_tracked"):
             value = torch.zeros(shape, dtype=torch.long)
         elif name.endswith("running_mean"):
@@ -53,10 +71,17 @@ def filled(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
 
 def published_shapes(config: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a published file, from the recorded keys; only the classes differ between data sets."""
-    depth, classes = config.removeprefix("ccnet_resnet").split("os")[0], {"voc": 21, "ade20k": 150, "cityscapes": 19}[config.split("_")[-1]]
-    shapes = json.loads((PARITY / "published_state_dict_keys.json").read_text())[f"ccnet_resnet{depth}os8_voc"]
+    depth, classes = (
+        config.removeprefix("ccnet_resnet").split("os")[0],
+        {"voc": 21, "ade20k": 150, "cityscapes": 19}[config.split("_")[-1]],
+    )
+    shapes = json.loads((PARITY / "published_state_dict_keys.json").read_text())[
+        f"ccnet_resnet{depth}os8_voc"
+    ]
     return {
-        name: (classes, *shape[1:]) if name.startswith(("decoder.4.", "auxiliary_decoder.4.")) else tuple(shape)
+        name: (classes, *shape[1:])
+        if name.startswith(("decoder.4.", "auxiliary_decoder.4."))
+        else tuple(shape)
         for name, shape in shapes.items()
     }
 
@@ -105,9 +130,22 @@ def door(monkeypatch, capsys):
 
 def pytest_collection_modifyitems(items):
     """The files that take longest first, so that no worker is left alone with one at the end."""
-    longest = ["train_all", "export", "notebooks", "loop", "browser", "scripts", "attention_cuda", "benchmark"]
+    longest = [
+        "train_all",
+        "export",
+        "notebooks",
+        "loop",
+        "browser",
+        "scripts",
+        "attention_cuda",
+        "benchmark",
+    ]
     longest = [f"test_{name}.py" for name in longest]
-    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+    items.sort(
+        key=lambda item: (
+            longest.index(item.path.name) if item.path.name in longest else len(longest)
+        )
+    )
 
 
 @pytest.fixture
@@ -122,4 +160,6 @@ def photograph():
 @pytest.fixture
 def picture():
     """(H, W, 3) uint8 noise of a given size from a seed."""
-    return lambda height, width, seed=0: np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return lambda height, width, seed=0: np.random.default_rng(seed).integers(
+        0, 256, (height, width, 3), np.uint8
+    )

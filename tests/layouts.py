@@ -8,7 +8,9 @@ from ccnet_lab.data.catalog import get_dataset
 SIZE = (48, 64)  # height, width
 
 
-def blocks(seed: int, classes: int, size: tuple[int, int] = SIZE, block: int = 8) -> tuple[np.ndarray, np.ndarray]:
+def blocks(
+    seed: int, classes: int, size: tuple[int, int] = SIZE, block: int = 8
+) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) uint8 and (H, W) class ids: blocks of a colour per class, with noise."""
     rng = np.random.default_rng(seed)
     grid = rng.integers(0, min(classes, 6), (-(-size[0] // block), -(-size[1] // block)))
@@ -23,7 +25,9 @@ def write(path, array, palette=False):
     picture = Image.fromarray(array)
     if palette:
         picture = picture.convert("P") if picture.mode != "L" else picture
-        picture.putpalette([v for colour in np.random.default_rng(1).integers(0, 256, (256, 3)) for v in colour])
+        picture.putpalette(
+            [v for colour in np.random.default_rng(1).integers(0, 256, (256, 3)) for v in colour]
+        )
     picture.save(path)
 
 
@@ -60,10 +64,15 @@ def make_cityscapes(root, train=4, val=2):
         for i in range(count):
             image, labels = blocks(i + (50 if split == "val" else 0), 19)
             stem = f"{city}_{i:06d}_000019"
-            write(root / "cityscapes" / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png", image)
+            write(
+                root / "cityscapes" / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png",
+                image,
+            )
             mask = ids[labels]
             mask[-3:] = 1  # ego vehicle: ignored
-            write(root / "cityscapes" / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png", mask)
+            write(
+                root / "cityscapes" / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png", mask
+            )
 
 
 def make_camvid(root, train=8, val=4, test=3):

@@ -13,7 +13,9 @@ WHITE, RED, GREEN, BLUE = range(4)
 SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 P3 = (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
 ADOBE = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
-BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
 D50 = np.array([0.9642, 1.0, 0.8249])
 
 
@@ -26,10 +28,14 @@ def profile(primaries=P3, gamma=2.2, grey=False):
     white, *columns = (xyz(*primaries[i : i + 2]) for i in range(0, 8, 2))
     matrix = np.array(columns).T
     matrix = matrix * np.linalg.solve(matrix, white)
-    adapted = np.linalg.inv(BRADFORD) @ np.diag((BRADFORD @ D50) / (BRADFORD @ white)) @ BRADFORD @ matrix
+    adapted = (
+        np.linalg.inv(BRADFORD) @ np.diag((BRADFORD @ D50) / (BRADFORD @ white)) @ BRADFORD @ matrix
+    )
 
     def fixed(values):
-        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(float(v) * 65536)) for v in values)
+        return b"XYZ \0\0\0\0" + b"".join(
+            struct.pack(">i", round(float(v) * 65536)) for v in values
+        )
 
     curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
     text = b"a test"
@@ -49,15 +55,24 @@ def profile(primaries=P3, gamma=2.2, grey=False):
         table += name + struct.pack(">II", offset + len(data), len(content))
         data += content
     size = offset + len(data)
-    head = struct.pack(">I4sI4s4s4s", size, b"none", 0x02400000, b"mntr", b"GRAY" if grey else b"RGB ", b"XYZ ")
-    head += struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + struct.pack(">3i", *(round(v * 65536) for v in D50))
+    head = struct.pack(
+        ">I4sI4s4s4s", size, b"none", 0x02400000, b"mntr", b"GRAY" if grey else b"RGB ", b"XYZ "
+    )
+    head += (
+        struct.pack(">6H", 2024, 1, 1, 0, 0, 0)
+        + b"acsp"
+        + bytes(28)
+        + struct.pack(">3i", *(round(v * 65536) for v in D50))
+    )
     return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + data
 
 
 def with_chunks(png, *chunks):
     """A PNG with more chunks before its palette and pixels."""
     at = min(png.index(name) for name in (b"PLTE", b"IDAT") if name in png) - 4
-    extra = b"".join(struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    extra = b"".join(
+        struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks
+    )
     return png[:at] + extra + png[at:]
 
 
@@ -114,41 +129,101 @@ def corpus():
     for form, modes in forms.items():
         for mode in modes:
             kinds = grey if mode in ("L", "LA", "1") else profiles
-            for kind, icc in kinds.items() if form in ("PNG", "JPEG", "WEBP", "AVIF", "TIFF") else [("none", b"")]:
+            for kind, icc in (
+                kinds.items()
+                if form in ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")
+                else [("none", b"")]
+            ):
                 turned = (
                     exif
-                    if form in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF") and kind in ("none", "P3", "grey 1.8") and mode != "1"
+                    if form in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")
+                    and kind in ("none", "P3", "grey 1.8")
+                    and mode != "1"
                     else {1: None}
                 )
                 for n, data in turned.items():
-                    how = {**lossy.get(form, {}), **({"icc_profile": icc} if icc else {}), **({"exif": data} if data else {})}
+                    how = {
+                        **lossy.get(form, {}),
+                        **({"icc_profile": icc} if icc else {}),
+                        **({"exif": data} if data else {}),
+                    }
                     # Chromium neither opens TIFF and PPM nor turns WebP, and of AVIF it rounds the alpha
-                    other = form in ("TIFF", "PPM") or (form == "WEBP" and n > 1) or (form, mode) == ("AVIF", "RGBA")
+                    other = (
+                        form in ("TIFF", "PPM")
+                        or (form == "WEBP" and n > 1)
+                        or (form, mode) == ("AVIF", "RGBA")
+                    )
                     same = dict(how) if other else None
                     for option in ("quality", "subsampling", "lossless", "exact"):
                         if same is not None:
                             same.pop(option, None)
                     picture = scene(mode)
-                    yield f"{form} {mode} {kind} {n}", saved(picture, form, **how), None if same is None else saved(picture, "PNG", **same)
-    for gamma, primaries, mode in product((None, 1.0, 1.8, 2.2), (None, SRGB, P3, ADOBE), ("L", "RGB", "RGBA", "P")):
+                    yield (
+                        f"{form} {mode} {kind} {n}",
+                        saved(picture, form, **how),
+                        None if same is None else saved(picture, "PNG", **same),
+                    )
+    for gamma, primaries, mode in product(
+        (None, 1.0, 1.8, 2.2), (None, SRGB, P3, ADOBE), ("L", "RGB", "RGBA", "P")
+    ):
         chunks = ([gama(gamma)] if gamma else []) + ([chrm(primaries)] if primaries else [])
         name = {None: "no", SRGB: "sRGB", P3: "P3", ADOBE: "Adobe"}[primaries]
-        yield f"PNG {mode} gAMA {gamma} cHRM {name}", with_chunks(saved(scene(mode), "PNG"), *chunks), None
-    for code, mode in product(((1, 13), (12, 13), (9, 13), (1, 8), (1, 4), (1, 5)), ("L", "RGB", "RGBA")):
-        yield f"PNG {mode} cICP {code}", with_chunks(saved(scene(mode), "PNG"), (b"cICP", bytes((*code, 0, 1)))), None
-    yield "PNG cICP beside iCCP", with_chunks(saved(scene(), "PNG", icc_profile=profile(ADOBE)), (b"cICP", bytes((12, 13, 0, 1)))), None
-    yield "PNG sRGB beside gAMA", with_chunks(saved(scene(), "PNG"), gama(1.0), chrm(P3), (b"sRGB", b"\0")), None
-    yield "PNG iCCP beside gAMA", with_chunks(saved(scene(), "PNG", icc_profile=profile(ADOBE, 2.2)), gama(1.0)), None
+        yield (
+            f"PNG {mode} gAMA {gamma} cHRM {name}",
+            with_chunks(saved(scene(mode), "PNG"), *chunks),
+            None,
+        )
+    for code, mode in product(
+        ((1, 13), (12, 13), (9, 13), (1, 8), (1, 4), (1, 5)), ("L", "RGB", "RGBA")
+    ):
+        yield (
+            f"PNG {mode} cICP {code}",
+            with_chunks(saved(scene(mode), "PNG"), (b"cICP", bytes((*code, 0, 1)))),
+            None,
+        )
+    yield (
+        "PNG cICP beside iCCP",
+        with_chunks(
+            saved(scene(), "PNG", icc_profile=profile(ADOBE)), (b"cICP", bytes((12, 13, 0, 1)))
+        ),
+        None,
+    )
+    yield (
+        "PNG sRGB beside gAMA",
+        with_chunks(saved(scene(), "PNG"), gama(1.0), chrm(P3), (b"sRGB", b"\0")),
+        None,
+    )
+    yield (
+        "PNG iCCP beside gAMA",
+        with_chunks(saved(scene(), "PNG", icc_profile=profile(ADOBE, 2.2)), gama(1.0)),
+        None,
+    )
     yield "PNG broken iCCP", saved(scene(), "PNG", icc_profile=profile()[:90]), None
-    yield "JPEG broken profile", saved(scene(), "JPEG", quality=98, subsampling=0, icc_profile=bytes(500)), None
-    yield "JPEG RGB grey profile", saved(scene(), "JPEG", quality=98, subsampling=0, icc_profile=profile(grey=True)), None
-    yield "JPEG L RGB profile", saved(scene("L"), "JPEG", quality=98, icc_profile=profile(P3, 1.8)), None
+    yield (
+        "JPEG broken profile",
+        saved(scene(), "JPEG", quality=98, subsampling=0, icc_profile=bytes(500)),
+        None,
+    )
+    yield (
+        "JPEG RGB grey profile",
+        saved(scene(), "JPEG", quality=98, subsampling=0, icc_profile=profile(grey=True)),
+        None,
+    )
+    yield (
+        "JPEG L RGB profile",
+        saved(scene("L"), "JPEG", quality=98, icc_profile=profile(P3, 1.8)),
+        None,
+    )
     yield "JPEG CMYK", saved(scene("CMYK"), "JPEG", quality=98), None
     ramp = np.linspace(0, 1, 24 * 16).reshape(16, 24)
     plain = saved(Image.fromarray((ramp * 255 + 0.5).astype(np.uint8)), "PNG")
     yield "PNG 16 bits", saved(Image.fromarray((ramp * 65535).astype(np.uint16)), "PNG"), None
     yield "TIFF 16 bits", saved(Image.fromarray((ramp * 65535).astype(np.uint16)), "TIFF"), plain
-    yield "TIFF dark 16 bits", saved(Image.fromarray((ramp * 200).astype(np.uint16)), "TIFF"), saved(Image.new("L", (24, 16), 0), "PNG")
+    yield (
+        "TIFF dark 16 bits",
+        saved(Image.fromarray((ramp * 200).astype(np.uint16)), "TIFF"),
+        saved(Image.new("L", (24, 16), 0), "PNG"),
+    )
     yield "TIFF float", saved(Image.fromarray(ramp.astype(np.float32)), "TIFF"), plain
     yield "TIFF float 255", saved(Image.fromarray((ramp * 255).astype(np.float32)), "TIFF"), plain
     yield "PPM 16 bits", b"P5 24 16 65535\n" + (ramp * 65535).astype(">u2").tobytes(), plain

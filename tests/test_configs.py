@@ -30,11 +30,21 @@ def test_exactly_the_twelve_in_order():
 @pytest.mark.parametrize("name", TABLE)
 def test_recipe_and_published_numbers(name):
     config = get_config(name)
-    assert (config.crop_size, config.batch_size, config.epochs, config.published_miou) == TABLE[name]
+    assert (config.crop_size, config.batch_size, config.epochs, config.published_miou) == TABLE[
+        name
+    ]
     assert config.name == name
-    assert (config.lr, config.momentum, config.weight_decay, config.power, config.aux_weight) == (0.01, 0.9, 5e-4, 0.9, 0.4)
+    assert (config.lr, config.momentum, config.weight_decay, config.power, config.aux_weight) == (
+        0.01,
+        0.9,
+        5e-4,
+        0.9,
+        0.4,
+    )
     assert config.recurrence == 2
-    assert config.published_url == (f"https://github.com/SegmentationBLWX/modelstore/releases/download/ssseg_ccnet/{name}_train.pth")
+    assert config.published_url == (
+        f"https://github.com/SegmentationBLWX/modelstore/releases/download/ssseg_ccnet/{name}_train.pth"
+    )
     assert config.num_classes == {"voc": 21, "ade20k": 150, "cityscapes": 19}[config.dataset]
 
 
@@ -58,14 +68,25 @@ def test_a_variation_claims_no_published_score():
         (lambda: get_config("ccnet_resnet50os8_vok"), "ccnet_resnet50os8_voc"),
         (lambda: get_config("zzz"), "demo"),
         (lambda: dataclasses.replace(get_config("demo"), recurence=3), "recurrence"),
-        (lambda: Config(dataset="voc", deph=50, output_stride=8, crop_size=(1, 1), batch_size=1, epochs=1), "depth"),
+        (
+            lambda: Config(
+                dataset="voc", deph=50, output_stride=8, crop_size=(1, 1), batch_size=1, epochs=1
+            ),
+            "depth",
+        ),
         (lambda: dataclasses.replace(get_config("demo"), dataset="vocs"), "'voc'"),
         (lambda: dataclasses.replace(get_config("demo"), depth=34), "50 or 101"),
-        (lambda: dataclasses.replace(CONFIGS["ccnet_resnet50os8_voc"], output_stride=32), "8 or 16"),
+        (
+            lambda: dataclasses.replace(CONFIGS["ccnet_resnet50os8_voc"], output_stride=32),
+            "8 or 16",
+        ),
         (lambda: dataclasses.replace(get_config("demo"), recurrence=-1), "0 or more"),
         (lambda: dataclasses.replace(get_config("demo"), crop_size=(512,)), "two positive"),
         (lambda: Config.from_dict({"dataset": "voc"}), "missing"),
-        (lambda: Config.from_dict(get_config("demo").to_dict() | {"crop_size": [1e999, 8]}), "make no configuration: cannot convert"),
+        (
+            lambda: Config.from_dict(get_config("demo").to_dict() | {"crop_size": [1e999, 8]}),
+            "make no configuration: cannot convert",
+        ),
     ],
 )
 def test_wrong_ones_are_refused_with_a_remedy(call, words):
@@ -82,10 +103,16 @@ def test_round_trip_through_plain_values():
 
 def test_catalogue_names_and_colours():
     counts = {"voc": 21, "ade20k": 150, "cityscapes": 19, "camvid": 11, "beacons": 5}
-    published = {key: dataset for key, dataset in DATASETS.items() if not dataset.classes}  # the others are tests' own
+    published = {
+        key: dataset for key, dataset in DATASETS.items() if not dataset.classes
+    }  # the others are tests' own
     assert list(published) == list(counts)
     for key, dataset in published.items():
         assert dataset.num_classes == counts[key] == len(set(dataset.class_names))
         assert len(set(dataset.palette)) == counts[key] or key == "ade20k"
         assert not dataset.label_ids or len(dataset.label_ids) == dataset.num_classes
-    assert DATASETS["voc"].palette[15] == (192, 128, 128)  # person, in the development kit's colour map
+    assert DATASETS["voc"].palette[15] == (
+        192,
+        128,
+        128,
+    )  # person, in the development kit's colour map

@@ -27,12 +27,16 @@ def get(host, tmp_path):
 
     def run(served, **options):
         host.files["file"] = served
-        return fetch(f"{host.url}/file", tmp_path / "file", **{"pause": 0.01, "timeout": 5.0, **options})
+        return fetch(
+            f"{host.url}/file", tmp_path / "file", **{"pause": 0.01, "timeout": 5.0, **options}
+        )
 
     return run
 
 
-@pytest.mark.parametrize("digest", ["", MD5, SHA, SHA[:15], f"sha1:{hashlib.sha1(CONTENT).hexdigest().upper()}"])
+@pytest.mark.parametrize(
+    "digest", ["", MD5, SHA, SHA[:15], f"sha1:{hashlib.sha1(CONTENT).hexdigest().upper()}"]
+)
 def test_a_file_comes_whole_and_only_once(get, tmp_path, digest):
     seen, served = [], Served()
     path = get(served, digest=digest, progress=lambda done, total: seen.append((done, total)))
@@ -46,7 +50,9 @@ def test_a_file_comes_whole_and_only_once(get, tmp_path, digest):
 
 def test_a_cut_connection_is_resumed(get):
     served = Served(cuts=(150_000, 70_000))
-    assert get(served, retries=1).read_bytes() == CONTENT  # each try brings something new, so one retry suffices
+    assert (
+        get(served, retries=1).read_bytes() == CONTENT
+    )  # each try brings something new, so one retry suffices
     assert (served.requests, served.resumed) == (3, 2)
 
 
@@ -132,7 +138,9 @@ def test_refused_at_once(get, tmp_path, status):
 
 
 def test_a_wrong_hash_names_both_and_leaves_nothing(get, tmp_path):
-    with pytest.raises(DownloadError, match=f"has the sha256 {SHA[7:]}, expected {'0' * 64}; it is removed"):
+    with pytest.raises(
+        DownloadError, match=f"has the sha256 {SHA[7:]}, expected {'0' * 64}; it is removed"
+    ):
         get(Served(), digest=f"sha256:{'0' * 64}")
     assert names(tmp_path) == []
 
@@ -148,7 +156,9 @@ def test_no_network_and_no_address(host, tmp_path):
     started = time.monotonic()
     with pytest.raises(DownloadError, match=r"cannot be downloaded: .*put it at .*file by hand"):
         fetch("http://127.0.0.1:9/file", tmp_path / "file", retries=9, pause=0.01)
-    assert time.monotonic() - started < 0.01 * 2**9  # nobody without a network waits for all the tries
+    assert (
+        time.monotonic() - started < 0.01 * 2**9
+    )  # nobody without a network waits for all the tries
     with pytest.raises(DownloadError, match="no address"):
         fetch("nowhere", tmp_path / "file")
 

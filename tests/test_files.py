@@ -18,7 +18,9 @@ ROOT = Path(__file__).parent.parent
 def test_it_is_forced_to_disk_before_it_gets_its_name_and_the_name_after(tmp_path, monkeypatch):
     path, seen, real = tmp_path / "a.json", [], files.sync
     path.write_text("old")
-    monkeypatch.setattr(files, "sync", lambda place: (seen.append((place.name, path.read_text())), real(place)))
+    monkeypatch.setattr(
+        files, "sync", lambda place: (seen.append((place.name, path.read_text())), real(place))
+    )
     write_whole(path, lambda temporary: temporary.write_text("new"), RunError)
     assert seen == [("a.json.writing", "old"), (tmp_path.name, "new")]
     assert list(tmp_path.iterdir()) == [path]
@@ -26,7 +28,13 @@ def test_it_is_forced_to_disk_before_it_gets_its_name_and_the_name_after(tmp_pat
 
 @pytest.mark.parametrize(
     "raised",
-    [OSError("no room"), RuntimeError("PytorchStreamWriter failed"), RuntimeError("worker"), ExportError("differs"), KeyError("a")],
+    [
+        OSError("no room"),
+        RuntimeError("PytorchStreamWriter failed"),
+        RuntimeError("worker"),
+        ExportError("differs"),
+        KeyError("a"),
+    ],
 )
 def test_what_was_there_before_is_untouched(tmp_path, raised):
     path = tmp_path / "a.onnx"
@@ -36,11 +44,15 @@ def test_what_was_there_before_is_untouched(tmp_path, raised):
         temporary.write_text("half of the n")
         raise raised
 
-    expected = RunError if "no room" in str(raised) or "Writer" in str(raised) else type(raised)  # torch names its writer
+    expected = (
+        RunError if "no room" in str(raised) or "Writer" in str(raised) else type(raised)
+    )  # torch names its writer
     with pytest.raises(expected) as caught:
         write_whole(path, write, RunError)
     if expected is RunError:
-        assert str(caught.value).startswith(f"{path} cannot be written: {raised}; what was there before is untouched")
+        assert str(caught.value).startswith(
+            f"{path} cannot be written: {raised}; what was there before is untouched"
+        )
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -49,7 +61,11 @@ def test_a_place_that_cannot_be_written_to(tmp_path):
     (tmp_path / "plain").write_text("a file")
     for folder in ("nowhere", "plain"):
         with pytest.raises(RunError, match=r"a.json cannot be written: .* choose another place"):
-            write_whole(tmp_path / folder / "a.json", lambda temporary: temporary.write_text("new"), RunError)
+            write_whole(
+                tmp_path / folder / "a.json",
+                lambda temporary: temporary.write_text("new"),
+                RunError,
+            )
 
 
 def test_a_full_disk(tmp_path):
@@ -61,7 +77,13 @@ def test_a_full_disk(tmp_path):
         "write_whole(Path(sys.argv[1]), lambda path: path.write_bytes(bytes(5_000)), RunError)"
     )
     (tmp_path / "a").write_text("old")
-    result = subprocess.run([sys.executable, "-c", code, tmp_path / "a"], capture_output=True, text=True, check=False, cwd=ROOT)
+    result = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
     assert "RunError: " in result.stderr
     assert "File too large; what was there before is untouched; make room" in result.stderr
     assert (tmp_path / "a").read_text() == "old"

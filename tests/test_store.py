@@ -17,7 +17,7 @@ from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS
 from ccnet_lab.downloads import fetch
 from ccnet_lab.errors import DownloadError, MissingFileError
-from ccnet_lab.explore.sources import available_models, find_weights
+from ccnet_lab.hub import available_models, find_weights
 
 NAME = "ccnet_resnet50os8_voc"
 
@@ -55,7 +55,9 @@ def test_every_configuration_has_a_checkpoint_and_a_log_and_each_depth_start_wei
     assert len(store.PUBLISHED) == 26
     for config in CONFIGS.values():
         assert store.find(config.name).url == config.published_url
-        assert store.find(f"{config.name}.log").url == config.published_url.replace("_train.pth", "_train.log")
+        assert store.find(f"{config.name}.log").url == config.published_url.replace(
+            "_train.pth", "_train.log"
+        )
     assert store.find("resnet50_v1c").digest == "sha256:2cccc1ad"
     assert len({file.path for file in store.PUBLISHED.values()}) == 26
     with pytest.raises(MissingFileError, match=f"did you mean .*{NAME}"):
@@ -70,7 +72,10 @@ def test_obtained_once_and_recorded(host, cache, checkpoint):
     assert seen[-1] == (len(checkpoint), len(checkpoint))
     assert names(path.parent) == [path.name, f"{path.name}.json"]
     record = json.loads((path.parent / f"{path.name}.json").read_text())
-    assert (record["bytes"], record["sha256"]) == (len(checkpoint), hashlib.sha256(checkpoint).hexdigest())
+    assert (record["bytes"], record["sha256"]) == (
+        len(checkpoint),
+        hashlib.sha256(checkpoint).hexdigest(),
+    )
     assert store.obtain(NAME) == path
     assert file.requests == 1
 
@@ -80,16 +85,24 @@ def test_either_of_the_names_that_were_published(host, checkpoint):
     path = store.obtain(NAME)
     assert path.read_bytes() == checkpoint
     assert path == store.find(NAME).path
-    assert json.loads(path.with_name(f"{path.name}.json").read_text())["url"] == f"{host.url}/{NAME}.pth"
+    assert (
+        json.loads(path.with_name(f"{path.name}.json").read_text())["url"]
+        == f"{host.url}/{NAME}.pth"
+    )
     assert store.addresses(store.find("resnet50_v1c")) == [f"{host.url}/resnet50_v1c-2cccc1ad.pth"]
 
 
 def test_neither_of_the_names_is_one_message(host):
-    with pytest.raises(DownloadError, match=rf"404 .* to {host.url}/{NAME}.pth; .*before that: .* 404 .*{NAME}_train.pth.*pan.baidu"):
+    with pytest.raises(
+        DownloadError,
+        match=rf"404 .* to {host.url}/{NAME}.pth; .*before that: .* 404 .*{NAME}_train.pth.*pan.baidu",
+    ):
         store.obtain(NAME)
 
 
-@pytest.mark.parametrize("answer", [dict(status=403), dict(content=b"<html>no such file")], ids=["403", "web page"])
+@pytest.mark.parametrize(
+    "answer", [dict(status=403), dict(content=b"<html>no such file")], ids=["403", "web page"]
+)
 def test_a_host_that_does_not_say_404_is_asked_for_the_other_name_too(host, checkpoint, answer):
     host.files |= {f"{NAME}_train.pth": Served(**answer), f"{NAME}.pth": Served(content=checkpoint)}
     assert store.obtain(NAME).read_bytes() == checkpoint
@@ -130,7 +143,10 @@ def test_a_file_put_there_by_hand_is_recorded_and_must_stay(host, checkpoint):
     file.path.write_bytes(checkpoint)
     store.obtain(NAME)
     file.path.write_bytes(checkpoint[:-1] + b"x")
-    with pytest.raises(DownloadError, match=rf"at its first use it had {hashlib.sha256(checkpoint).hexdigest()}; .* remove"):
+    with pytest.raises(
+        DownloadError,
+        match=rf"at its first use it had {hashlib.sha256(checkpoint).hexdigest()}; .* remove",
+    ):
         store.obtain(NAME)
     file.path.write_bytes(checkpoint)  # another time stamp, the same content
     assert store.obtain(NAME) == file.path
@@ -166,7 +182,8 @@ def test_start_weights_must_have_the_published_hash(host, checkpoint):
 def test_what_is_no_checkpoint_never_gets_the_name(host, checkpoint, cache, content, words):
     served(host, NAME, checkpoint[:-500] if content == "cut" else content)
     with pytest.raises(
-        DownloadError, match=rf"{words}.*it is removed; call again, or put the right file at .*{NAME}|by hand .*before that: .*{words}"
+        DownloadError,
+        match=rf"{words}.*it is removed; call again, or put the right file at .*{NAME}|by hand .*before that: .*{words}",
     ):
         store.obtain(NAME)
     assert names(cache / "checkpoints") == []
@@ -181,7 +198,10 @@ def test_a_log_that_is_a_web_page(host):
 
 
 def test_without_the_network_it_says_where_to_put_the_file(cache):
-    with pytest.raises(DownloadError, match=rf"put it at {cache}/checkpoints/{NAME}_train.pth by hand.*pan.baidu.com.*s757"):
+    with pytest.raises(
+        DownloadError,
+        match=rf"put it at {cache}/checkpoints/{NAME}_train.pth by hand.*pan.baidu.com.*s757",
+    ):
         fetch_quickly("http://127.0.0.1:9")
 
 
@@ -225,7 +245,9 @@ def test_listed_and_removed(host, checkpoint, cache):
     (cache / "checkpoints" / "mine.pth").write_bytes(b"0123456789")
     found = {file.path.name: file for file in store.kept()}
     assert sorted(found) == [f"{NAME}_train.log", f"{NAME}_train.pth", "mine.pth"]
-    assert [file.bytes for file in store.kept()] == sorted((f.bytes for f in found.values()), reverse=True)
+    assert [file.bytes for file in store.kept()] == sorted(
+        (f.bytes for f in found.values()), reverse=True
+    )
     assert found["mine.pth"].name == ""
     assert found[f"{NAME}_train.pth"].sha256 == hashlib.sha256(checkpoint).hexdigest()
     store.remove(found[f"{NAME}_train.pth"])
@@ -251,7 +273,10 @@ def test_the_script_gets_lists_and_removes(script, host, checkpoint, cache, monk
     code, out, _ = script("remove", "ccnet*", "mine.pth")
     assert code == 0
     assert names(cache / "checkpoints") == []
-    for words, expected in ((["remove", "*"], "there is none"), (["get", "ccnet_resnet51os8_voc"], "did you mean")):
+    for words, expected in (
+        (["remove", "*"], "there is none"),
+        (["get", "ccnet_resnet51os8_voc"], "did you mean"),
+    ):
         code, _, err = script(*words)
         assert code == 2
         assert expected in err
@@ -309,8 +334,17 @@ def test_two_hundred_cut_downloads(host, tmp_path):
     for k in range(200):
         content = rng.bytes(int(rng.integers(1, 200_000)))
         cuts = tuple(int(rng.integers(0, len(content))) for _ in range(int(rng.integers(0, 5))))
-        how = dict(cuts=cuts, ranges=bool(rng.random() < 0.7), length=bool(rng.random() < 0.85), etag=rng.choice(["", '"a"', 'W/"a"']))
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}" if rng.random() < 0.5 or not how["length"] else ""
+        how = dict(
+            cuts=cuts,
+            ranges=bool(rng.random() < 0.7),
+            length=bool(rng.random() < 0.85),
+            etag=rng.choice(["", '"a"', 'W/"a"']),
+        )
+        digest = (
+            f"sha256:{hashlib.sha256(content).hexdigest()}"
+            if rng.random() < 0.5 or not how["length"]
+            else ""
+        )
         host.files["file"] = file = Served(content=content, failures=int(rng.integers(0, 2)), **how)
         path = tmp_path / f"file{k}"
         for call in range(6):
@@ -319,7 +353,14 @@ def test_two_hundred_cut_downloads(host, tmp_path):
                 file.content, file.etag, digest = content, f'"{call}"', ""
                 file.length = True
             try:
-                fetch(f"{host.url}/file", path, digest=digest, retries=int(rng.integers(0, 2)), pause=0.0, timeout=5.0)
+                fetch(
+                    f"{host.url}/file",
+                    path,
+                    digest=digest,
+                    retries=int(rng.integers(0, 2)),
+                    pause=0.0,
+                    timeout=5.0,
+                )
             except DownloadError:
                 outcomes["error"] += 1
                 assert not path.exists()

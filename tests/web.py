@@ -49,14 +49,20 @@ class Handler(BaseHTTPRequestHandler):
         if served.status != 200:
             return self.send_error(served.status)
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        begin = int(asked[1]) if asked and served.ranges and self.headers.get("If-Range", served.etag) == served.etag else 0
+        begin = (
+            int(asked[1])
+            if asked and served.ranges and self.headers.get("If-Range", served.etag) == served.etag
+            else 0
+        )
         body = served.content[begin:]
         if asked and begin >= len(served.content) > 0:
             return self.send_error(416)
         if begin:
             served.resumed += 1
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {begin}-{len(served.content) - 1}/{len(served.content)}")
+            self.send_header(
+                "Content-Range", f"bytes {begin}-{len(served.content) - 1}/{len(served.content)}"
+            )
         else:
             self.send_response(200)
         if served.etag:

@@ -38,7 +38,9 @@ def account(dataset: Dataset, splits: Sequence[Split]) -> Account:
             faults[second.name].append(shared)
         ours, theirs = ({pair.image for pair in split.pairs} for split in (first, second))
         if same := _of_one_content(ours - theirs, theirs - ours):
-            words = f"{first.name} and {second.name} have pictures of the same content: {_few(same)}"
+            words = (
+                f"{first.name} and {second.name} have pictures of the same content: {_few(same)}"
+            )
             notes.append(f"{words}; a score that counts what was trained on is too high")
     if not dataset.classes:
         return Account(faults, tuple(notes))
@@ -47,10 +49,21 @@ def account(dataset: Dataset, splits: Sequence[Split]) -> Account:
         files, folder = found.files, Path(dataset.root)
         for split, names in found.repeated.items():
             if names:
-                faults[split].append(f"the list of {split} names {_few(list(dict.fromkeys(names)))} more than once; it is used once")
+                faults[split].append(
+                    f"the list of {split} names {_few(list(dict.fromkeys(names)))} more than once; it is used once"
+                )
         faults[splits[0].name] += files.doubles
-        lists = [path for path in sorted(folder.glob("*")) + sorted(folder.glob("*/**/*")) if path.suffix in (".txt", ".csv", ".lst")]
-        read = [layout.lists, folder / "cache", *(part.images for part in layout.parts), *(part.masks for part in layout.parts)]
+        lists = [
+            path
+            for path in sorted(folder.glob("*")) + sorted(folder.glob("*/**/*"))
+            if path.suffix in (".txt", ".csv", ".lst")
+        ]
+        read = [
+            layout.lists,
+            folder / "cache",
+            *(part.images for part in layout.parts),
+            *(part.masks for part in layout.parts),
+        ]
         rest = {
             "lists of splits that are not read": [
                 path
@@ -62,7 +75,11 @@ def account(dataset: Dataset, splits: Sequence[Split]) -> Account:
             "masks without a picture, not used": files.alone,
             "files without a picture's ending, not used": files.strange,
             "pictures without a mask, left out": found.left_out,
-            "pictures in no split": _unused(found.pairs, splits, (item.image for item in files.items if item.image not in found.left_out)),
+            "pictures in no split": _unused(
+                found.pairs,
+                splits,
+                (item.image for item in files.items if item.image not in found.left_out),
+            ),
         }
         for words, paths in rest.items():
             if paths:
@@ -70,8 +87,12 @@ def account(dataset: Dataset, splits: Sequence[Split]) -> Account:
     return Account(faults, tuple(notes))
 
 
-def _unused(pairs: dict[str, list[Pair]], splits: Sequence[Split], images: Iterable[Path]) -> list[Path]:
-    used = {pair.image for some in pairs.values() for pair in some} | {pair.image for split in splits for pair in split.pairs}
+def _unused(
+    pairs: dict[str, list[Pair]], splits: Sequence[Split], images: Iterable[Path]
+) -> list[Path]:
+    used = {pair.image for some in pairs.values() for pair in some} | {
+        pair.image for split in splits for pair in split.pairs
+    }
     return [image for image in images if image not in used]
 
 
@@ -99,4 +120,6 @@ def _below(path: Path, folder: Path) -> str:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:MOST]) + (f" and {len(names) - MOST:,} more" if len(names) > MOST else "")
+    return ", ".join(names[:MOST]) + (
+        f" and {len(names) - MOST:,} more" if len(names) > MOST else ""
+    )

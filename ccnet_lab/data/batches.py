@@ -36,7 +36,9 @@ class Batch(NamedTuple):
 
     def normalised(self, part: slice, device: torch.device) -> Tensor:
         """(b, 3, H, W) float32 on the device: the images of a part of the batch as the network takes them."""
-        images, inside = (tensor[part].to(device, non_blocking=True) for tensor in (self.images, self.inside))
+        images, inside = (
+            tensor[part].to(device, non_blocking=True) for tensor in (self.images, self.inside)
+        )
         return normalise_crops(images, inside)
 
 
@@ -49,9 +51,13 @@ def steps_per_epoch(images: int, batch_size: int, processes: int = 1) -> int:
     Source: torch's DistributedSampler with drop_last loaders, as SSSegmentation uses them.
     """
     if images < batch_size:
-        raise DataError(f"the training split has {images} images, fewer than one batch of {batch_size}; lower --batch-size")
+        raise DataError(
+            f"the training split has {images} images, fewer than one batch of {batch_size}; lower --batch-size"
+        )
     if batch_size % processes:
-        raise ConfigError(f"a batch of {batch_size} cannot be shared by {processes} processes; change --batch-size or their number")
+        raise ConfigError(
+            f"a batch of {batch_size} cannot be shared by {processes} processes; change --batch-size or their number"
+        )
     return -(-images // processes) // (batch_size // processes)
 
 
@@ -84,7 +90,9 @@ def training_batches(
     Raises:
         DataError, MemoryShortError: a pair cannot be read, or there are fewer images than one batch holds.
     """
-    per_epoch = per_epoch or steps_per_epoch(len(split), config.batch_size, world)  # raises before any worker starts
+    per_epoch = per_epoch or steps_per_epoch(
+        len(split), config.batch_size, world
+    )  # raises before any worker starts
     loader: DataLoader[Any] = DataLoader(
         _Samples(split, config, seed),
         batch_sampler=_order(len(split), config.batch_size, per_epoch, steps, seed, rank, world),
@@ -111,8 +119,12 @@ def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             if isinstance(half_made := frame.f_locals.get("self"), _BaseDataLoaderIter):
                 half_made._shutdown = True  # type: ignore[attr-defined]  # else it complains when it goes
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of a semaphore: no other file is made here
-            raise MemoryShortError("/dev/shm is full, so no workers start: enlarge it (docker run --shm-size 8g), or --workers 0") from None
+        if (
+            isinstance(error, OSError) and error.errno == errno.ENOSPC
+        ):  # of a semaphore: no other file is made here
+            raise MemoryShortError(
+                "/dev/shm is full, so no workers start: enlarge it (docker run --shm-size 8g), or --workers 0"
+            ) from None
         raise
     workers = getattr(items, "_workers", [])
     try:
@@ -122,7 +134,9 @@ def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
             yield item
     finally:
         if workers:
-            last_resort = threading.Timer(PATIENCE, lambda: [worker.kill() for worker in workers])  # one may be stopped, or wait for a disk
+            last_resort = threading.Timer(
+                PATIENCE, lambda: [worker.kill() for worker in workers]
+            )  # one may be stopped, or wait for a disk
             last_resort.daemon = True
             last_resort.start()
             with suppress(RuntimeError):  # torch's, of a worker that is killed only now
@@ -138,11 +152,17 @@ def fault(pair: Pair, error: Exception) -> LabError:
     if isinstance(error, LabError):
         return error
     if isinstance(error, MemoryError):
-        return MemoryShortError(f"out of memory while {pair.image} and its mask were read; lower --workers or --batch-size, {again}")
+        return MemoryShortError(
+            f"out of memory while {pair.image} and its mask were read; lower --workers or --batch-size, {again}"
+        )
     if isinstance(error, OSError):
         what = error.filename or f"{pair.image} or its mask {pair.mask}"
-        return DataError(f"{what} cannot be read: {error.strerror or error}; look at the file and at the disk it is on, {again}")
-    known = DataError(f"{pair.image} or its mask {pair.mask} cannot be read ({error!r}); look at the files, {again}")
+        return DataError(
+            f"{what} cannot be read: {error.strerror or error}; look at the file and at the disk it is on, {again}"
+        )
+    known = DataError(
+        f"{pair.image} or its mask {pair.mask} cannot be read ({error!r}); look at the files, {again}"
+    )
     known.add_note("".join(traceback.format_exception(error)))
     return known
 
@@ -160,11 +180,15 @@ def shared(value: Any) -> Any:
     return value
 
 
-def _order(images: int, batch_size: int, per_epoch: int, steps: range, seed: int, rank: int, world: int) -> Iterator[list[tuple[int, int]]]:
+def _order(
+    images: int, batch_size: int, per_epoch: int, steps: range, seed: int, rank: int, world: int
+) -> Iterator[list[tuple[int, int]]]:
     """For each step, this process's (epoch, index) pairs."""
     share = batch_size // world
     for epoch, same in groupby(steps, lambda step: step // per_epoch):
-        order = np.resize(np.random.default_rng([seed, epoch]).permutation(images), per_epoch * batch_size)  # the first again at its end
+        order = np.resize(
+            np.random.default_rng([seed, epoch]).permutation(images), per_epoch * batch_size
+        )  # the first again at its end
         for step in same:
             first = step % per_epoch * batch_size + rank * share
             yield [(epoch, index) for index in order[first : first + share].tolist()]
@@ -180,7 +204,9 @@ class _Samples(Dataset[Any]):
         try:
             sample = read_pair(self.split, key[1])
             rng = np.random.default_rng([self.seed, *key])
-            return sample.name, *augment(sample.image, sample.labels, rng, self.config.crop_size, self.config.resize)
+            return sample.name, *augment(
+                sample.image, sample.labels, rng, self.config.crop_size, self.config.resize
+            )
         except Exception as error:
             return fault(self.split.pairs[key[1]], error)
 
@@ -189,7 +215,12 @@ def _collate(samples: list[Any]) -> Batch | LabError:
     if error := next((sample for sample in samples if isinstance(sample, LabError)), None):
         return error
     names, images, labels, inside = zip(*samples, strict=True)
-    batch = Batch(list(names), torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), torch.tensor(inside))
+    batch = Batch(
+        list(names),
+        torch.from_numpy(np.stack(images)),
+        torch.from_numpy(np.stack(labels)),
+        torch.tensor(inside),
+    )
     return cast(Batch, shared(batch))
 
 

@@ -52,18 +52,32 @@ def build_cache(split: Split, say: Say = print, progress: Progress | None = None
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise DataError(f"the cache {folder} cannot be made: {error}; change its rights, {remedy}") from None
-    lacking = [index for index, pair in enumerate(split.pairs) if not _sound(split, _file(folder, pair), pair)]
+        raise DataError(
+            f"the cache {folder} cannot be made: {error}; change its rights, {remedy}"
+        ) from None
+    lacking = [
+        index
+        for index, pair in enumerate(split.pairs)
+        if not _sound(split, _file(folder, pair), pair)
+    ]
     needed = sum(_bytes(split.pairs[index]) for index in lacking)
     todo = f"{len(lacking):,} of the {len(split):,} pairs of {split.name} are still to be decoded"
-    say(f"the cache {folder}: {todo}, which takes {needed / 1e9:,.2f} GB; {free / 1e9:,.2f} GB are free")
+    say(
+        f"the cache {folder}: {todo}, which takes {needed / 1e9:,.2f} GB; {free / 1e9:,.2f} GB are free"
+    )
     if needed > free:
-        raise DataError(f"the cache {folder} needs {(needed - free) / 1e9:,.2f} GB more than are free; {remedy}")
+        raise DataError(
+            f"the cache {folder} needs {(needed - free) / 1e9:,.2f} GB more than are free; {remedy}"
+        )
 
     def make(index: int) -> None:
         origin, sample = _origin(split, split.pairs[index]), split.read(index)
         arrays = {"image": sample.image, "labels": sample.labels}
-        write_whole(_file(folder, split.pairs[index]), lambda file: save_file(arrays, file, origin), DataError)
+        write_whole(
+            _file(folder, split.pairs[index]),
+            lambda file: save_file(arrays, file, origin),
+            DataError,
+        )
 
     with ThreadPoolExecutor() as pool:
         for done, _ in enumerate(pool.map(make, lacking), 1):
@@ -73,7 +87,9 @@ def build_cache(split: Split, say: Say = print, progress: Progress | None = None
 
 def _file(folder: Path, pair: Pair) -> Path:
     name = pair.name
-    if "/" in name or len(name.encode()) > 200:  # of a subfolder, or too long for a file's name with our ending
+    if (
+        "/" in name or len(name.encode()) > 200
+    ):  # of a subfolder, or too long for a file's name with our ending
         name = f"{name.replace('/', '_')[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:24]}"
     return folder / f"{name}.safetensors"
 
@@ -84,10 +100,19 @@ def _origin(split: Split, pair: Pair) -> dict[str, str]:
         stats = {"image": pair.image.stat(), "mask": pair.mask.stat()}
     except OSError as error:
         remedy = "get the data set again, or delete its folder cache/"
-        raise DataError(f"a file of the pair {pair.name} cannot be found: {error}; {remedy}") from None
-    sources = {kind: f"{stat.st_size} bytes, changed {stat.st_mtime_ns}" for kind, stat in stats.items()}
+        raise DataError(
+            f"a file of the pair {pair.name} cannot be found: {error}; {remedy}"
+        ) from None
+    sources = {
+        kind: f"{stat.st_size} bytes, changed {stat.st_mtime_ns}" for kind, stat in stats.items()
+    }
     table = label_table(split.dataset, pair.mask.stem.endswith("TrainIds"))
-    return {"name": pair.name, "orientation": "as EXIF says", "label_table": f"{zlib.crc32(table.tobytes()):08x}", **sources}
+    return {
+        "name": pair.name,
+        "orientation": "as EXIF says",
+        "label_table": f"{zlib.crc32(table.tobytes()):08x}",
+        **sources,
+    }
 
 
 def _mapped(path: Path, origin: dict[str, str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -95,16 +120,22 @@ def _mapped(path: Path, origin: dict[str, str]) -> tuple[NDArray[np.uint8], NDAr
     remedy = "call `python scripts/prepare_data.py` with --cache again, or delete it"
     try:
         content = np.asarray(np.memmap(path, np.uint8, "r"))
-        start = 8 + int.from_bytes(content[:8].tobytes(), "little")  # safetensors: the header's length, the header, the arrays by name
+        start = 8 + int.from_bytes(
+            content[:8].tobytes(), "little"
+        )  # safetensors: the header's length, the header, the arrays by name
         header = json.loads(content[8:start].tobytes())
         height, width = header["labels"]["shape"]
         image, labels = np.split(content[start:], [3 * height * width])
         arrays = image.reshape(height, width, 3), labels.reshape(height, width)
         made_from = header["__metadata__"]
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise DataError(f"the cache file {path} is damaged, or none of ours: {error!r}; {remedy}") from None
+        raise DataError(
+            f"the cache file {path} is damaged, or none of ours: {error!r}; {remedy}"
+        ) from None
     if made_from != origin:
-        raise DataError(f"the cache file {path} was made from another image, mask or table of labels than there is now; {remedy}")
+        raise DataError(
+            f"the cache file {path} was made from another image, mask or table of labels than there is now; {remedy}"
+        )
     return arrays
 
 

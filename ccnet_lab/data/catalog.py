@@ -22,20 +22,32 @@ class Dataset:
     root: str  # its folder below the data root, in whatever case; "" for generated data
     train_images: int  # in `train_split`; 0 where it isn't known beforehand
     val_images: int  # in `val_split`, alike
-    label_ids: tuple[int, ...] = ()  # the id in the masks of class 0, 1, ...; empty where ids are the classes
-    ignored_ids: tuple[int, ...] = ()  # ids in the mask files that stand for no class; `IGNORE` always does
+    label_ids: tuple[
+        int, ...
+    ] = ()  # the id in the masks of class 0, 1, ...; empty where ids are the classes
+    ignored_ids: tuple[
+        int, ...
+    ] = ()  # ids in the mask files that stand for no class; `IGNORE` always does
     train_split: str = "train"  # what is trained on
     val_split: str = "val"  # what is scored on
-    classes: tuple[tuple[str, str], ...] = ()  # (colour "#rrggbb", name) of each, for data sets that have no file in `classes/`
+    classes: tuple[
+        tuple[str, str], ...
+    ] = ()  # (colour "#rrggbb", name) of each, for data sets that have no file in `classes/`
     other_roots: tuple[str, ...] = ()  # where it lies instead for SSSegmentation
-    coloured: bool = False  # whether the colours in `classes` are those of the masks, which come before ids then
+    coloured: bool = (
+        False  # whether the colours in `classes` are those of the masks, which come before ids then
+    )
     terms: str = ""  # what its owners allow, and where they say so; "" where that isn't known
 
     @cached_property
     def _rows(self) -> Iterable[tuple[str, str]]:
         if self.classes:
             return self.classes
-        text = files("ccnet_lab.data").joinpath("classes", f"{self.key}.txt").read_text(encoding="utf-8")
+        text = (
+            files("ccnet_lab.data")
+            .joinpath("classes", f"{self.key}.txt")
+            .read_text(encoding="utf-8")
+        )
         lines = [line for line in text.splitlines() if line and not line.startswith("# ")]
         return [(line[:7], line[8:]) for line in lines]
 
@@ -75,10 +87,39 @@ _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28,
 DATASETS: dict[str, Dataset] = {
     row.key: replace(row, terms=_TERMS[row.key], other_roots=_OTHER_ROOTS.get(row.key, ()))
     for row in (
-        Dataset("voc", "PASCAL VOC 2012", "VOCdevkit/VOC2012", 10_582, 1_449, train_split="trainaug"),
-        Dataset("ade20k", "ADE20K", "ADEChallengeData2016", 20_210, 2_000, tuple(range(1, 151)), (0,), "training", "validation"),
-        Dataset("cityscapes", "Cityscapes", "cityscapes", 2_975, 500, _CITYSCAPES_IDS, tuple(sorted({*range(34)} - {*_CITYSCAPES_IDS}))),
-        Dataset("camvid", "CamVid", "camvid", 468, 233, ignored_ids=(11,), train_split="trainval", val_split="test"),
+        Dataset(
+            "voc", "PASCAL VOC 2012", "VOCdevkit/VOC2012", 10_582, 1_449, train_split="trainaug"
+        ),
+        Dataset(
+            "ade20k",
+            "ADE20K",
+            "ADEChallengeData2016",
+            20_210,
+            2_000,
+            tuple(range(1, 151)),
+            (0,),
+            "training",
+            "validation",
+        ),
+        Dataset(
+            "cityscapes",
+            "Cityscapes",
+            "cityscapes",
+            2_975,
+            500,
+            _CITYSCAPES_IDS,
+            tuple(sorted({*range(34)} - {*_CITYSCAPES_IDS})),
+        ),
+        Dataset(
+            "camvid",
+            "CamVid",
+            "camvid",
+            468,
+            233,
+            ignored_ids=(11,),
+            train_split="trainval",
+            val_split="test",
+        ),
         Dataset("beacons", "Beacons (generated)", "", 16_000, 500),
     )
 }
@@ -101,21 +142,37 @@ def register(dataset: Dataset | dict[str, Any]) -> Dataset:
     """
     if not isinstance(dataset, Dataset):
         try:
-            lists = {name: tuple(value) for name, value in dataset.items() if isinstance(value, list | tuple)}
-            lists["classes"] = tuple((str(colour), str(name)) for colour, name in dataset["classes"])
+            lists = {
+                name: tuple(value)
+                for name, value in dataset.items()
+                if isinstance(value, list | tuple)
+            }
+            lists["classes"] = tuple(
+                (str(colour), str(name)) for colour, name in dataset["classes"]
+            )
             dataset = Dataset(**{**dataset, **lists})
         except (TypeError, KeyError, ValueError) as error:
             raise ConfigError(f"these fields make no data set: {error}") from None
     if not dataset.classes:  # a published one, which is known already
         return get_dataset(dataset.key)
-    key = f"own{dataset.key}" if dataset.key in DATASETS and not DATASETS[dataset.key].classes else dataset.key
-    here = (row.key for row in DATASETS.values() if row.root == dataset.root and row.class_names == dataset.class_names and row.classes)
+    key = (
+        f"own{dataset.key}"
+        if dataset.key in DATASETS and not DATASETS[dataset.key].classes
+        else dataset.key
+    )
+    here = (
+        row.key
+        for row in DATASETS.values()
+        if row.root == dataset.root and row.class_names == dataset.class_names and row.classes
+    )
     key, wanted = next(here, key), dataset.key
     for number in count(2):
         if (known := DATASETS.get(key)) is None or _same(known, dataset):
             break
         key = f"{wanted}_{number}"
-    if known is None or known.root == dataset.root or os.path.isdir(dataset.root):  # a folder that is there, not one that was
+    if (
+        known is None or known.root == dataset.root or os.path.isdir(dataset.root)
+    ):  # a folder that is there, not one that was
         DATASETS[key] = replace(dataset, key=key)
     return DATASETS[key]
 
@@ -123,4 +180,8 @@ def register(dataset: Dataset | dict[str, Any]) -> Dataset:
 def _same(known: Dataset, dataset: Dataset) -> bool:
     """Whether two of one's own data sets of one key are one: the same classes in the same folder, or in one that isn't there."""
     gone = not (os.path.isdir(known.root) and os.path.isdir(dataset.root))
-    return bool(known.classes) and known.class_names == dataset.class_names and (known.root == dataset.root or gone)
+    return (
+        bool(known.classes)
+        and known.class_names == dataset.class_names
+        and (known.root == dataset.root or gone)
+    )

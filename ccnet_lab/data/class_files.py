@@ -39,12 +39,27 @@ def read_classes(path: Path) -> Classes:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is no JSON ({error}); expected {expected}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise DataError(f"{path} cannot be read ({error!r}); expected {expected}") from None
     names, ids, ignored = found.names, found.ids, found.ignored
     if len(set(ids)) < len(ids) or not {*ids, *ignored} <= set(range(IGNORE + 1)):
-        raise DataError(f"{path} has the ids {ids} and ignores {ignored}; expected each id once, all from 0 to {IGNORE}")
-    if not names or len(set(names)) < len(names) or (ids and len(ids) != len(names)) or len(names) > IGNORE:
+        raise DataError(
+            f"{path} has the ids {ids} and ignores {ignored}; expected each id once, all from 0 to {IGNORE}"
+        )
+    if (
+        not names
+        or len(set(names)) < len(names)
+        or (ids and len(ids) != len(names))
+        or len(names) > IGNORE
+    ):
         expected = f"1 to {IGNORE} different names and as many ids, or no ids"
         raise DataError(f"{path} has {len(names)} names and {len(ids)} ids; expected {expected}")
     return found
@@ -52,7 +67,10 @@ def read_classes(path: Path) -> Classes:
 
 def voc_colour(index: int) -> Colour:
     """PASCAL VOC's colour of a class index: the bits of the index spread over R, G, B."""
-    return tuple(sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3))
+    return tuple(
+        sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3))
+        for channel in range(3)
+    )
 
 
 def _text(path: Path) -> str:
@@ -98,7 +116,9 @@ def _labelmap(path: Path) -> Classes:
     names, colours, ids, ignored = list[str](), list[Colour](), list[int](), list[int]()
     for line in _lines(path):
         fields = line.rsplit(":", 3) if line.count(":") >= 3 else line.split(":")
-        found = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", fields[1] if len(fields) > 1 else "")
+        found = re.fullmatch(
+            r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", fields[1] if len(fields) > 1 else ""
+        )
         if line.startswith("#") and not found:  # a name can begin with it
             continue
         if not found and len(fields) > 1 and fields[1].strip():
@@ -111,12 +131,22 @@ def _labelmap(path: Path) -> Classes:
             ids.append(index)
         else:
             ignored.append(index)
-    return Classes(names, colours, tuple(ids) if ids != [*range(len(ids))] else (), tuple(ignored), coloured=True)
+    return Classes(
+        names,
+        colours,
+        tuple(ids) if ids != [*range(len(ids))] else (),
+        tuple(ignored),
+        coloured=True,
+    )
 
 
 def _label_colors(path: Path) -> Classes:
     """Datumaro's and CVAT's of the layouts CamVid, KITTI and Cityscapes: a line `r g b name` per class, or only `name`."""
-    found = [re.fullmatch(r"(?:(\d+)\s+(\d+)\s+(\d+)\s+)?(.+)", line) for line in _lines(path) if not line.startswith("# ")]
+    found = [
+        re.fullmatch(r"(?:(\d+)\s+(\d+)\s+(\d+)\s+)?(.+)", line)
+        for line in _lines(path)
+        if not line.startswith("# ")
+    ]
     rows = [match.groups() for match in found if match]
     coloured = any(row[0] for row in rows)
     colours = [tuple(map(int, row[:3])) if row[0] else voc_colour(k) for k, row in enumerate(rows)]
@@ -126,11 +156,18 @@ def _label_colors(path: Path) -> Classes:
 def _dataset_meta(path: Path) -> Classes:
     """Datumaro's: `label_map` of position and name with `segmentation_colors`, or only `labels`."""
     content = json.loads(_text(path))
-    by_id = {int(k): str(name) for k, name in content.get("label_map", {}).items()} or dict(enumerate(map(str, content["labels"])))
+    by_id = {int(k): str(name) for k, name in content.get("label_map", {}).items()} or dict(
+        enumerate(map(str, content["labels"]))
+    )
     ids = sorted(by_id)
     stated = content.get("segmentation_colors") or ()
     colours = [tuple(map(int, stated[k])) if stated else voc_colour(k) for k in ids]
-    return Classes([by_id[k] for k in ids], colours, () if ids == [*range(len(ids))] else tuple(ids), coloured=bool(stated))
+    return Classes(
+        [by_id[k] for k in ids],
+        colours,
+        () if ids == [*range(len(ids))] else tuple(ids),
+        coloured=bool(stated),
+    )
 
 
 def _class_names(path: Path) -> Classes:
@@ -144,22 +181,35 @@ def _roboflow(path: Path) -> Classes:
     rows = [row for row in csv.reader(_text(path).splitlines(), skipinitialspace=True) if row]
     rows = rows[1:] if not rows[0][0].strip().isdigit() else rows
     names = [", ".join(row[1:]).strip() for row in rows]
-    for other in sorted(path.parent.parent.glob("*/_classes.csv")):  # each of train/, valid/, test/ has one
-        if other != path and other.parent.name.lower() in ("train", "valid", "val", "test") and _text(other).split() != _text(path).split():
+    for other in sorted(
+        path.parent.parent.glob("*/_classes.csv")
+    ):  # each of train/, valid/, test/ has one
+        if (
+            other != path
+            and other.parent.name.lower() in ("train", "valid", "val", "test")
+            and _text(other).split() != _text(path).split()
+        ):
             raise ValueError(f"{other.parent.name}/_classes.csv has other classes")
     return Classes(names, _coloured(names), tuple(int(row[0]) for row in rows))
 
 
 def _supervisely(path: Path) -> Classes:
     """Supervisely's: `{"classes": [{"title": ..., "color": "#RRGGBB"}]}`; machine masks count them from 1, 0 has no label."""
-    titles = [(str(row["title"]), tuple(bytes.fromhex(row["color"].removeprefix("#")))) for row in json.loads(_text(path))["classes"]]
+    titles = [
+        (str(row["title"]), tuple(bytes.fromhex(row["color"].removeprefix("#"))))
+        for row in json.loads(_text(path))["classes"]
+    ]
     ids = {title: k for k, (title, _) in enumerate(titles, 1)}
     machine = path.with_name("obj_class_to_machine_color.json")
     if machine.is_file():
         ids |= {str(title): int(colour[0]) for title, colour in json.loads(_text(machine)).items()}
     names = [title for title, _ in titles]
     nothing = next(name for name in ("background", "unlabeled", "no label") if name not in names)
-    return Classes([nothing, *names], [(0, 0, 0), *(colour for _, colour in titles)], (0, *(ids[name] for name in names)))
+    return Classes(
+        [nothing, *names],
+        [(0, 0, 0), *(colour for _, colour in titles)],
+        (0, *(ids[name] for name in names)),
+    )
 
 
 # name of the file: its reader, what is expected in it; the first one found counts
@@ -167,9 +217,15 @@ CLASS_FILES: dict[str, tuple[Callable[[Path], Classes], str]] = {
     "classes.json": (_classes_json, '["name", ...] or {"names": [...], "ignore_id": 255}'),
     "labelmap.txt": (_labelmap, "a line name:r,g,b:: for each class"),
     "label_colors.txt": (_label_colors, "a line r g b name for each class"),
-    "dataset_meta.json": (_dataset_meta, '{"label_map": {"0": "name", ...}, "segmentation_colors": [[r, g, b], ...]}'),
+    "dataset_meta.json": (
+        _dataset_meta,
+        '{"label_map": {"0": "name", ...}, "segmentation_colors": [[r, g, b], ...]}',
+    ),
     "class_names.txt": (_class_names, "a line for each class"),
     "labels.txt": (_class_names, "a line for each class"),
-    "_classes.csv": (_roboflow, "Pixel Value, Class, then a row such as 0, background for each class"),
+    "_classes.csv": (
+        _roboflow,
+        "Pixel Value, Class, then a row such as 0, background for each class",
+    ),
     "meta.json": (_supervisely, '{"classes": [{"title": "name", "color": "#RRGGBB"}, ...]}'),
 }

@@ -10,24 +10,43 @@ from PIL import Image, ImageCms
 
 from ccnet_lab.errors import ImageError
 
-_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE = 258, 262, 284, 339  # TIFF's tags BitsPerSample, ... PlanarConfiguration, SampleFormat
+_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE = (
+    258,
+    262,
+    284,
+    339,
+)  # TIFF's tags BitsPerSample, ... PlanarConfiguration, SampleFormat
 _SRGB = ImageCms.createProfile("sRGB")
-_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of profiles: the mode of pictures they are for
+_SPACES = {
+    "RGB": "RGB",
+    "GRAY": "L",
+    "CMYK": "CMYK",
+}  # of profiles: the mode of pictures they are for
 _TO_SRGB = np.array(
-    [[3.2404542, -1.5371385, -0.4985314], [-0.9692660, 1.8760108, 0.0415560], [0.0556434, -0.2040259, 1.0572252]]
+    [
+        [3.2404542, -1.5371385, -0.4985314],
+        [-0.9692660, 1.8760108, 0.0415560],
+        [0.0556434, -0.2040259, 1.0572252],
+    ]
 )  # of XYZ, D65
 _D65 = (0.3127, 0.3290)
 _PRIMARIES = (*_D65, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # of sRGB: white, red, green, blue
-_BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+_BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
 
 
 def note_coding(picture: Image.Image) -> None:
     """Note what Pillow leaves unread in a file that was just opened, a PNG's chunk cICP; `ImageError` for what it would decode wrongly."""
     tags = getattr(picture, "tag_v2", {})
     if tags.get(_PLANES) == 2 and max(tags.get(_BITS, (8,))) > 8:
-        raise ImageError("is a TIFF with more than 8 bits a channel in separate planes, which is not read here; save it interleaved")
+        raise ImageError(
+            "is a TIFF with more than 8 bits a channel in separate planes, which is not read here; save it interleaved"
+        )
     if any(name == b"CgBI" for name, _ in getattr(picture, "private_chunks", ())):
-        raise ImageError("is a PNG as Xcode packs it for iPhones, which is not read here; save it as an ordinary PNG")
+        raise ImageError(
+            "is a PNG as Xcode packs it for iPhones, which is not read here; save it as an ordinary PNG"
+        )
     file = getattr(picture, "fp", None)
     if picture.format != "PNG" or file is None:
         return
@@ -53,7 +72,9 @@ class Depth(NamedTuple):
 def depth_of(picture: Image.Image) -> Depth:
     """To be asked of the picture as it was opened; 16 bits where its file says nothing."""
     tags = getattr(picture, "tag_v2", {})
-    return Depth(int(tags.get(_BITS, (16,))[0]), tags.get(_SAMPLE, (1,))[0] == 2, tags.get(_PHOTOMETRIC) == 0)
+    return Depth(
+        int(tags.get(_BITS, (16,))[0]), tags.get(_SAMPLE, (1,))[0] == 2, tags.get(_PHOTOMETRIC) == 0
+    )
 
 
 def eight_bits(picture: Image.Image, depth: Depth) -> Image.Image:
@@ -101,19 +122,35 @@ def to_srgb(picture: Image.Image) -> Image.Image:
                 found = ImageCms.profileToProfile(colours, source, _SRGB, how, outputMode="RGB")
                 if found is not None:
                     return found
-    elif "srgb" not in info and (gamma := info.get("gamma")) and ("chromaticity" in info or abs(gamma - 1 / 2.2) > 1e-4):  # that is sRGB
+    elif (
+        "srgb" not in info
+        and (gamma := info.get("gamma"))
+        and ("chromaticity" in info or abs(gamma - 1 / 2.2) > 1e-4)
+    ):  # that is sRGB
         return _by_gamma(colours.convert("RGB"), gamma, info.get("chromaticity") or _PRIMARIES)
     return colours.convert("RGB")
 
 
-def _by_code_points(picture: Image.Image, primaries: int, transfer: int, matrix: int, whole: int) -> Image.Image:
+def _by_code_points(
+    picture: Image.Image, primaries: int, transfer: int, matrix: int, whole: int
+) -> Image.Image:
     """By a PNG's chunk cICP (H.273): sRGB, Display P3 or BT.2020 with sRGB's curve, a gamma or none; `ImageError` for HDR and the like."""
-    gamuts = {1: _PRIMARIES, 12: (*_D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06), 9: (*_D65, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046)}
+    gamuts = {
+        1: _PRIMARIES,
+        12: (*_D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
+        9: (*_D65, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046),
+    }
     gammas = {13: 0.0, 4: 1 / 2.2, 5: 1 / 2.8, 8: 1.0}
     if primaries not in gamuts or transfer not in gammas or matrix != 0 or whole != 1:
         code = f"{primaries}-{transfer}-{matrix}"
-        raise ImageError(f"codes its colours as {code} (cICP), such as high dynamic range, which is not read here; save it as sRGB")
-    return picture if (primaries, transfer) == (1, 13) else _by_gamma(picture, gammas[transfer], gamuts[primaries])
+        raise ImageError(
+            f"codes its colours as {code} (cICP), such as high dynamic range, which is not read here; save it as sRGB"
+        )
+    return (
+        picture
+        if (primaries, transfer) == (1, 13)
+        else _by_gamma(picture, gammas[transfer], gamuts[primaries])
+    )
 
 
 def _by_gamma(picture: Image.Image, gamma: float, primaries: tuple[float, ...]) -> Image.Image:
@@ -130,7 +167,11 @@ def _by_gamma(picture: Image.Image, gamma: float, primaries: tuple[float, ...]) 
         matrix = _TO_SRGB @ np.linalg.inv(_BRADFORD) @ np.diag(cones) @ _BRADFORD @ matrix
         levels = np.arange(256) / 255
         linear_part = levels <= 0.04045
-        curve = levels ** (1 / gamma) if gamma else np.where(linear_part, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+        curve = (
+            levels ** (1 / gamma)
+            if gamma
+            else np.where(linear_part, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+        )
     except (ZeroDivisionError, np.linalg.LinAlgError, IndexError, TypeError, ValueError):
         return picture
     linear = np.clip(curve[np.asarray(picture)] @ matrix.T, 0, 1)  # (H, W, 3)

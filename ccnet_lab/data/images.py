@@ -18,7 +18,16 @@ from ccnet_lab.data.colours import depth_of, eight_bits, note_coding, to_srgb
 from ccnet_lab.errors import ImageError, MissingFileError
 
 # What is opened, whatever the file is called. Pillow knows more formats, and one of them, EPS, starts a program.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")  # JPEG's reader opens MPO, too
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "AVIF",
+    "TIFF",
+    "BMP",
+    "GIF",
+    "PPM",
+)  # JPEG's reader opens MPO, too
 PROMISED = "JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF, MPO or PPM"
 MAX_PIXELS = 50_000_000  # a 50-megapixel photograph; more is refused from the file's header, before anything is decoded
 _OTHERS = {  # how files of other kinds begin, from which byte on
@@ -29,7 +38,15 @@ _OTHERS = {  # how files of other kinds begin, from which byte on
     (4, b"ftyp"): "film", (0, b"\x1aE\xdf\xa3"): "film",
     (0, b"\xff\x0a"): "JPEG XL", (4, b"JXL "): "JPEG XL", (0, b"MM\x00+"): "BigTIFF", (0, b"II+\x00"): "BigTIFF",
 }  # fmt: skip
-_STARTS = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"II*\x00": "TIFF", b"MM\x00*": "TIFF", b"RIFF": "WebP", b"BM": "BMP", b"GIF8": "GIF"}
+_STARTS = {
+    b"\xff\xd8": "JPEG",
+    b"\x89PNG": "PNG",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"RIFF": "WebP",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+}
 
 
 def read_image(source: Any, as_published: bool = False, turned: bool = True) -> NDArray[np.uint8]:
@@ -59,13 +76,19 @@ def read_image(source: Any, as_published: bool = False, turned: bool = True) -> 
         if not file.is_file():
             raise MissingFileError(f"there is no picture {source}")
     else:
-        raise ImageError(f"a {type(source).__name__} is no picture; expected a path, bytes, a Pillow image or an array")
+        raise ImageError(
+            f"a {type(source).__name__} is no picture; expected a path, bytes, a Pillow image or an array"
+        )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is the lower one
+            warnings.simplefilter(
+                "ignore", Image.DecompressionBombWarning
+            )  # the cap below is the lower one
             picture = open_picture(file)
     except Image.DecompressionBombError:
-        raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels, the most that is decoded here; reduce it first") from None
+        raise ImageError(
+            f"{name} has more than {MAX_PIXELS:,} pixels, the most that is decoded here; reduce it first"
+        ) from None
     except UnidentifiedImageError:
         raise ImageError(f"{name} {unsupported(file)}") from None
     except Exception as error:  # decoders raise many kinds
@@ -86,7 +109,9 @@ def open_picture(file: Any) -> ImageFile.ImageFile:
         pass
     else:
         pillow_heif.register_heif_opener()
-    return Image.open(file, formats=[known for known in (*FORMATS, "HEIF") if known in Image.OPEN])  # AVIF depends on how Pillow was built
+    return Image.open(
+        file, formats=[known for known in (*FORMATS, "HEIF") if known in Image.OPEN]
+    )  # AVIF depends on how Pillow was built
 
 
 def is_plain(path: Path) -> bool:
@@ -110,12 +135,23 @@ def unsupported(file: Any) -> str:
         return f"cannot be read: {error}"
     if not start:
         return "is empty; save or download it again"
-    kind = next((kind for (first, mark), kind in _OTHERS.items() if start.lstrip()[first:].startswith(mark)), "")
+    kind = next(
+        (
+            kind
+            for (first, mark), kind in _OTHERS.items()
+            if start.lstrip()[first:].startswith(mark)
+        ),
+        "",
+    )
     if kind in ("HEIC", "HEIF"):
         return f"is a {kind} picture: pip install pillow-heif, or save it as JPEG"
     if promised := next((kind for mark, kind in _STARTS.items() if start.startswith(mark)), ""):
         return f"is a {promised} file, but damaged, or of a sort that is not read here; save it again as PNG or JPEG with 8 bits a channel"
-    what = f"is a {kind} file, which is not read here" if kind else "is no picture that can be read here"
+    what = (
+        f"is a {kind} file, which is not read here"
+        if kind
+        else "is no picture that can be read here"
+    )
     return f"{what}; expected {PROMISED}"
 
 
@@ -150,27 +186,49 @@ def _decode(picture: Image.Image, name: str, as_published: bool, turned: bool) -
     except ImageError as error:
         raise ImageError(f"{name} {error}") from None
     except Exception as error:  # decoders raise many kinds
-        way = f" ({picture.info['compression']})" if picture.format == "TIFF" and "compression" in picture.info else ""
+        way = (
+            f" ({picture.info['compression']})"
+            if picture.format == "TIFF" and "compression" in picture.info
+            else ""
+        )
         why = f"is damaged or cut short, or stored in a way that is not read here{way}"
-        raise ImageError(f"{name} {why}: {error}; save it again as PNG or JPEG, or download it again") from None
+        raise ImageError(
+            f"{name} {why}: {error}; save it again as PNG or JPEG, or download it again"
+        ) from None
 
 
 def as_seen(picture: Image.Image, name: str) -> Image.Image:
     """The picture turned as its EXIF orientation says; as it is stored, with a warning, where that cannot be read."""
     try:
         return ImageOps.exif_transpose(picture)
-    except Exception:  # broken metadata, of any kind, over sound pixels: viewers show such a picture unturned
-        warnings.warn(f"the EXIF data of {name} cannot be read; the picture is shown as it is stored", stacklevel=3)
+    except (
+        Exception
+    ):  # broken metadata, of any kind, over sound pixels: viewers show such a picture unturned
+        warnings.warn(
+            f"the EXIF data of {name} cannot be read; the picture is shown as it is stored",
+            stacklevel=3,
+        )
         return picture
 
 
 def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or array.size == 0:
-        raise ImageError(f"an array of {array.dtype} {array.shape} is no picture; expected uint8 (H, W), (H, W, 3) or (H, W, 4), not empty")
+    if (
+        array.dtype != np.uint8
+        or array.ndim not in (2, 3)
+        or (array.ndim == 3 and array.shape[2] not in (3, 4))
+        or array.size == 0
+    ):
+        raise ImageError(
+            f"an array of {array.dtype} {array.shape} is no picture; expected uint8 (H, W), (H, W, 3) or (H, W, 4), not empty"
+        )
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise ImageError(f"the array has {array.shape[0] * array.shape[1]:,} pixels; at most {MAX_PIXELS:,} are taken here")
+        raise ImageError(
+            f"the array has {array.shape[0] * array.shape[1]:,} pixels; at most {MAX_PIXELS:,} are taken here"
+        )
     if array.ndim == 2:
         return np.repeat(array[..., None], 3, axis=-1)
     if array.shape[2] == 4:
-        return _decode(Image.fromarray(array, "RGBA"), "the array", as_published=False, turned=False)
+        return _decode(
+            Image.fromarray(array, "RGBA"), "the array", as_published=False, turned=False
+        )
     return np.ascontiguousarray(array)

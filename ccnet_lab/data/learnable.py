@@ -19,7 +19,10 @@ def check_learnable(split: Split, say: Callable[[str], None] | None = None) -> N
     Masks that cannot be read are passed over: `Split.read` has the words for them.
     """
     dataset = split.dataset
-    pixels, enough = np.zeros(dataset.num_classes + 1, np.int64), dataset.num_classes if say and dataset.classes else 2
+    pixels, enough = (
+        np.zeros(dataset.num_classes + 1, np.int64),
+        dataset.num_classes if say and dataset.classes else 2,
+    )
     for pair in split.pairs:
         with suppress(DataError):
             pixels += pixels_of(read_labels(pair.mask, dataset), dataset)
@@ -36,17 +39,30 @@ def check_learnable(split: Split, say: Callable[[str], None] | None = None) -> N
 def overlap(first: Split, second: Split) -> str:
     """Which pictures two splits have in common; "" where there are none."""
     both = sorted({pair.image for pair in first.pairs} & {pair.image for pair in second.pairs})
-    names = ", ".join(path.name for path in both[:5]) + (f" and {len(both) - 5:,} more" if len(both) > 5 else "")
+    names = ", ".join(path.name for path in both[:5]) + (
+        f" and {len(both) - 5:,} more" if len(both) > 5 else ""
+    )
     words = f"{first.name} and {second.name} have pictures in common: {names}"
-    return f"{words}; a score would count what was trained on, so name each in one of them" if both else ""
+    return (
+        f"{words}; a score would count what was trained on, so name each in one of them"
+        if both
+        else ""
+    )
 
 
 def contradiction(dataset: Dataset) -> str:
     """What to do about ids that are a class and ignored at once; "" where there are none."""
     ids = dataset.label_ids or tuple(range(dataset.num_classes))
-    both = [f"{i} ({dataset.class_names[ids.index(i)]})" for i in sorted({*ids} & {*dataset.ignored_ids})]
+    both = [
+        f"{i} ({dataset.class_names[ids.index(i)]})"
+        for i in sorted({*ids} & {*dataset.ignored_ids})
+    ]
     what = f"{', '.join(both)} of {dataset.title}: a class and ignored at once"
-    return f"id {what}; the class counts, so take the id out of ignore_id or the class out of names" if both else ""
+    return (
+        f"id {what}; the class counts, so take the id out of ignore_id or the class out of names"
+        if both
+        else ""
+    )
 
 
 def never_fault(dataset: Dataset, split: str, pixels: NDArray[np.int64]) -> str:
@@ -56,7 +72,9 @@ def never_fault(dataset: Dataset, split: str, pixels: NDArray[np.int64]) -> str:
         return ""
     others = f" and {len(never) - 8} other classes" if len(never) > 8 else ""
     remedy = ids_remedy(dataset, pixels) if len(never) == 1 else ""
-    return f"{split} has no pixel of {', '.join(never[:8])}{others}" + (f"; {remedy}" if remedy else "")
+    return f"{split} has no pixel of {', '.join(never[:8])}{others}" + (
+        f"; {remedy}" if remedy else ""
+    )
 
 
 def pixels_of(labels: NDArray[np.uint8], dataset: Dataset) -> NDArray[np.int64]:
@@ -73,18 +91,29 @@ def one_class_fault(dataset: Dataset, split: str, pixels: NDArray[np.int64]) -> 
     seen = np.flatnonzero(pixels[:-1])
     if not dataset.classes or len(seen) > 1 or not pixels.any():
         return ""
-    what = f"every labelled pixel is {dataset.class_names[seen[0]]!r}" if len(seen) else "no pixel is labelled"
-    fault = (
-        f"nothing can be learnt from {split} of {dataset.title}: {what}, and a score over one class would be 100 % whatever is predicted"
+    what = (
+        f"every labelled pixel is {dataset.class_names[seen[0]]!r}"
+        if len(seen)
+        else "no pixel is labelled"
     )
+    fault = f"nothing can be learnt from {split} of {dataset.title}: {what}, and a score over one class would be 100 % whatever is predicted"
     return f"{fault}; {ids_remedy(dataset, pixels) or 'look at the masks and at the ids in classes.json'}"
 
 
 def ids_remedy(dataset: Dataset, pixels: NDArray[np.int64]) -> str:
     """What to write into `classes.json` if the pixels of id 255 are a class; "" where 255 is one already, or they may be of another id."""
-    if not dataset.classes or IGNORE in dataset.label_ids or {*dataset.ignored_ids} - {IGNORE} or not pixels[-1]:
+    if (
+        not dataset.classes
+        or IGNORE in dataset.label_ids
+        or {*dataset.ignored_ids} - {IGNORE}
+        or not pixels[-1]
+    ):
         return ""
-    ids = [(dataset.label_ids or range(dataset.num_classes))[k] for k in np.flatnonzero(pixels[:-1])] or [0]
-    words = f'"ids": {[*ids, IGNORE]}' + ("" if dataset.num_classes == len(ids) + 1 else f" and {len(ids) + 1} names")
+    ids = [
+        (dataset.label_ids or range(dataset.num_classes))[k] for k in np.flatnonzero(pixels[:-1])
+    ] or [0]
+    words = f'"ids": {[*ids, IGNORE]}' + (
+        "" if dataset.num_classes == len(ids) + 1 else f" and {len(ids) + 1} names"
+    )
     ignored = f"{100 * pixels[-1] / pixels.sum():.1f} % of the pixels are ignored, as the id {IGNORE} is unless a class has it"
     return f"{ignored}: if it stands for one, add {words} to classes.json"

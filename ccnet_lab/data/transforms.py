@@ -19,10 +19,20 @@ from ccnet_lab.data.catalog import IGNORE
 MEAN = (123.675, 116.28, 103.53)  # RGB, of ImageNet; SSSegmentation's recipe
 STD = (58.395, 57.12, 57.375)
 SCALES = (0.5, 2.0)  # of the random resize
-CROP_TRIES, LARGEST_CLASS = 10, 0.75  # a crop is drawn anew while one class covers this share of its labelled pixels
-BRIGHTNESS, CONTRAST, SATURATION, HUE = 32, (0.5, 1.5), (0.5, 1.5), 18  # each with probability 0.5; a hue of 180 is the full circle
+CROP_TRIES, LARGEST_CLASS = (
+    10,
+    0.75,
+)  # a crop is drawn anew while one class covers this share of its labelled pixels
+BRIGHTNESS, CONTRAST, SATURATION, HUE = (
+    32,
+    (0.5, 1.5),
+    (0.5, 1.5),
+    18,
+)  # each with probability 0.5; a hue of 180 is the full circle
 
-cv2.setNumThreads(1)  # samples are made in several processes side by side; threads in each would only be in each other's way
+cv2.setNumThreads(
+    1
+)  # samples are made in several processes side by side; threads in each would only be in each other's way
 
 
 class Crop(NamedTuple):
@@ -57,7 +67,10 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
 def normalise(images: NDArray[np.uint8] | Tensor) -> Tensor:
     """(..., H, W, 3) uint8 RGB -> (..., 3, H, W) float32 with the recipe's mean and standard deviation, channels-last in memory."""
     tensor = torch.tensor(images) if isinstance(images, np.ndarray) else images
-    return ((tensor.float() - tensor.new_tensor(MEAN, dtype=torch.float)) / tensor.new_tensor(STD, dtype=torch.float)).movedim(-1, -3)
+    return (
+        (tensor.float() - tensor.new_tensor(MEAN, dtype=torch.float))
+        / tensor.new_tensor(STD, dtype=torch.float)
+    ).movedim(-1, -3)
 
 
 def normalise_crops(images: Tensor, inside: Tensor) -> Tensor:
@@ -68,7 +81,10 @@ def normalise_crops(images: Tensor, inside: Tensor) -> Tensor:
     mean, std = _mean_and_std(images.device)
     top, bottom, left, right = inside.view(-1, 4, 1).unbind(1)  # (B, 1) each
     rows, columns = (torch.arange(length, device=images.device) for length in images.shape[1:3])
-    above_or_below, beside = (rows < top) | (rows >= bottom), (columns < left) | (columns >= right)  # (B, H), (B, W)
+    above_or_below, beside = (
+        (rows < top) | (rows >= bottom),
+        (columns < left) | (columns >= right),
+    )  # (B, H), (B, W)
     outside = above_or_below[:, :, None] | beside[:, None]  # (B, H, W)
     normalised: Tensor = ((images.float() - mean) / std).masked_fill_(outside[..., None], 0)
     return normalised.movedim(-1, 1)
@@ -81,7 +97,11 @@ def _mean_and_std(device: torch.device) -> Tensor:
 
 
 def augment(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8], rng: np.random.Generator, crop: tuple[int, int], resize: tuple[int, int]
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    rng: np.random.Generator,
+    crop: tuple[int, int],
+    resize: tuple[int, int],
 ) -> Crop:
     """The recipe's training transforms: random scale, crop, flip, colours, pad; `normalise_crops` is left to the training's device.
 
@@ -110,14 +130,19 @@ def augment(
     return Crop(pixels, labels, (above, above + height, before, before + width))
 
 
-def random_size(height: int, width: int, rng: np.random.Generator, resize: tuple[int, int]) -> tuple[int, int]:
+def random_size(
+    height: int, width: int, rng: np.random.Generator, resize: tuple[int, int]
+) -> tuple[int, int]:
     """(height, width) fitted into `resize` (long, short) times a factor drawn from `SCALES`, whole pixels as in the recipe."""
     scale = rng.uniform(*SCALES)
     return fitted_size(height, width, int(resize[0] * scale), int(resize[1] * scale))
 
 
 def choose_crop(
-    labels: NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator, crop: tuple[int, int]
+    labels: NDArray[np.uint8],
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    crop: tuple[int, int],
 ) -> tuple[tuple[int, int, int, int], NDArray[np.uint8]]:
     """A crop of the labels (H, W) resized to `size` in which no class covers too much, if ten tries find one.
 
@@ -136,20 +161,34 @@ def choose_crop(
 
 def _nearest(old: int, new: int) -> NDArray[np.intp]:
     """(new,) which of `old` pixels each is after OpenCV's resize to the nearest."""
-    return np.asarray(cv2.resize(np.arange(old, dtype=np.float32)[None], (new, 1), interpolation=cv2.INTER_NEAREST)[0], np.intp)
+    return np.asarray(
+        cv2.resize(
+            np.arange(old, dtype=np.float32)[None], (new, 1), interpolation=cv2.INTER_NEAREST
+        )[0],
+        np.intp,
+    )
 
 
-def resized_crop(image: NDArray[np.uint8], size: tuple[int, int], crop: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+def resized_crop(
+    image: NDArray[np.uint8], size: tuple[int, int], crop: tuple[int, int, int, int]
+) -> NDArray[np.uint8]:
     """The crop (top, left, height, width) of (H, W, 3) resized bilinearly to `size`, of which only the crop is computed."""
     top, left, height, width = crop
     down, across = image.shape[0] / size[0], image.shape[1] / size[1]
-    y, x = (top + 0.5) * down - 0.5, (left + 0.5) * across - 0.5  # where the crop's first pixel lies in the image
+    y, x = (
+        (top + 0.5) * down - 0.5,
+        (left + 0.5) * across - 0.5,
+    )  # where the crop's first pixel lies in the image
     first, before = max(0, int(y)), max(0, int(x))
     part = image[first : ceil(y + height * down) + 1, before : ceil(x + width * across) + 1]
     matrix = np.array([[across, 0, x - before], [0, down, y - first]])
-    rgba = cv2.cvtColor(part, cv2.COLOR_RGB2RGBA)  # OpenCV warps four channels in less than half the time of three
+    rgba = cv2.cvtColor(
+        part, cv2.COLOR_RGB2RGBA
+    )  # OpenCV warps four channels in less than half the time of three
     bilinear = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpAffine(rgba, matrix, (width, height), flags=bilinear, borderMode=cv2.BORDER_REPLICATE)
+    warped = cv2.warpAffine(
+        rgba, matrix, (width, height), flags=bilinear, borderMode=cv2.BORDER_REPLICATE
+    )
     return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB))
 
 
@@ -160,7 +199,11 @@ def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
     """
     contrast_first = rng.random() < 0.5
     brighten, contrast, saturate, turn = rng.random(4) < 0.5
-    shift, factor, saturation = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(*CONTRAST), rng.uniform(*SATURATION)
+    shift, factor, saturation = (
+        rng.uniform(-BRIGHTNESS, BRIGHTNESS),
+        rng.uniform(*CONTRAST),
+        rng.uniform(*SATURATION),
+    )
     hue = rng.integers(-HUE, HUE)
     levels = before = np.arange(256, dtype=np.float32)
     if brighten:
@@ -172,7 +215,9 @@ def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
     tables = [(levels, _levels(levels * saturation), levels)] if saturate else []
     tables += [((levels + hue) % 180, levels, levels)] if turn else []
     for table in tables:  # both in one turn would be up to 5 grey levels from the recipe, which cuts to 8 bits in between
-        hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.stack(table, -1)[None].astype(np.uint8))
+        hsv = cv2.LUT(
+            cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.stack(table, -1)[None].astype(np.uint8)
+        )
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     if contrast and not contrast_first:
         image = cv2.LUT(image, _levels(levels * factor).astype(np.uint8))

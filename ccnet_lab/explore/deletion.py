@@ -41,7 +41,9 @@ class Deletion:
     recurrence: int  # R of the forward pass and of the map
     label: int  # the class the pixel is taken for at that R, whose softmax probability at the pixel is the score
     cells: NDArray[np.int64]  # (N, 2) i, j of the cells in reach, the most attended first
-    counts: NDArray[np.int64]  # (S,) how many cells are removed: 0, then from 1 to N in equal ratios
+    counts: NDArray[
+        np.int64
+    ]  # (S,) how many cells are removed: 0, then from 1 to N in equal ratios
     attended: Floats  # (S,) the score with the `counts` most attended cells removed
     controls: Floats  # (D, S) the score with as many cells of each random order removed
 
@@ -68,11 +70,22 @@ class Deletion:
     def noise(self) -> float:
         """The root mean square area of a random order against the other ones: `area` within twice this says nothing."""
         others = (self.controls.sum(0) - self.controls) / (len(self.controls) - 1)  # (D, S)
-        return float(np.sqrt(np.mean([self._area(other - own) ** 2 for other, own in zip(others, self.controls, strict=True)])))
+        return float(
+            np.sqrt(
+                np.mean(
+                    [
+                        self._area(other - own) ** 2
+                        for other, own in zip(others, self.controls, strict=True)
+                    ]
+                )
+            )
+        )
 
     def _area(self, gap: Floats) -> float:
         width = np.diff(np.log(self.counts[1:]))
-        return float(((gap[1:-1] + gap[2:]) / 2 * width).sum() / max(width.sum(), 1e-9) / self.score)
+        return float(
+            ((gap[1:-1] + gap[2:]) / 2 * width).sum() / max(width.sum(), 1e-9) / self.score
+        )
 
 
 @torch.inference_mode()
@@ -114,24 +127,34 @@ def deletion_test(
     """
     recurrence = view.recurrence if recurrence is None else recurrence
     if recurrence < 1:
-        raise ValueError(f"recurrence is {recurrence}; expected 1 or more, as without attention no cell can be removed")
+        raise ValueError(
+            f"recurrence is {recurrence}; expected 1 or more, as without attention no cell can be removed"
+        )
     for name, value, least in (("steps", steps, 1), ("draws", draws, 2)):
         if value < least:
             raise ValueError(f"{name} is {value}; expected {least} or more")
     weights = view.attention(x, y, recurrence) if weights is None else weights
     if weights.shape != view.grid:
-        raise ImageError(f"the map has {weights.shape} cells and the view {view.grid}; expected a map as View.attention gives")
+        raise ImageError(
+            f"the map has {weights.shape} cells and the view {view.grid}; expected a map as View.attention gives"
+        )
     if wrong := np.count_nonzero(~(np.isfinite(weights) & (weights >= 0))):
-        raise ValueError(f"{wrong} of the map's {weights.size} weights are negative or not finite; expected 0 or more in every cell")
+        raise ValueError(
+            f"{wrong} of the map's {weights.size} weights are negative or not finite; expected 0 or more in every cell"
+        )
     rng = np.random.default_rng(seed)
     cells = np.flatnonzero(support(view, x, y, recurrence))
     orders = np.stack([rng.permutation(cells) for _ in range(draws + 1)])  # (1 + D, N)
     orders[0] = orders[0][np.argsort(-weights.ravel()[orders[0]], kind="stable")]
     ranks = np.full((draws + 1, weights.size), cells.size)
-    np.put_along_axis(ranks, orders, np.arange(cells.size)[None], axis=1)  # (1 + D, h * w): when each cell goes; N where never
+    np.put_along_axis(
+        ranks, orders, np.arange(cells.size)[None], axis=1
+    )  # (1 + D, h * w): when each cell goes; N where never
     counts = np.unique(np.geomspace(cells.size, 1, steps).round().astype(np.int64))
 
-    ends = ranks[:1] < np.array([[0], [cells.size]])  # (2, h * w): nothing and everything removed, the same in any order
+    ends = ranks[:1] < np.array(
+        [[0], [cells.size]]
+    )  # (2, h * w): nothing and everything removed, the same in any order
     between = (ranks[:, None] < counts[:-1, None]).reshape(-1, weights.size)
     removed = torch.as_tensor(np.concatenate([ends, between]).reshape(-1, *view.grid))
     label = int(view.probabilities(x, y, recurrence).argmax())
@@ -160,12 +183,17 @@ def what_ifs(view: View, x: int, y: int, removed: Tensor, recurrence: int) -> It
     blocks = {1: [(ys, xs)], 2: [(ys, every[1]), (every[0], xs)]}.get(recurrence, [every])
     start, first = (view.state(r)[0].permute(1, 2, 0).contiguous() for r in (0, 1))  # (h, w, C)
     query, key, value = _project(attention, start)
-    weights = [block_weights(query[block], key[block[0]], key[:, block[1]], block[0].start) for block in blocks]
+    weights = [
+        block_weights(query[block], key[block[0]], key[:, block[1]], block[0].start)
+        for block in blocks
+    ]
 
     def step(rows: State, columns: State, ys: slice, xs: slice) -> Tensor:
         """One step (n, m, C) for the cells of rows `ys` and columns `xs`, from these whole rows (n, w, .) and whole columns (h, m, .)."""
         found = block_weights(rows.query[:, xs], rows.key, columns.key, ys.start)
-        return torch.add(rows.features[:, xs], attention.gamma * _gather(found, rows.value, columns.value))
+        return torch.add(
+            rows.features[:, xs], attention.gamma * _gather(found, rows.value, columns.value)
+        )
 
     def near(cells: Tensor) -> Tensor:
         """The features (n, m, C) near the pixel with some cells removed."""
@@ -175,20 +203,30 @@ def what_ifs(view: View, x: int, y: int, removed: Tensor, recurrence: int) -> It
             query, key, value = _project(attention, features)
             return State(features, query, key, value - lost[ys, xs])
 
-        taken = [_gather(found, lost[ys], lost[:, xs]) for found, (ys, xs) in zip(weights, blocks, strict=True)]
-        states: list[Tensor] = [first[block] - attention.gamma * part for block, part in zip(blocks, taken, strict=True)]
+        taken = [
+            _gather(found, lost[ys], lost[:, xs])
+            for found, (ys, xs) in zip(weights, blocks, strict=True)
+        ]
+        states: list[Tensor] = [
+            first[block] - attention.gamma * part for block, part in zip(blocks, taken, strict=True)
+        ]
         if recurrence == 1:
             return states[0]
         if recurrence > 2:
             whole = state(states[0], *every)
             for _ in range(recurrence - 3):
                 whole = state(step(whole, whole, *every), *every)
-            rows, columns = State(*(part[ys] for part in whole)), State(*(part[:, xs] for part in whole))
+            rows, columns = (
+                State(*(part[ys] for part in whole)),
+                State(*(part[:, xs] for part in whole)),
+            )
             states = [step(rows, whole, ys, every[1]), step(whole, columns, every[0], xs)]
         return step(state(states[0], ys, every[1]), state(states[1], every[0], xs), ys, xs)
 
     for part in removed.to(start.device).split(AT_ONCE):
-        yield view.score_near(torch.stack([near(cells) for cells in part]).permute(0, 3, 1, 2), x, y)
+        yield view.score_near(
+            torch.stack([near(cells) for cells in part]).permute(0, 3, 1, 2), x, y
+        )
 
 
 def _project(attention: CrissCrossAttention, features: Tensor) -> tuple[Tensor, ...]:
@@ -200,7 +238,9 @@ def _project(attention: CrissCrossAttention, features: Tensor) -> tuple[Tensor, 
 def _gather(weights: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(n, m, C): what a block of cells takes from its rows' values (n, w, C) and its columns' (h, m, C)."""
     height = len(columns)
-    down = torch.bmm(weights[..., :height].transpose(0, 1), columns.transpose(0, 1)).transpose(0, 1)  # (m, n, h) @ (m, h, C)
+    down = torch.bmm(weights[..., :height].transpose(0, 1), columns.transpose(0, 1)).transpose(
+        0, 1
+    )  # (m, n, h) @ (m, h, C)
     return torch.bmm(weights[..., height:], rows) + down
 
 

@@ -17,11 +17,13 @@ from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.images import MAX_PIXELS, read_image
 from ccnet_lab.data.transforms import fit, fitted_size, normalise
-from ccnet_lab.errors import DeviceError, ImageError
-from ccnet_lab.explore import figures, maps
+from ccnet_lab.device import choose_device
+from ccnet_lab.draw import figures
+from ccnet_lab.draw.pictures import clip_level
+from ccnet_lab.errors import ImageError
+from ccnet_lab.explore import maps
 from ccnet_lab.explore.maps import Step
-from ccnet_lab.explore.pictures import clip_level
-from ccnet_lab.explore.sources import obtain_weights
+from ccnet_lab.hub import obtain_weights
 from ccnet_lab.model.ccnet import CCNet, build_model
 from ccnet_lab.model.upsample import check_finite, resized_rows, upsampled_labels
 from ccnet_lab.model.weights import load_weights, read_config
@@ -65,16 +67,22 @@ class Explorer:
         device: "cpu", "cuda", ...; raises `DeviceError` where there is no such device here.
     """
 
-    def __init__(self, model: CCNet, config: str | Config, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, model: CCNet, config: str | Config, device: str | torch.device = "cpu"
+    ) -> None:
         self.config = get_config(config)
-        self.device = _usable(device)
+        self.device = choose_device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         dataset = get_dataset(self.config.dataset)
         self.class_names, self.palette = dataset.class_names, dataset.palette
 
     @classmethod
     def open(
-        cls, source: str | Path, device: str | torch.device = "cpu", config: str | Config | None = None, ema: bool = False
+        cls,
+        source: str | Path,
+        device: str | torch.device = "cpu",
+        config: str | Config | None = None,
+        ema: bool = False,
     ) -> "Explorer":
         """An explorer for an embedded model ("demo", "demo_r1"), one of the twelve, a run folder, or a weights file.
 
@@ -109,20 +117,34 @@ class Explorer:
             ImageError, MissingFileError: as `read_image`; a short side below 1, or an input of more than `MAX_PIXELS` pixels.
         """
         if short_side is not None and short_side < 1:
-            raise ImageError(f"short side is {short_side} pixels; expected 1 or more, or None for the evaluation's")
+            raise ImageError(
+                f"short side is {short_side} pixels; expected 1 or more, or None for the evaluation's"
+            )
         picture = read_image(image)
         h, w = self.input_size(picture.shape[0], picture.shape[1], short_side)
         if h * w > MAX_PIXELS:
             less = int(self.resize(short_side)[1] * (MAX_PIXELS / (h * w)) ** 0.5) - 1
-            raise ImageError(f"the input would be {w} x {h} = {w * h:,} pixels, the limit is {MAX_PIXELS:,}; try short_side={less}")
-        inputs = normalise(fit(picture, *self.resize(short_side)))[None].to(self.device)  # (1, 3, H', W')
+            raise ImageError(
+                f"the input would be {w} x {h} = {w * h:,} pixels, the limit is {MAX_PIXELS:,}; try short_side={less}"
+            )
+        inputs = normalise(fit(picture, *self.resize(short_side)))[None].to(
+            self.device
+        )  # (1, 3, H', W')
         features = self.model.backbone(inputs)
-        return View(self, picture, tuple(inputs.shape[2:]), features.stage4, self.model.reduce(features.stage4))
+        return View(
+            self,
+            picture,
+            tuple(inputs.shape[2:]),
+            features.stage4,
+            self.model.reduce(features.stage4),
+        )
 
     def resize(self, short_side: int | None = None) -> tuple[int, int]:
         """(long, short) sides an image is fitted into, for a short side other than the evaluation's scaled alike."""
         long, short = self.config.resize
-        return (long, short) if short_side is None else (round(long * short_side / short), short_side)
+        return (
+            (long, short) if short_side is None else (round(long * short_side / short), short_side)
+        )
 
     def input_size(self, height: int, width: int, short_side: int | None = None) -> tuple[int, int]:
         """(H', W') of the network's input for an image of that size."""
@@ -137,7 +159,14 @@ class View:
         size: (H, W). input_size: (H', W') of the network's input. grid: (h, w) of the feature map.
     """
 
-    def __init__(self, explorer: Explorer, image: NDArray[np.uint8], input_size: tuple[int, ...], stage4: Tensor, start: Tensor) -> None:
+    def __init__(
+        self,
+        explorer: Explorer,
+        image: NDArray[np.uint8],
+        input_size: tuple[int, ...],
+        stage4: Tensor,
+        start: Tensor,
+    ) -> None:
         self.explorer = explorer
         self.image = image
         self.size: tuple[int, int] = (image.shape[0], image.shape[1])
@@ -166,7 +195,9 @@ class View:
         """(H, W) class ids with the same weights at another recurrence: argmax of the logits resized to the image."""
         with self._lock:
             if recurrence not in self._labels:
-                self._labels[recurrence] = upsampled_labels([self.logits(recurrence)[0]], self.size).cpu().numpy()
+                self._labels[recurrence] = (
+                    upsampled_labels([self.logits(recurrence)[0]], self.size).cpu().numpy()
+                )
             return self._labels[recurrence]
 
     def cell_labels(self, recurrence: int | None = None) -> NDArray[np.uint8]:
@@ -180,7 +211,9 @@ class View:
         with self._lock:
             if recurrence not in self._logits:
                 found = self.explorer.model.decode(self._stage4, self.state(recurrence)).float()
-                check_finite([found], self.explorer.model, f"logits for this picture at R = {recurrence}")
+                check_finite(
+                    [found], self.explorer.model, f"logits for this picture at R = {recurrence}"
+                )
                 self._logits[recurrence] = found
             return self._logits[recurrence]
 
@@ -194,8 +227,14 @@ class View:
             while len(self._states) <= recurrence:
                 x = self._states[-1]
                 query, key, value = attention.project(x)
-                check_finite([x, query, key], self.explorer.model, f"features for this picture at R = {len(self._steps)}")
-                self._steps.append(Step(*(t[0].permute(1, 2, 0).float().contiguous() for t in (query, key))))
+                check_finite(
+                    [x, query, key],
+                    self.explorer.model,
+                    f"features for this picture at R = {len(self._steps)}",
+                )
+                self._steps.append(
+                    Step(*(t[0].permute(1, 2, 0).float().contiguous() for t in (query, key)))
+                )
                 self._states.append(attention.residual(x, query, key, value))
         return self._states[recurrence]
 
@@ -208,7 +247,9 @@ class View:
         """(i, j) of the feature cell under image pixel (x, y); raises `ImageError` outside the image."""
         (height, width), (h, w) = self.size, self.grid
         if not (0 <= x < width and 0 <= y < height):
-            raise ImageError(f"pixel ({x}, {y}) lies outside the image; expected 0 <= x < {width} and 0 <= y < {height}")
+            raise ImageError(
+                f"pixel ({x}, {y}) lies outside the image; expected 0 <= x < {width} and 0 <= y < {height}"
+            )
         return min(int((y + 0.5) * h / height), h - 1), min(int((x + 0.5) * w / width), w - 1)
 
     def box(self, i: int, j: int) -> tuple[float, float, float, float]:
@@ -247,7 +288,14 @@ class View:
         if recurrence < 1:
             raise ValueError(f"recurrence is {recurrence}; expected at least 1 step to take apart")
         steps = self.steps(recurrence)
-        return maps.split_output(steps, self.state(0)[0], attention.gamma, value.weight[:, :, 0, 0], value.bias, *self.cell(x, y))
+        return maps.split_output(
+            steps,
+            self.state(0)[0],
+            attention.gamma,
+            value.weight[:, :, 0, 0],
+            value.bias,
+            *self.cell(x, y),
+        )
 
     @torch.inference_mode()
     def probabilities(self, x: int, y: int, recurrence: int | None = None) -> Floats:
@@ -263,14 +311,20 @@ class View:
 
     def near(self, x: int, y: int) -> tuple[slice, slice]:
         """Rows and columns of the cells whose features after the attention decide the logits at pixel (x, y)."""
-        reach = 1 + 2 * (self.explorer.config.head_kernel // 2)  # the pixel lies between its cell and the next; two convolutions
+        reach = 1 + 2 * (
+            self.explorer.config.head_kernel // 2
+        )  # the pixel lies between its cell and the next; two convolutions
         i, j = self.cell(x, y)
-        return slice(max(0, i - reach), min(i + reach + 1, self.grid[0])), slice(max(0, j - reach), min(j + reach + 1, self.grid[1]))
+        return slice(max(0, i - reach), min(i + reach + 1, self.grid[0])), slice(
+            max(0, j - reach), min(j + reach + 1, self.grid[1])
+        )
 
     def score_near(self, features: Tensor, x: int, y: int) -> Tensor:
         """(B, K) softmax at pixel (x, y), had the cells `near` it the features (B, C, rows, columns) after the attention."""
         where = (slice(None), slice(None), *self.near(x, y))
-        logits = self.explorer.model.decode(self._stage4[where].expand(len(features), -1, -1, -1), features).float()
+        logits = self.explorer.model.decode(
+            self._stage4[where].expand(len(features), -1, -1, -1), features
+        ).float()
         whole = logits.new_zeros(*logits.shape[:2], *self.grid)
         whole[where] = logits
         return self._softmax_at(whole, x, y)
@@ -290,7 +344,14 @@ class View:
             _array(shares[0][1]) if shares else np.zeros(names, np.float32),
         )  # fmt: skip
 
-    def figure(self, x: int, y: int, recurrence: int | Sequence[int] = (1, 2, 3), clip: float = 0.0, labels: float = 0.45) -> Figure:
+    def figure(
+        self,
+        x: int,
+        y: int,
+        recurrence: int | Sequence[int] = (1, 2, 3),
+        clip: float = 0.0,
+        labels: float = 0.45,
+    ) -> Figure:
         """The labels with pixel (x, y), and beside them its map for each R, all on one colour scale. Raises as `cell`.
 
         Args:
@@ -298,7 +359,10 @@ class View:
             clip: 0..1, lowers the top of the colour scale as `pictures.clip_level` says.
             labels: opacity 0..1 of the labels over the image.
         """
-        pixel, explorer = self.pixel(x, y, (recurrence,) if isinstance(recurrence, int) else recurrence), self.explorer
+        pixel, explorer = (
+            self.pixel(x, y, (recurrence,) if isinstance(recurrence, int) else recurrence),
+            self.explorer,
+        )
         return figures.attention_figure(
             self.image, self.labels, explorer.palette, explorer.class_names, (x, y), pixel.box,
             {f"R = {r}": m for r, m in zip(pixel.recurrences, pixel.maps, strict=True)},
@@ -306,15 +370,6 @@ class View:
             top=clip_level(pixel.maps, clip), opacity=labels,
             title=f"{explorer.config.name}, trained at R = {self.recurrence}: what pixel ({x}, {y}) looks at",
         )  # fmt: skip
-
-
-def _usable(device: str | torch.device) -> torch.device:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DeviceError(f"device {str(device)!r} cannot be used here ({reason}); use 'cpu'") from None
-    return torch.device(device)
 
 
 def _array(tensor: Tensor) -> Floats:

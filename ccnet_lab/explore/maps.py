@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ccnet_lab.model.attention import criss_cross_weights
 
-CELLS = 2**13  # cells whose attention is computed at once: 12 MiB on a 128 x 256 map; fresh memory for all costs more than the arithmetic
+CELLS = (
+    2**13
+)  # cells whose attention is computed at once: 12 MiB on a 128 x 256 map; fresh memory for all costs more than the arithmetic
 
 
 class Step(NamedTuple):
@@ -64,7 +66,9 @@ def listeners_map(steps: list[Step], i: int, j: int) -> Tensor:
     return weights
 
 
-def split_output(steps: list[Step], start: Tensor, gamma: Tensor, weight: Tensor, bias: Tensor, i: int, j: int) -> Split:
+def split_output(
+    steps: list[Step], start: Tensor, gamma: Tensor, weight: Tensor, bias: Tensor, i: int, j: int
+) -> Split:
     """Take a pixel's output after the steps x_s = x_(s-1) + gamma * A_s (W x_(s-1) + b) apart by the number of hops.
 
     x_R[p] = sum over l of gamma^l * (W^l * sum over q of w_l[p, q] * x_0[q] + C(R, l) * W^(l-1) * b), w_l summing the ordered products
@@ -76,7 +80,9 @@ def split_output(steps: list[Step], start: Tensor, gamma: Tensor, weight: Tensor
     """
     maps = [_one_hot(steps, i, j)] + [torch.zeros_like(start[0]) for _ in steps]
     for done, step in enumerate(reversed(steps)):
-        for hops in range(done + 1, 0, -1):  # from many to few, so that each map is read before it grows
+        for hops in range(
+            done + 1, 0, -1
+        ):  # from many to few, so that each map is read before it grows
             maps[hops] = maps[hops] + _pull(maps[hops - 1], step, i, j, hops - 1)
     parts = []
     for hops, weights in enumerate(maps):
@@ -89,7 +95,9 @@ def split_output(steps: list[Step], start: Tensor, gamma: Tensor, weight: Tensor
 
 def dense_weights(step: Step) -> Tensor:
     """Every cell's attention over its cross: (h, w, h + w)."""
-    return criss_cross_weights(step.query.permute(2, 0, 1)[None], step.key.permute(2, 0, 1)[None])[0]
+    return criss_cross_weights(step.query.permute(2, 0, 1)[None], step.key.permute(2, 0, 1)[None])[
+        0
+    ]
 
 
 @torch.no_grad()
@@ -102,7 +110,9 @@ def block_weights(query: Tensor, rows: Tensor, columns: Tensor, first: int) -> T
     """
     height = len(columns)
     weights = query.new_empty(*query.shape[:2], height + rows.shape[1])
-    weights[..., :height] = torch.bmm(query.transpose(0, 1), columns.permute(1, 2, 0)).transpose(0, 1)  # (m, n, d) @ (m, d, h)
+    weights[..., :height] = torch.bmm(query.transpose(0, 1), columns.permute(1, 2, 0)).transpose(
+        0, 1
+    )  # (m, n, d) @ (m, d, h)
     weights[..., :height].diagonal(first, 0, 2).fill_(float("-inf"))
     weights[..., height:] = torch.bmm(query, rows.mT)  # (n, m, d) @ (n, d, w)
     return torch.softmax(weights, dim=-1, out=weights)
@@ -115,7 +125,9 @@ def on_cross_share(weights: Tensor, i: int, j: int) -> float:
 
 def class_shares(weights: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """(K,) share of a map's mass, and (K,) share of the cells, per class of `labels` (h, w)."""
-    mass = torch.zeros(num_classes, dtype=weights.dtype).index_add_(0, labels.flatten().cpu().long(), weights.flatten().cpu())
+    mass = torch.zeros(num_classes, dtype=weights.dtype).index_add_(
+        0, labels.flatten().cpu().long(), weights.flatten().cpu()
+    )
     cells = torch.bincount(labels.flatten().cpu().long(), minlength=num_classes).to(weights.dtype)
     return mass / mass.sum(), cells / labels.numel()
 
@@ -139,7 +151,9 @@ def _pull(weights: Tensor, step: Step, i: int, j: int, hops: int) -> Tensor:
     """The row vector `weights` times the step's attention matrix; after `hops` steps from (i, j) its support is known."""
     height = step.key.shape[0]
     if hops == 0:  # the pixel alone
-        entries = weights[i, j] * block_weights(*_block(step, slice(i, i + 1), slice(j, j + 1)))[0, 0]  # (h + w,)
+        entries = (
+            weights[i, j] * block_weights(*_block(step, slice(i, i + 1), slice(j, j + 1)))[0, 0]
+        )  # (h + w,)
         out = torch.zeros_like(weights)
         out[:, j] = entries[:height]
         out[i] += entries[height:]
@@ -155,13 +169,17 @@ def _pull(weights: Tensor, step: Step, i: int, j: int, hops: int) -> Tensor:
     across, down = torch.empty_like(weights), weights.new_zeros(weights.shape[1], 1, height)
     for rows in _row_blocks(step):
         query, of_rows, of_columns, first = _block(step, rows, slice(None))
-        column = torch.bmm(query.transpose(0, 1), of_columns.permute(1, 2, 0))  # scores (w, n, h); their exponentials below
+        column = torch.bmm(
+            query.transpose(0, 1), of_columns.permute(1, 2, 0)
+        )  # scores (w, n, h); their exponentials below
         column.diagonal(first, 1, 2).fill_(float("-inf"))
         row = torch.bmm(query, of_rows.mT)  # (n, w, w)
         top = torch.maximum(column.amax(-1).T, row.amax(-1))  # (n, w)
         column.sub_(top.T[..., None]).exp_()
         row.sub_(top[..., None]).exp_()
-        share = weights[rows] / (column.sum(-1).T + row.sum(-1))  # so that the attention itself need not be divided by its sum
+        share = weights[rows] / (
+            column.sum(-1).T + row.sum(-1)
+        )  # so that the attention itself need not be divided by its sum
         across[rows] = (share[:, None] @ row)[:, 0]
         down += share.T[:, None] @ column
     return across + down[:, 0].T

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ccnet_lab.data.beacons import BEACON, SIZE
+from ccnet_lab.data.generated.beacons import BEACON, SIZE
 from ccnet_lab.explore import maps
 from ccnet_lab.explore.explorer import View
 
@@ -30,7 +30,9 @@ class QueryDependence:
 
     value: float  # 0 where all pixels look at the same place, 1 where each looks somewhere else; the mean over the pairs below
     cells: NDArray[np.int64]  # (N, 2) i, j of the pixels' cells
-    distances: NDArray[np.float64]  # (N, N) between the maps of two pixels; NaN for pairs that are not compared
+    distances: NDArray[
+        np.float64
+    ]  # (N, N) between the maps of two pixels; NaN for pairs that are not compared
 
 
 def same_class(view: View, x: int, y: int, recurrence: int | None = None) -> SameClass:
@@ -42,7 +44,9 @@ def same_class(view: View, x: int, y: int, recurrence: int | None = None) -> Sam
     """
     recurrence = view.recurrence if recurrence is None else recurrence
     weights = view.attention(x, y, recurrence)
-    flat = maps.uniform_map(view.grid, *view.cell(x, y), recurrence).numpy() if recurrence else weights
+    flat = (
+        maps.uniform_map(view.grid, *view.cell(x, y), recurrence).numpy() if recurrence else weights
+    )
     label = int(view.labels[y, x])
     own = view.cell_labels() == label
     return SameClass(label, float(weights[own].sum()), float(flat[own].sum()))
@@ -88,7 +92,9 @@ def query_dependence(view: View, recurrence: int | None = None, grid: int = 8) -
     steps = view.steps(recurrence)
     lines = [((np.arange(n := min(grid, side)) + 0.5) * side / n).astype(int) for side in view.grid]
     cells = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, 2)
-    flat = np.stack([maps.uniform_map(view.grid, i, j, recurrence).flatten() for i, j in cells])  # (N, h * w)
+    flat = np.stack(
+        [maps.uniform_map(view.grid, i, j, recurrence).flatten() for i, j in cells]
+    )  # (N, h * w)
     found = np.stack([maps.attention_map(steps, i, j).flatten().cpu() for i, j in cells])
     reach = flat > 0
     preferred = np.divide(found, flat, out=np.zeros_like(found), where=reach)
@@ -99,6 +105,24 @@ def query_dependence(view: View, recurrence: int | None = None, grid: int = 8) -
                 both = reach[a] & reach[b]
                 first, second = preferred[a, both], preferred[b, both]
                 if first.any() and second.any():  # float32 has no weights below 1e-45
-                    distances[a, b] = distances[b, a] = np.abs(first / first.sum() - second / second.sum()).sum() / 2
+                    distances[a, b] = distances[b, a] = (
+                        np.abs(first / first.sum() - second / second.sum()).sum() / 2
+                    )
     known = distances[~np.isnan(distances)]
     return QueryDependence(float(known.mean()) if known.size else 0.0, cells, distances)
+
+
+def first_pixel(view: View) -> tuple[int, int]:
+    """A pixel worth showing first: in a beacon scene a disc pixel as far from the beacon's cross as there is; else the image's middle."""
+    height, width = view.size
+    if (colourful := beacon(view)) is not None:
+        darkest = view.image.min(axis=2)
+        discs = (view.labels > 0) & ~colourful & (darkest > 110)
+        for axis, shift in ((0, 3), (0, -3), (1, 3), (1, -3)):  # well inside its disc
+            discs = discs & np.roll(discs, shift, axis)
+        if discs.any():
+            candidates = np.argwhere(discs)
+            distances = np.abs(candidates - np.argwhere(colourful).mean(axis=0)).min(axis=1)
+            y, x = candidates[distances.argmax()].tolist()
+            return x, y
+    return width // 2, height // 2

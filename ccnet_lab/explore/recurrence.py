@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.datasets import read_labels
 from ccnet_lab.errors import ConfigError, ImageError
+from ccnet_lab.evaluation.beacons import HELD_OUT, BeaconScores, score_demo
+from ccnet_lab.evaluation.metrics import Scores, confusion_matrix, scores
 from ccnet_lab.explore.explorer import Explorer, View
-from ccnet_lab.scoring.beacons import HELD_OUT, BeaconScores, score_demo
-from ccnet_lab.scoring.metrics import Scores, confusion_matrix, scores
 
 GAMMA_NEAR_ZERO = 0.01  # below it the attention adds next to nothing, and every R gives the same
 SOME = HELD_OUT[:40]
@@ -34,17 +34,23 @@ class AtRecurrence:
 
     recurrence: int
     labels: NDArray[np.uint8]  # (H, W) class ids
-    changed: NDArray[np.bool_]  # (H, W) where they differ from those at the R the model was trained with
+    changed: NDArray[
+        np.bool_
+    ]  # (H, W) where they differ from those at the R the model was trained with
     changed_share: float  # 0..1 of the pixels
     flips: tuple[Flip, ...]  # the changes by class, the most frequent first
-    scores: Scores | None  # IoU per class, NaN for one neither in the mask nor predicted, mIoU over the others; None without a mask
+    scores: (
+        Scores | None
+    )  # IoU per class, NaN for one neither in the mask nor predicted, mIoU over the others; None without a mask
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The same weights at several R."""
 
-    trained: int  # the R they were trained with; at any other they are used outside what they learned
+    trained: (
+        int  # the R they were trained with; at any other they are used outside what they learned
+    )
     gamma: float  # the attention's residual weight
     at: tuple[AtRecurrence, ...]  # one record per R asked for
 
@@ -54,7 +60,9 @@ class Comparison:
         return abs(self.gamma) < GAMMA_NEAR_ZERO
 
 
-def compare_recurrences(view: View, recurrences: Sequence[int] = (0, 1, 2, 3), mask: NDArray[np.integer] | None = None) -> Comparison:
+def compare_recurrences(
+    view: View, recurrences: Sequence[int] = (0, 1, 2, 3), mask: NDArray[np.integer] | None = None
+) -> Comparison:
     """Labels at each R, what changes against the R the model was trained with, and, with a mask, the scores on this image.
 
     Args:
@@ -64,7 +72,11 @@ def compare_recurrences(view: View, recurrences: Sequence[int] = (0, 1, 2, 3), m
     """
     if mask is not None:
         check_mask(mask, view)
-    return Comparison(view.recurrence, view.explorer.model.attention.gamma.item(), tuple(_at(view, r, mask) for r in recurrences))
+    return Comparison(
+        view.recurrence,
+        view.explorer.model.attention.gamma.item(),
+        tuple(_at(view, r, mask) for r in recurrences),
+    )
 
 
 def _at(view: View, recurrence: int, mask: NDArray[np.integer] | None) -> AtRecurrence:
@@ -73,7 +85,10 @@ def _at(view: View, recurrence: int, mask: NDArray[np.integer] | None) -> AtRecu
     pairs = confusion_matrix(view.labels, labels, classes)
     np.fill_diagonal(pairs, 0)
     order = np.argsort(-pairs, axis=None, kind="stable")[: np.count_nonzero(pairs)]
-    flips = tuple(Flip(int(k) // classes, int(k) % classes, int(n := pairs.flat[k]), float(n / labels.size)) for k in order)
+    flips = tuple(
+        Flip(int(k) // classes, int(k) % classes, int(n := pairs.flat[k]), float(n / labels.size))
+        for k in order
+    )
     found = None if mask is None else scores(confusion_matrix(mask, labels, classes))
     return AtRecurrence(recurrence, labels, changed, float(changed.mean()), flips, found)
 
@@ -94,17 +109,24 @@ def check_mask(mask: NDArray[np.integer], view: View) -> None:
     """Raise `ImageError` unless the mask has the image's size and holds nothing but class ids and `IGNORE`."""
     if mask.shape != view.size:
         came, expected = (" x ".join(map(str, shape[::-1])) for shape in (mask.shape, view.size))
-        raise ImageError(f"the mask is {came} pixels and the image {expected}; give the mask that was made for this very image")
+        raise ImageError(
+            f"the mask is {came} pixels and the image {expected}; give the mask that was made for this very image"
+        )
     if not np.issubdtype(mask.dtype, np.integer):
         raise ImageError(f"the mask holds {mask.dtype}; expected class ids as integers, uint8 say")
     ids, classes = np.unique(mask), len(view.explorer.class_names)
     if strange := [str(i) for i in ids if not 0 <= i < classes and i != IGNORE]:
         expected = f"expected 0 to {classes - 1}, or {IGNORE} for ignored"
-        raise ImageError(f"the mask holds ids that are no classes here: {', '.join(strange[:10])}; {expected}")
+        raise ImageError(
+            f"the mask holds ids that are no classes here: {', '.join(strange[:10])}; {expected}"
+        )
 
 
 def beacon_accuracy(
-    explorer: Explorer, recurrences: Sequence[int] = (0, 1, 2, 3), seeds: range = SOME, progress: Callable[[int, int], object] | None = None
+    explorer: Explorer,
+    recurrences: Sequence[int] = (0, 1, 2, 3),
+    seeds: range = SOME,
+    progress: Callable[[int, int], object] | None = None,
 ) -> dict[int, BeaconScores]:
     """Accuracy on and off the beacon's cross, on scenes made on the spot, with the same weights at each R.
 
@@ -115,7 +137,9 @@ def beacon_accuracy(
     """
     if explorer.config.dataset != "beacons":
         title = get_dataset(explorer.config.dataset).title
-        raise ConfigError(f"{explorer.config.name} was trained on {title} and knows no beacons; open 'demo' or 'demo_r1'")
+        raise ConfigError(
+            f"{explorer.config.name} was trained on {title} and knows no beacons; open 'demo' or 'demo_r1'"
+        )
     found = {}
     for done, recurrence in enumerate(recurrences, 1):
         found[recurrence] = score_demo(explorer.model, recurrence, seeds)

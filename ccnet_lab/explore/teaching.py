@@ -8,12 +8,24 @@ import torch
 from torch import Tensor
 
 from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_weights
-from ccnet_lab.model.flops import criss_cross_bytes, criss_cross_flops, non_local_bytes, non_local_flops  # noqa: F401  for notebooks
+from ccnet_lab.model.flops import (  # noqa: F401  for notebooks
+    criss_cross_bytes,
+    criss_cross_flops,
+    non_local_bytes,
+    non_local_flops,
+)
 
 
 def toy_features(channels: int, height: int, width: int, seed: int = 0) -> Tensor:
     """(1, C, H, W) float64 standard normal numbers; the same seed gives the same features."""
-    return torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        1,
+        channels,
+        height,
+        width,
+        generator=torch.Generator().manual_seed(seed),
+        dtype=torch.float64,
+    )
 
 
 def cross_matrix(height: int, width: int) -> Tensor:
@@ -51,8 +63,12 @@ def dense_from_weights(weights: Tensor) -> Tensor:
     """`criss_cross_weights` (B, H, W, H + W), column entries first, spread out into dense matrices (B, HW, HW)."""
     batch, height, width, _ = weights.shape
     dense = weights.new_zeros(batch, height, width, height, width)
-    dense.diagonal(dim1=2, dim2=4).add_(weights[..., :height].transpose(2, 3))  # (B, H, H, W): the target shares the column
-    dense.diagonal(dim1=1, dim2=3).add_(weights[..., height:].permute(0, 2, 3, 1))  # (B, W, W, H): the target shares the row
+    dense.diagonal(dim1=2, dim2=4).add_(
+        weights[..., :height].transpose(2, 3)
+    )  # (B, H, H, W): the target shares the column
+    dense.diagonal(dim1=1, dim2=3).add_(
+        weights[..., height:].permute(0, 2, 3, 1)
+    )  # (B, W, W, H): the target shares the row
     return dense.view(batch, height * width, height * width)
 
 

@@ -20,10 +20,16 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ccnet_lab.model.attention_cpu import CrissCross, criss_cross_rows
 
-_SMALL = 2**16  # values per image below which the fast form's loop over a batch costs more than it saves (measured)
-FORM = os.environ.get("CCNET_LAB_ATTENTION", "plain")  # on CUDA: "plain", or "triton" for the kernels of attention_cuda.py where they can
+_SMALL = (
+    2**16
+)  # values per image below which the fast form's loop over a batch costs more than it saves (measured)
+FORM = os.environ.get(
+    "CCNET_LAB_ATTENTION", "plain"
+)  # on CUDA: "plain", or "triton" for the kernels of attention_cuda.py where they can
 _TRITON = find_spec("triton") is not None
-PATHS: Counter[str] = Counter()  # calls by the form that ran: "plain", "cpu" or "triton"; a compiled call counts once, when it is traced
+PATHS: Counter[str] = (
+    Counter()
+)  # calls by the form that ran: "plain", "cpu" or "triton"; a compiled call counts once, when it is traced
 
 
 def criss_cross_weights(query: Tensor, key: Tensor) -> Tensor:
@@ -40,7 +46,9 @@ def criss_cross_weights(query: Tensor, key: Tensor) -> Tensor:
     with _full_precision(query.device.type):
         column = torch.einsum("bdyx,bdkx->byxk", query, key)  # (B, H, W, H)
         row = torch.einsum("bdyx,bdyk->byxk", query, key)  # (B, H, W, W)
-        places = torch.arange(query.shape[2], device=query.device)  # compared, since ONNX Runtime has no torch.eye of truth values
+        places = torch.arange(
+            query.shape[2], device=query.device
+        )  # compared, since ONNX Runtime has no torch.eye of truth values
         column = column.masked_fill(places[:, None, None] == places, float("-inf"))  # (H, 1, H)
         return torch.softmax(torch.cat([column, row], dim=-1), dim=-1)  # (B, H, W, H + W)
 
@@ -85,7 +93,9 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return _on_cpu(query, key, value)
 
 
-def criss_cross_residual(x: Tensor, gamma: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def criss_cross_residual(
+    x: Tensor, gamma: Tensor, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
     """The step x + gamma * attention; on a CPU in one go, so that the attention's result isn't kept for gamma's gradient.
 
     Args:
@@ -106,7 +116,9 @@ def criss_cross_residual(x: Tensor, gamma: Tensor, query: Tensor, key: Tensor, v
     return _on_cpu(query, key, value, x, gamma)
 
 
-torch.fx.wrap("criss_cross_residual")  # torch.fx.symbolic_trace, which knows no sizes, records the call
+torch.fx.wrap(
+    "criss_cross_residual"
+)  # torch.fx.symbolic_trace, which knows no sizes, records the call
 
 
 class CrissCrossAttention(nn.Module):
@@ -143,16 +155,22 @@ class CrissCrossAttention(nn.Module):
         return query, key, value
 
 
-def _on_cpu(query: Tensor, key: Tensor, value: Tensor, x: Tensor | None = None, gamma: Tensor | None = None) -> Tensor:
+def _on_cpu(
+    query: Tensor, key: Tensor, value: Tensor, x: Tensor | None = None, gamma: Tensor | None = None
+) -> Tensor:
     given = *(_rows(t) for t in (query, key, value)), x if x is None else _rows(x), gamma
-    rows = criss_cross_rows(*given)[0] if torch.compiler.is_compiling() else CrissCross.apply(*given)  # (B, H, W, C)
+    rows = (
+        criss_cross_rows(*given)[0] if torch.compiler.is_compiling() else CrissCross.apply(*given)
+    )  # (B, H, W, C)
     dtype = value.dtype if x is None else torch.promote_types(x.dtype, value.dtype)
     return _formatted(rows.permute(0, 3, 1, 2).to(dtype), like=value)
 
 
 def _path(query: Tensor, key: Tensor, value: Tensor) -> str:
     """The form for these tensors: "plain", "cpu" or "triton"."""
-    if traced() or type(value) not in (Tensor, nn.Parameter) or value.numel() == 0:  # traced: sizes are not known below
+    if (
+        traced() or type(value) not in (Tensor, nn.Parameter) or value.numel() == 0
+    ):  # traced: sizes are not known below
         return "plain"
     if FORM == "triton" and _TRITON:
         from ccnet_lab.model.attention_cuda import takes
@@ -180,7 +198,9 @@ def _formatted(image: Tensor, like: Tensor) -> Tensor:
     if traced():
         return image
     channels_last = like.stride(1) == 1 and not like.is_contiguous()
-    return image.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return image.contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -214,7 +234,9 @@ def _check(query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
         raise ValueError(
             f"query {tuple(query.shape)} and key {tuple(key.shape)} must have one shape (B, d, H, W); project both from the same features"
         )
-    if value is not None and (value.ndim != 4 or value.shape[0] != query.shape[0] or value.shape[2:] != query.shape[2:]):
+    if value is not None and (
+        value.ndim != 4 or value.shape[0] != query.shape[0] or value.shape[2:] != query.shape[2:]
+    ):
         raise ValueError(
             f"value {tuple(value.shape)} must be (B, C, H, W) with the query's batch and size {(query.shape[0], *query.shape[2:])}"
         )

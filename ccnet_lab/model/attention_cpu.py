@@ -21,7 +21,14 @@ class CrissCross(torch.autograd.Function):
     """`criss_cross_rows` outside compiled programs, where its products can be counted and a call costs less."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, residual: Tensor | None, gamma: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        residual: Tensor | None,
+        gamma: Tensor | None,
+    ) -> Tensor:
         """As `criss_cross_rows`, its first result."""
         out, share = _rows_forward(query, key, value, residual, gamma)
         ctx.save_for_backward(query, key, value, gamma, share)
@@ -34,7 +41,9 @@ class CrissCross(torch.autograd.Function):
         return _gradients(ctx, _rows_backward(grad, *ctx.saved_tensors), grad)
 
 
-def _rows_forward(query: Tensor, key: Tensor, value: Tensor, residual: Tensor | None, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
+def _rows_forward(
+    query: Tensor, key: Tensor, value: Tensor, residual: Tensor | None, gamma: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The step residual + gamma * attention, or without them the attention itself, and how much of each pixel's attention is on its column.
 
     Args:
@@ -60,20 +69,45 @@ def _rows_backward(
     """Gradients of query, key, value and gamma; gamma's is the sum of what each pixel's softmax needs anyway."""
     rows = grad if grad.stride(3) == 1 else grad.contiguous()
     d_query, d_key, d_value = (t.new_empty(t.shape) for t in (query, key, value))
-    inner = torch.empty_like(share)  # of each pixel: the product of its output, before gamma, with its gradient
+    inner = torch.empty_like(
+        share
+    )  # of each pixel: the product of its output, before gamma, with its gradient
     factor = 1.0 if gamma is None else float(gamma.detach())
     with torch.autocast("cpu", enabled=False):  # whoever calls backward within it
-        for image in zip(query, key, value, rows, share, d_query, d_key, d_value, inner, [factor] * len(value), strict=True):
+        for image in zip(
+            query,
+            key,
+            value,
+            rows,
+            share,
+            d_query,
+            d_key,
+            d_value,
+            inner,
+            [factor] * len(value),
+            strict=True,
+        ):
             _backward(*image)
-    return d_query.mul_(factor), d_key.mul_(factor), d_value, inner.sum(dtype=torch.float64).to(value.dtype)
+    return (
+        d_query.mul_(factor),
+        d_key.mul_(factor),
+        d_value,
+        inner.sum(dtype=torch.float64).to(value.dtype),
+    )
 
 
-criss_cross_rows = torch.library.custom_op("ccnet_lab::criss_cross_rows", _rows_forward, mutates_args=())
-criss_cross_rows_backward = torch.library.custom_op("ccnet_lab::criss_cross_rows_backward", _rows_backward, mutates_args=())
+criss_cross_rows = torch.library.custom_op(
+    "ccnet_lab::criss_cross_rows", _rows_forward, mutates_args=()
+)
+criss_cross_rows_backward = torch.library.custom_op(
+    "ccnet_lab::criss_cross_rows_backward", _rows_backward, mutates_args=()
+)
 
 
 @criss_cross_rows.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, residual: Tensor | None, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
+def _(
+    query: Tensor, key: Tensor, value: Tensor, residual: Tensor | None, gamma: Tensor | None
+) -> tuple[Tensor, Tensor]:
     return value.new_empty(value.shape), value.new_empty(*value.shape[:3], 1)
 
 
@@ -81,7 +115,12 @@ def _(query: Tensor, key: Tensor, value: Tensor, residual: Tensor | None, gamma:
 def _(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, gamma: Tensor | None, share: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape), value.new_empty(())
+    return (
+        query.new_empty(query.shape),
+        key.new_empty(key.shape),
+        value.new_empty(value.shape),
+        value.new_empty(()),
+    )
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -95,13 +134,19 @@ def _compiled_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor
 
 def _gradients(ctx: Any, found: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
     *projections, d_gamma = found
-    return *projections, grad if ctx.needs_input_grad[3] else None, d_gamma if ctx.needs_input_grad[4] else None
+    return (
+        *projections,
+        grad if ctx.needs_input_grad[3] else None,
+        d_gamma if ctx.needs_input_grad[4] else None,
+    )
 
 
 torch.library.register_autograd(criss_cross_rows, _compiled_backward, setup_context=_remember)
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, rest: Tensor | None, out: Tensor, share: Tensor, factor: float) -> None:
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, rest: Tensor | None, out: Tensor, share: Tensor, factor: float
+) -> None:
     """One image: the softmax along columns, then along rows; the logarithms of their sums say how much of the attention each has."""
     q_c, k_c, v_c, out_c, share_c = (_columns(t) for t in (q, k, v, out, share))
     for x in _blocks(v_c):
@@ -115,19 +160,34 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, rest: Tensor | None, out: Tensor, 
             o.mul_(w)
         else:
             torch.addcmul(rest[y], o, w, value=factor, out=o)
-        torch.baddbmm(o, p.mul_(1 - w), v[y], alpha=factor, out=o)  # in place, and unlike baddbmm_ known to the counter of operations
+        torch.baddbmm(
+            o, p.mul_(1 - w), v[y], alpha=factor, out=o
+        )  # in place, and unlike baddbmm_ known to the counter of operations
 
 
 def _backward(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, share: Tensor, d_q: Tensor, d_k: Tensor, d_v: Tensor, inner: Tensor, factor: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    share: Tensor,
+    d_q: Tensor,
+    d_k: Tensor,
+    d_v: Tensor,
+    inner: Tensor,
+    factor: float,
 ) -> None:
     """Gradients of one image, those of query and key not yet times `factor`.
 
     With weights P and their gradients G = g v^T, those of the scores are P * (G - inner), where inner sums P * G over column and row.
     """
-    q_c, k_c, v_c, g_c, share_c, d_v_c, inner_c = (_columns(t) for t in (q, k, v, g, share, d_v, inner))
+    q_c, k_c, v_c, g_c, share_c, d_v_c, inner_c = (
+        _columns(t) for t in (q, k, v, g, share, d_v, inner)
+    )
     height, width = v.shape[:2]
-    weights, gradients = v.new_empty(2, width, height, height)  # along columns, wanted again when the rows are known
+    weights, gradients = v.new_empty(
+        2, width, height, height
+    )  # along columns, wanted again when the rows are known
     for x in _blocks(v_c):
         s = _column_scores(q_c[x], k_c[x], out=weights[x])
         p = torch.softmax(s, -1, out=s).mul_(share_c[x])

@@ -14,26 +14,48 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)  # TRITON_INTERPRET=1: the kernels' arithmetic on a CPU
-DTYPES = (torch.bfloat16, torch.float16)  # float32 is right, too, but compiles to code without matrix units that spills its registers
+INTERPRETED = bool(
+    triton.knobs.runtime.interpret
+)  # TRITON_INTERPRET=1: the kernels' arithmetic on a CPU
+DTYPES = (
+    torch.bfloat16,
+    torch.float16,
+)  # float32 is right, too, but compiles to code without matrix units that spills its registers
 MOST_QUERY_CHANNELS = 64  # with 128 the backward tile would need more than the 99 KB of shared memory that many GPUs have
 MOST_CHANNELS = 1024
 LONGEST = 1024  # H and W
-LONGEST_BACKWARD = 128  # H and W where gradients are wanted: one program holds the weights of a whole line
+LONGEST_BACKWARD = (
+    128  # H and W where gradients are wanted: one program holds the weights of a whole line
+)
 Tile = tuple[int, int, int, int]  # pixels of a line and channels at a time, warps, pipeline stages
-FORWARD: dict[int, Tile] = {64: (64, 128, 4, 2), LONGEST: (128, 64, 8, 2)}  # by the longest line a tile is for
+FORWARD: dict[int, Tile] = {
+    64: (64, 128, 4, 2),
+    LONGEST: (128, 64, 8, 2),
+}  # by the longest line a tile is for
 BACKWARD: dict[int, Tile] = {64: (64, 64, 4, 2), LONGEST_BACKWARD: (128, 32, 8, 3)}
 
 
 def takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the kernels run these (B, d, H, W), (B, d, H, W) and (B, C, H, W) of one batch; gradients bound H and W more tightly."""
-    if not (INTERPRETED or (value.is_cuda and torch.cuda.get_device_capability(value.device) >= (8, 0))):
+    if not (
+        INTERPRETED or (value.is_cuda and torch.cuda.get_device_capability(value.device) >= (8, 0))
+    ):
         return False
-    if not (query.device == key.device == value.device and query.dtype == key.dtype == value.dtype and value.dtype in DTYPES):
+    if not (
+        query.device == key.device == value.device
+        and query.dtype == key.dtype == value.dtype
+        and value.dtype in DTYPES
+    ):
         return False
-    learns = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    learns = torch.is_grad_enabled() and (
+        query.requires_grad or key.requires_grad or value.requires_grad
+    )
     longest = LONGEST_BACKWARD if learns else LONGEST
-    return max(value.shape[2:]) <= longest and query.shape[1] <= MOST_QUERY_CHANNELS and value.shape[1] <= MOST_CHANNELS
+    return (
+        max(value.shape[2:]) <= longest
+        and query.shape[1] <= MOST_QUERY_CHANNELS
+        and value.shape[1] <= MOST_CHANNELS
+    )
 
 
 def criss_cross_triton(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -44,7 +66,9 @@ def criss_cross_triton(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("ccnet_lab::criss_cross_pixels", mutates_args=())
-def criss_cross_pixels(query: Tensor, key: Tensor, value: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def criss_cross_pixels(
+    query: Tensor, key: Tensor, value: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor]:
     """The forward kernels.
 
     Args:
@@ -57,10 +81,16 @@ def criss_cross_pixels(query: Tensor, key: Tensor, value: Tensor, height: int, w
     """
     (pixels, d), channels = query.shape, value.shape[1]
     out = value.new_empty(pixels, channels)
-    column_lse, lse = (torch.empty(pixels, dtype=torch.float32, device=value.device) for _ in range(2))
+    column_lse, lse = (
+        torch.empty(pixels, dtype=torch.float32, device=value.device) for _ in range(2)
+    )
     for column, length, lines in ((True, height, width), (False, width, height)):
         block, c_block, warps, stages = _tile(FORWARD, length, channels)
-        grid = (triton.cdiv(length, block) * triton.cdiv(channels, c_block), lines, pixels // (height * width))
+        grid = (
+            triton.cdiv(length, block) * triton.cdiv(channels, c_block),
+            lines,
+            pixels // (height * width),
+        )
         _forward[grid](
             query, key, value, out, column_lse, lse, query.stride(0), key.stride(0), value.stride(0), height, width,
             d=d, channels=channels, column=column, blocks=triton.cdiv(length, block), block=block, d_block=_block(d), c_block=c_block,
@@ -71,7 +101,14 @@ def criss_cross_pixels(query: Tensor, key: Tensor, value: Tensor, height: int, w
 
 @torch.library.custom_op("ccnet_lab::criss_cross_pixels_backward", mutates_args=())
 def criss_cross_pixels_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, height: int, width: int
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    height: int,
+    width: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The backward kernels: gradients of query (P, d), key (P, d) and value (P, C) from `grad` (P, C) and what the forward pass gave."""
     (pixels, d), channels = query.shape, value.shape[1]
@@ -109,22 +146,34 @@ def _forward(  # type: ignore[no-untyped-def]
     c = tl.program_id(0) % c_blocks * c_block + tl.arange(0, c_block)
     f = tl.arange(0, d_block)
     here = first + i * step
-    q = tl.load(query + here[:, None] * q_step + f[None, :], (i < length)[:, None] & (f < d)[None, :], 0.0)  # (block, d)
+    q = tl.load(
+        query + here[:, None] * q_step + f[None, :], (i < length)[:, None] & (f < d)[None, :], 0.0
+    )  # (block, d)
     top = tl.full((block,), float("-inf"), tl.float32)
     total = tl.zeros((block,), tl.float32)
     mean = tl.zeros((block, c_block), tl.float32)
     for number in range(blocks):
         j = number * block + tl.arange(0, block)
         there = first + j * step
-        k = tl.load(key + there[:, None] * k_step + f[None, :], (j < length)[:, None] & (f < d)[None, :], 0.0)  # (block, d)
-        v = tl.load(value + there[:, None] * v_step + c[None, :], (j < length)[:, None] & (c < channels)[None, :], 0.0)  # (block, c_block)
+        k = tl.load(
+            key + there[:, None] * k_step + f[None, :],
+            (j < length)[:, None] & (f < d)[None, :],
+            0.0,
+        )  # (block, d)
+        v = tl.load(
+            value + there[:, None] * v_step + c[None, :],
+            (j < length)[:, None] & (c < channels)[None, :],
+            0.0,
+        )  # (block, c_block)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # (queries, keys)
         counts = (j < length)[None, :]
         if column:
             counts = counts & (i[:, None] != j[None, :])
         scores = tl.where(counts, scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 1))
-        level = tl.where(higher == float("-inf"), 0.0, higher)  # a pixel alone on its column has no entry there
+        level = tl.where(
+            higher == float("-inf"), 0.0, higher
+        )  # a pixel alone on its column has no entry there
         weights = tl.exp(scores - level[:, None])
         shrink = tl.exp(top - level)
         total = total * shrink + tl.sum(weights, 1)
@@ -144,7 +193,10 @@ def _forward(  # type: ignore[no-untyped-def]
         other = tl.load(column_lse + here, i < length, float("-inf"))
         level = tl.maximum(own, other)  # finite: a pixel is on its own row
         merged = level + tl.log(tl.exp(own - level) + tl.exp(other - level))
-        mean = mean * tl.exp(own - merged)[:, None] + tl.load(to, inside, 0.0).to(tl.float32) * tl.exp(other - merged)[:, None]
+        mean = (
+            mean * tl.exp(own - merged)[:, None]
+            + tl.load(to, inside, 0.0).to(tl.float32) * tl.exp(other - merged)[:, None]
+        )
         tl.store(lse + here, merged, first_channels)
         tl.store(to, mean.to(out.dtype.element_ty), inside)
 
@@ -167,7 +219,9 @@ def _backward(  # type: ignore[no-untyped-def]
     counts = inside[:, None] & inside[None, :]
     if column:
         counts = counts & (i[:, None] != i[None, :])
-    weights = tl.where(counts, tl.exp(scores - tl.load(lse + pixel, inside, float("inf"))[None, :]), 0.0)
+    weights = tl.where(
+        counts, tl.exp(scores - tl.load(lse + pixel, inside, float("inf"))[None, :]), 0.0
+    )
     small = weights.to(value.dtype.element_ty)
     d_weights = tl.zeros((block, block), tl.float32)
     inner = tl.zeros((block,), tl.float32)  # sum over channels of grad * out, per query
@@ -213,7 +267,9 @@ def _block(size: int) -> int:
 
 def _tile(tiles: dict[int, Tile], length: int, channels: int) -> Tile:
     """The tile for lines of this length, no wider than needed."""
-    block, c_block, warps, stages = next(tile for longest, tile in tiles.items() if length <= longest)
+    block, c_block, warps, stages = next(
+        tile for longest, tile in tiles.items() if length <= longest
+    )
     return min(block, _block(length)), min(c_block, _block(channels)), warps, stages
 
 
@@ -224,7 +280,14 @@ def _(query: Tensor, key: Tensor, value: Tensor, height: int, width: int) -> tup
 
 @criss_cross_pixels_backward.register_fake
 def _(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, height: int, width: int
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    height: int,
+    width: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
@@ -236,7 +299,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return (*criss_cross_pixels_backward(grad, *ctx.saved_tensors, ctx.height, ctx.width), None, None)
+    return (
+        *criss_cross_pixels_backward(grad, *ctx.saved_tensors, ctx.height, ctx.width),
+        None,
+        None,
+    )
 
 
 criss_cross_pixels.register_autograd(_gradients, setup_context=_keep)

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, conv1x1
-from torchvision.ops import Conv2dNormActivation  # convolution without bias (3x3), batch norm, ReLU; output size ceil(input / stride)
+from torchvision.ops import (
+    Conv2dNormActivation,
+)  # convolution without bias (3x3), batch norm, ReLU; output size ceil(input / stride)
 
 BLOCKS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
 
@@ -31,7 +33,11 @@ class DilatedResNet(ResNet):
         dilate = [False, output_stride == 8, output_stride in (8, 16)]
         super().__init__(Bottleneck, BLOCKS[depth], replace_stride_with_dilation=dilate)
         del self.conv1, self.bn1, self.relu, self.avgpool, self.fc
-        self.stem = nn.Sequential(*Conv2dNormActivation(3, 32, stride=2), *Conv2dNormActivation(32, 32), *Conv2dNormActivation(32, 64))
+        self.stem = nn.Sequential(
+            *Conv2dNormActivation(3, 32, stride=2),
+            *Conv2dNormActivation(32, 32),
+            *Conv2dNormActivation(32, 64),
+        )
 
     def forward(self, images: Tensor) -> Features:  # type: ignore[override]
         """(B, 3, H, W) -> features at ceil(H / output_stride)."""
@@ -44,7 +50,10 @@ class TinyBackbone(nn.Sequential):
     """Two strided 3x3 convolutions: output stride 4, a receptive field of 7 pixels. It sees a disc's colour, never its surroundings."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(Conv2dNormActivation(3, width // 2, stride=2), Conv2dNormActivation(width // 2, width, stride=2))
+        super().__init__(
+            Conv2dNormActivation(3, width // 2, stride=2),
+            Conv2dNormActivation(width // 2, width, stride=2),
+        )
         self.channels = (width, width)
 
     def forward(self, images: Tensor) -> Features:
@@ -70,7 +79,11 @@ class SlimBackbone(nn.Module):
         self.layer2 = _stage(outer, inner, blocks=2)
         self.layer3 = _stage(inner, deep, blocks=2)
         self.lateral = nn.Sequential(conv1x1(deep, inner), nn.BatchNorm2d(inner))
-        self.finer = nn.Sequential(conv1x1(inner, outer), nn.BatchNorm2d(outer)) if output_stride == 4 else None
+        self.finer = (
+            nn.Sequential(conv1x1(inner, outer), nn.BatchNorm2d(outer))
+            if output_stride == 4
+            else None
+        )
         self.smooth = Conv2dNormActivation(outer, outer) if output_stride == 4 else None
 
     def forward(self, images: Tensor) -> Features:
@@ -85,10 +98,15 @@ class SlimBackbone(nn.Module):
 
 
 def _add_enlarged(fine: Tensor, coarse: Tensor) -> Tensor:
-    return F.relu(fine + F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False))
+    return F.relu(
+        fine + F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False)
+    )
 
 
 def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
     """Basic residual blocks, the first with stride 2."""
     shortcut = nn.Sequential(conv1x1(inputs, outputs, stride=2), nn.BatchNorm2d(outputs))
-    return nn.Sequential(BasicBlock(inputs, outputs, 2, shortcut), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+    return nn.Sequential(
+        BasicBlock(inputs, outputs, 2, shortcut),
+        *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)),
+    )

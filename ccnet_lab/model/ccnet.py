@@ -30,7 +30,9 @@ class Segmentation(NamedTuple):
     embedding: Tensor | None = None
 
 
-_register_namedtuple(Segmentation, serialized_type_name="ccnet_lab.Segmentation")  # so that an exported program can be saved
+_register_namedtuple(
+    Segmentation, serialized_type_name="ccnet_lab.Segmentation"
+)  # so that an exported program can be saved
 
 
 class CCNet(nn.Module):
@@ -73,12 +75,22 @@ class CCNet(nn.Module):
         self.reduce = Conv2dNormActivation(stage4, channels, head_kernel)
         self.attention = CrissCrossAttention(channels, query_channels, gamma)
         self.refine = Conv2dNormActivation(channels, channels, head_kernel)
-        self.classifier = _classifier(stage4 + channels, channels, num_classes, head_kernel, dropout)
-        self.aux_classifier = _classifier(stage3, aux_channels or channels, num_classes, head_kernel, dropout) if auxiliary else None
+        self.classifier = _classifier(
+            stage4 + channels, channels, num_classes, head_kernel, dropout
+        )
+        self.aux_classifier = (
+            _classifier(stage3, aux_channels or channels, num_classes, head_kernel, dropout)
+            if auxiliary
+            else None
+        )
         self.embedding = nn.Conv2d(channels, EMBEDDED, 1) if embedding else None
 
     def forward(
-        self, images: Tensor, recurrence: int | None = None, with_aux: bool | None = None, return_attention: bool = False
+        self,
+        images: Tensor,
+        recurrence: int | None = None,
+        with_aux: bool | None = None,
+        return_attention: bool = False,
     ) -> Segmentation:
         """Segment a batch.
 
@@ -100,9 +112,15 @@ class CCNet(nn.Module):
                 attention.append(criss_cross_weights(query, key))  # (B, h, w, h + w)
             x = self.attention(x)
         with_aux = self.training if with_aux is None else with_aux
-        aux_logits = self.aux_classifier(features.stage3) if with_aux and self.aux_classifier is not None else None
+        aux_logits = (
+            self.aux_classifier(features.stage3)
+            if with_aux and self.aux_classifier is not None
+            else None
+        )
         embedding = self.embedding(x) if self.training and self.embedding is not None else None
-        return Segmentation(self.decode(features.stage4, x), aux_logits, tuple(attention), embedding)
+        return Segmentation(
+            self.decode(features.stage4, x), aux_logits, tuple(attention), embedding
+        )
 
     def decode(self, stage4: Tensor, x: Tensor) -> Tensor:
         """Logits (B, K, h, w) from stage 4 (B, C4, h, w) and the attention's output (B, C, h, w)."""
@@ -110,8 +128,14 @@ class CCNet(nn.Module):
         return logits
 
 
-def _classifier(inputs: int, channels: int, classes: int, kernel: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(*Conv2dNormActivation(inputs, channels, kernel), nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1))
+def _classifier(
+    inputs: int, channels: int, classes: int, kernel: int, dropout: float
+) -> nn.Sequential:
+    return nn.Sequential(
+        *Conv2dNormActivation(inputs, channels, kernel),
+        nn.Dropout2d(dropout),
+        nn.Conv2d(channels, classes, 1),
+    )
 
 
 def build_model(config: str | Config) -> CCNet:

@@ -41,7 +41,9 @@ class Cost:
     """
 
     parameters: int  # all that is trained, the auxiliary head included
-    formula_flops: float  # by the shapes of the convolutions and the authors' formula of the attention
+    formula_flops: (
+        float  # by the shapes of the convolutions and the authors' formula of the attention
+    )
     counted_flops: float  # of every matrix product and convolution that torch is asked for, counted on a meta device
     size: Size  # of the image
 
@@ -79,17 +81,29 @@ def _cost(config: Config, size: Size) -> Cost:
         image = torch.empty(1, 3, *size)
     products: list[int] = []  # of every convolution but the attention's own
     for name, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d):  # no products to count, and on this device most of the time
+        if isinstance(
+            module, nn.BatchNorm2d
+        ):  # no products to count, and on this device most of the time
             module.forward = lambda x: x  # type: ignore[method-assign, assignment]
         elif isinstance(module, nn.Conv2d) and not name.startswith("attention."):
-            module.register_forward_hook(lambda layer, _, out: products.append(layer.weight.numel() * math.prod(out.shape[2:])))
+            module.register_forward_hook(
+                lambda layer, _, out: products.append(
+                    layer.weight.numel() * math.prod(out.shape[2:])
+                )
+            )
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         h, w = model(image).logits.shape[2:]
-    formula = 2 * sum(products) + criss_cross_flops(h, w, config.channels, config.query_channels, config.recurrence)
-    return Cost(sum(p.numel() for p in model.parameters()), formula, counter.get_total_flops(), size)
+    formula = 2 * sum(products) + criss_cross_flops(
+        h, w, config.channels, config.query_channels, config.recurrence
+    )
+    return Cost(
+        sum(p.numel() for p in model.parameters()), formula, counter.get_total_flops(), size
+    )
 
 
-def measure(config: str | Config, size: Size | None = None, repeats: int = 3, device: str = "cpu") -> Measured:
+def measure(
+    config: str | Config, size: Size | None = None, repeats: int = 3, device: str = "cpu"
+) -> Measured:
     """Latency and memory of a forward pass here, in a process of its own; they are kept for `measured_costs`.
 
     The image is of `size` (H, W), by default the configuration's crop; `repeats` passes are timed on `device` ("cpu", "cuda", ...).
@@ -103,7 +117,10 @@ def measure(config: str | Config, size: Size | None = None, repeats: int = 3, de
     child = [sys.executable, "-c", "from ccnet_lab.model.costs import _child; _child()"]
     process = subprocess.run(child, input=words, capture_output=True, text=True, check=False)
     if process.returncode:
-        why = process.stderr.strip().rpartition("\n")[2] or "it was killed; perhaps for want of memory"
+        why = (
+            process.stderr.strip().rpartition("\n")[2]
+            or "it was killed; perhaps for want of memory"
+        )
         raise DeviceError(
             f"{config.name} could not be measured at {size[0]} x {size[1]} pixels on {device!r}: {why}. Try a smaller size, or 'cpu'"
         )
@@ -150,7 +167,8 @@ def _child() -> None:
     torch.set_num_threads(threads)
     cuda = torch.device(device).type == "cuda"
     before = _peak_rss()
-    model = build_model(Config.from_dict(values)).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build_model(Config.from_dict(values)).eval().to(device)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.randn(1, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
     seconds, peak = [], 0
     with torch.inference_mode():
@@ -160,27 +178,40 @@ def _child() -> None:
             if cuda:
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - start)
-            peak = peak or (torch.cuda.max_memory_allocated(device) if cuda else _peak_rss() - before)
+            peak = peak or (
+                torch.cuda.max_memory_allocated(device) if cuda else _peak_rss() - before
+            )
     print(json.dumps([statistics.median(seconds[1:]), peak]), end="")
 
 
 def _peak_rss() -> int:
     """Bytes of the largest resident set this process has had; 0 where the system doesn't say."""
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where getrusage counts what the parent had before it started this process
+    if (
+        status.is_file()
+    ):  # Linux, where getrusage counts what the parent had before it started this process
         return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
     try:
         import resource
     except ImportError:  # Windows
         return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def _kept() -> list[Measured]:
     try:
         rows = json.loads((store.home() / _FILE).read_text(encoding="utf-8"))
         return [
-            Measured(row["name"], float(row["seconds"]), int(row["peak_bytes"]), (int(h), int(w)), row["machine"], row["torch"])
+            Measured(
+                row["name"],
+                float(row["seconds"]),
+                int(row["peak_bytes"]),
+                (int(h), int(w)),
+                row["machine"],
+                row["torch"],
+            )
             for row in rows
             for h, w in [row["size"]]
         ]
@@ -189,7 +220,11 @@ def _kept() -> list[Measured]:
 
 
 def _keep(found: Measured) -> None:
-    others = [row for row in _kept() if (row.name, row.machine, row.torch) != (found.name, found.machine, found.torch)]
+    others = [
+        row
+        for row in _kept()
+        if (row.name, row.machine, row.torch) != (found.name, found.machine, found.torch)
+    ]
     text = json.dumps([asdict(row) for row in [*others, found]], indent=1) + "\n"
     with suppress(LabError, OSError):  # a folder that is shared and only to be read
         store.home().mkdir(parents=True, exist_ok=True)
@@ -198,22 +233,42 @@ def _keep(found: Measured) -> None:
 
 def main() -> None:
     """Print the configurations' costs, by default those of the twelve."""
-    parser = argparse.ArgumentParser(prog="python -m ccnet_lab.model.costs", description="Costs of a forward pass on one image.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="configurations (default: the twelve)")
-    parser.add_argument("--measure", action="store_true", help="also measure latency and memory here, each in a process of its own")
+    parser = argparse.ArgumentParser(
+        prog="python -m ccnet_lab.model.costs", description="Costs of a forward pass on one image."
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="configurations (default: the twelve)"
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="also measure latency and memory here, each in a process of its own",
+    )
     parser.add_argument("--repeats", type=int, default=3, help="passes that are timed")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     try:
-        print(f"{'configuration':34} {'image':>10} {'parameters':>10} {'GFLOP formula':>13} {'counted':>9} {'seconds':>8} {'memory':>9}")
+        print(
+            f"{'configuration':34} {'image':>10} {'parameters':>10} {'GFLOP formula':>13} {'counted':>9} {'seconds':>8} {'memory':>9}"
+        )
         for name in args.names or CONFIGS:
             found = cost(name)
-            here = measure(name, None, args.repeats, args.device) if args.measure else measured_costs(args.device).get(name)
+            here = (
+                measure(name, None, args.repeats, args.device)
+                if args.measure
+                else measured_costs(args.device).get(name)
+            )
             row = f"{name:34} {'{} x {}'.format(*found.size):>10} {found.parameters / 1e6:>8.2f} M {found.formula_flops / 1e9:>13.2f} "
             row += f"{found.counted_flops / 1e9:>9.2f} "
-            row += f"{here.seconds:>8.3f} {here.peak_bytes / 2**20:>5.0f} MiB" if here else f"{'-':>8} {'-':>9}"
+            row += (
+                f"{here.seconds:>8.3f} {here.peak_bytes / 2**20:>5.0f} MiB"
+                if here
+                else f"{'-':>8} {'-':>9}"
+            )
             print(row, flush=True)
-        print(f"Measured on {machine(args.device)}, torch {torch.__version__}, float32, random weights.")
+        print(
+            f"Measured on {machine(args.device)}, torch {torch.__version__}, float32, random weights."
+        )
     except LabError as error:
         parser.exit(2, f"error: {error}\n")
 

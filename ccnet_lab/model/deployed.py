@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ccnet_lab.configs import Config
-from ccnet_lab.data.beacons import make_scene
 from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.data.transforms import MEAN, STD, normalise, resize
 from ccnet_lab.files import sha256
 from ccnet_lab.model.ccnet import CCNet
-from ccnet_lab.model.fast import folded
+from ccnet_lab.model.folding import folded
 
 
 class Deployed(nn.Module):
@@ -57,7 +57,9 @@ def generated_picture(dataset: str, height: int, width: int, seed: int) -> NDArr
     if dataset == "beacons":
         return resize(make_scene(seed).image, height, width)
     rng = np.random.default_rng(seed)
-    smooth = resize(rng.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), np.uint8), height, width)
+    smooth = resize(
+        rng.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), np.uint8), height, width
+    )
     return (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
@@ -66,15 +68,24 @@ def enlarged(logits: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def agreement(exact: Callable[[Tensor], Tensor], rounded: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> dict[str, Any]:
+def agreement(
+    exact: Callable[[Tensor], Tensor],
+    rounded: Callable[[Tensor], Tensor],
+    batches: Sequence[Tensor],
+) -> dict[str, Any]:
     """How int8 weights compare with float32 ones on batches (B, H, W, 3) of uint8 pictures: functions from normalised images to logits."""
     equal, pixels, difference, largest = 0, 0, 0.0, 0.0
     for batch in batches:
         images = normalise(batch).contiguous()
         one, other = exact(images), rounded(images)
-        same = enlarged(one, batch.shape[1:3]).argmax(1) == enlarged(other, batch.shape[1:3]).argmax(1)
+        same = enlarged(one, batch.shape[1:3]).argmax(1) == enlarged(
+            other, batch.shape[1:3]
+        ).argmax(1)
         equal, pixels = equal + int(same.sum()), pixels + same.numel()
-        difference, largest = max(difference, float((one - other).abs().max())), max(largest, float(one.abs().max()))
+        difference, largest = (
+            max(difference, float((one - other).abs().max())),
+            max(largest, float(one.abs().max())),
+        )
     return {
         "weights": "int8, symmetric, a scale per output channel; arithmetic in float32",
         "labels_equal": equal / pixels,
@@ -84,13 +95,20 @@ def agreement(exact: Callable[[Tensor], Tensor], rounded: Callable[[Tensor], Ten
     }
 
 
-def describe(config: Config, deployed: Deployed, fixed: tuple[int, int, int] | None, source: str | Path | None) -> dict[str, Any]:
+def describe(
+    config: Config,
+    deployed: Deployed,
+    fixed: tuple[int, int, int] | None,
+    source: str | Path | None,
+) -> dict[str, Any]:
     """What a person needs to use the file, ready for JSON; `source` is the weights' file."""
     dataset, stride, labels = get_dataset(config.dataset), config.output_stride, deployed.labels
     metadata: dict[str, Any] = {
         "made_with": f"ccnet_lab, torch {torch.__version__}",
         "name": config.name,
-        "input": "images (B, H, W, 3) uint8 RGB" if labels else "images (B, 3, H, W) float32: RGB 0..255, less mean, divided by std",
+        "input": "images (B, H, W, 3) uint8 RGB"
+        if labels
+        else "images (B, 3, H, W) float32: RGB 0..255, less mean, divided by std",
         "output": "labels (B, H, W) uint8, indices into class_names"
         if labels
         else f"logits (B, K, ceil(H / {stride}), ceil(W / {stride}))",
@@ -110,7 +128,9 @@ def describe(config: Config, deployed: Deployed, fixed: tuple[int, int, int] | N
         if source.suffix == ".safetensors":
             with safe_open(source, framework="pt") as stored:
                 notes = stored.metadata() or {}
-            metadata["weights"]["notes"] = {key: value for key, value in notes.items() if key not in ("config", "dataset")}
+            metadata["weights"]["notes"] = {
+                key: value for key, value in notes.items() if key not in ("config", "dataset")
+            }
     return json.loads(json.dumps(metadata))  # type: ignore[no-any-return]
 
 
@@ -119,5 +139,7 @@ class _Int8(nn.Module):
         return stored.float() * scale
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        scale = weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12) / 127  # (outputs, 1, 1, 1)
+        scale = (
+            weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12) / 127
+        )  # (outputs, 1, 1, 1)
         return (weight / scale).round().to(torch.int8), scale

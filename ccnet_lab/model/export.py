@@ -87,11 +87,15 @@ def export_model(
     config, path = get_config(config), Path(path)
     kind, steps = path.suffix[1:].lower(), model.recurrence if recurrence is None else recurrence
     if kind not in FORMATS:
-        raise ExportError(f"{path.name} ends in {path.suffix!r}; expected .pt2 (a torch.export program) or .onnx")
+        raise ExportError(
+            f"{path.name} ends in {path.suffix!r}; expected .pt2 (a torch.export program) or .onnx"
+        )
     if path.is_dir():
         raise ExportError(f"{path} is a folder; give the name of a file in it")
     if opset not in OPSETS or steps < 0:
-        raise ExportError(f"opset is {opset}, recurrence {steps}; expected {OPSETS[0]} to {OPSETS[-1]}, and 0 or more")
+        raise ExportError(
+            f"opset is {opset}, recurrence {steps}; expected {OPSETS[0]} to {OPSETS[-1]}, and 0 or more"
+        )
     if kind == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             _package(package)
@@ -108,7 +112,9 @@ def export_model(
     network: nn.Module = eager
     if int8:
         deployed.quantise()
-        metadata["int8"] = agreement(logits, deployed.logits, batches[len(made) :] if pictures else batches)
+        metadata["int8"] = agreement(
+            logits, deployed.logits, batches[len(made) :] if pictures else batches
+        )
         network = copy.deepcopy(deployed)
         logits = network.logits
     network.double()
@@ -123,11 +129,15 @@ def export_model(
             differences.update(_differences(run, logits, batches, labels))
         worst = max(differences.values())
         if not math.isfinite(worst):
-            raise ExportError(f"the network gives NaN or infinity, so {path.name} was not kept; take an earlier checkpoint")
+            raise ExportError(
+                f"the network gives NaN or infinity, so {path.name} was not kept; take an earlier checkpoint"
+            )
         if worst > allowed:
             allowed = max(allowed, SLACK * _rounding(logits, batches))
         if worst > allowed:
-            raise ExportError(f"{path.name} would differ from the network by {worst:.2g}, more than {allowed:.2g}; it was not kept")
+            raise ExportError(
+                f"{path.name} would differ from the network by {worst:.2g}, more than {allowed:.2g}; it was not kept"
+            )
 
     write_whole(path, write, ExportError)
     return Exported(path, path.stat().st_size, metadata, differences, allowed)
@@ -141,16 +151,26 @@ def _batch(picture: NDArray[np.uint8], count: int) -> Tensor:
 def _check_size(size: tuple[int, ...], fixed: tuple[int, int, int] | None, smallest: int) -> None:
     given = f"{size[0]} x {size[1]}"
     if min(size) < smallest or (fixed is not None and fixed[0] < 1):
-        raise ExportError(f"a picture of {given} pixels is too small; expected at least {smallest} x {smallest}, batches of 1")
+        raise ExportError(
+            f"a picture of {given} pixels is too small; expected at least {smallest} x {smallest}, batches of 1"
+        )
     if fixed is not None and size != fixed[1:]:
-        raise ExportError(f"a picture is {given}, but the size is fixed to {fixed[1]} x {fixed[2]}; give one of that size")
+        raise ExportError(
+            f"a picture is {given}, but the size is fixed to {fixed[1]} x {fixed[2]}; give one of that size"
+        )
 
 
 def _capture(deployed: Deployed, fixed: tuple[int, int, int] | None, smallest: int) -> Any:
     """The program of one forward pass, without the paths of this machine that its nodes remember."""
     batch, height, width = fixed or (2, 2 * smallest + 1, 3 * smallest - 1)
-    images = torch.zeros(batch, height, width, 3, dtype=torch.uint8) if deployed.labels else torch.zeros(batch, 3, height, width)
-    open_axes = dict.fromkeys(_axes(deployed.labels), torch.export.Dim.DYNAMIC) if fixed is None else None
+    images = (
+        torch.zeros(batch, height, width, 3, dtype=torch.uint8)
+        if deployed.labels
+        else torch.zeros(batch, 3, height, width)
+    )
+    open_axes = (
+        dict.fromkeys(_axes(deployed.labels), torch.export.Dim.DYNAMIC) if fixed is None else None
+    )
     program = torch.export.export(deployed.eval(), (images,), dynamic_shapes=(open_axes,))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
@@ -158,14 +178,18 @@ def _capture(deployed: Deployed, fixed: tuple[int, int, int] | None, smallest: i
 
 
 def _axes(labels: bool) -> dict[int, str]:
-    return {0: "batch", 1: "height", 2: "width"} if labels else {0: "batch", 2: "height", 3: "width"}
+    return (
+        {0: "batch", 1: "height", 2: "width"} if labels else {0: "batch", 2: "height", 3: "width"}
+    )
 
 
 def _through_pt2(program: Any, path: Path, metadata: dict[str, Any], _: int) -> _Run:
     """Write the program and read it back."""
     program.example_inputs = None
     with path.open("wb") as file:  # a path would have to end in .pt2
-        torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=1)})
+        torch.export.save(
+            program, file, extra_files={"metadata.json": json.dumps(metadata, indent=1)}
+        )
     with path.open("rb") as file:
         return torch.export.load(file).module()
 
@@ -173,9 +197,15 @@ def _through_pt2(program: Any, path: Path, metadata: dict[str, Any], _: int) -> 
 def _through_onnx(program: Any, path: Path, metadata: dict[str, Any], opset: int) -> _Run:
     """Write one file and read it back; int8 weights are not folded to float32 in it, which the runtime does when it loads them."""
     labels = metadata["output"].startswith("labels")
-    how: dict[str, Any] = dict(opset_version=opset, dynamo=True, optimize="int8" not in metadata, verbose=False)
-    written: Any = torch.onnx.export(program, input_names=["images"], output_names=["labels" if labels else "logits"], **how)
-    _package("onnx_ir.passes.common").ClearMetadataAndDocStringPass()(written.model)  # as large as a small network's weights
+    how: dict[str, Any] = dict(
+        opset_version=opset, dynamo=True, optimize="int8" not in metadata, verbose=False
+    )
+    written: Any = torch.onnx.export(
+        program, input_names=["images"], output_names=["labels" if labels else "logits"], **how
+    )
+    _package("onnx_ir.passes.common").ClearMetadataAndDocStringPass()(
+        written.model
+    )  # as large as a small network's weights
     if metadata["size"] == "any":
         shape = written.model.graph.inputs[0].shape
         written.rename_axes({shape[axis]: name for axis, name in _axes(labels).items()})
@@ -186,7 +216,9 @@ def _through_onnx(program: Any, path: Path, metadata: dict[str, Any], opset: int
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _differences(run: _Run, exact: _Run, batches: Sequence[Tensor], labels: bool) -> dict[tuple[int, int], float]:
+def _differences(
+    run: _Run, exact: _Run, batches: Sequence[Tensor], labels: bool
+) -> dict[tuple[int, int], float]:
     """By size, of what the file gives from `exact`, the network in float64."""
     found: dict[tuple[int, int], float] = {}
     for pixels in batches:
@@ -195,7 +227,9 @@ def _differences(run: _Run, exact: _Run, batches: Sequence[Tensor], labels: bool
         try:
             given = run(pixels if labels else images)
         except AssertionError as error:  # a program asserts which sizes it takes
-            raise ExportError(f"the file does not take {size[0]} x {size[1]} pixels: {error}; it was not kept") from error
+            raise ExportError(
+                f"the file does not take {size[0]} x {size[1]} pixels: {error}; it was not kept"
+            ) from error
         if labels:
             expected = enlarged(expected, size)
             difference = expected.amax(1) - expected.gather(1, given[:, None].long())[:, 0]
@@ -210,7 +244,10 @@ def _rounding(exact: _Run, batches: Sequence[Tensor]) -> float:
     images = [normalise(pixels).contiguous().double() for pixels in batches]
     expected = [exact(image) for image in images]
     with _Rounded():
-        return max(float((exact(image) - logits).abs().max()) for image, logits in zip(images, expected, strict=True))
+        return max(
+            float((exact(image) - logits).abs().max())
+            for image, logits in zip(images, expected, strict=True)
+        )
 
 
 class _Rounded(TorchFunctionMode):
@@ -220,17 +257,23 @@ class _Rounded(TorchFunctionMode):
         super().__init__()
         self.generator = torch.Generator().manual_seed(0)
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         result = function(*args, **(kwargs or {}))
         if function is not torch.conv2d:
             return result
         images, weight, _, *how = args
         signs = torch.randint(0, 2, result.shape, generator=self.generator) * 2 - 1
-        return result + signs * torch.finfo(torch.float32).eps * function(images.abs(), weight.abs(), None, *how)
+        return result + signs * torch.finfo(torch.float32).eps * function(
+            images.abs(), weight.abs(), None, *how
+        )
 
 
 def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise MissingPackageError(f'{name} is not installed: pip install -e ".[export]", then the same command') from None
+        raise MissingPackageError(
+            f'{name} is not installed: pip install -e ".[export]", then the same command'
+        ) from None

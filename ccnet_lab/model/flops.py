@@ -4,7 +4,9 @@ A multiplication and an addition are 2 operations. Height and width are those of
 """
 
 
-def criss_cross_flops(height: int, width: int, channels: int = 512, query_channels: int = 64, recurrence: int = 1) -> int:
+def criss_cross_flops(
+    height: int, width: int, channels: int = 512, query_channels: int = 64, recurrence: int = 1
+) -> int:
     """Floating point operations of R criss-cross steps on a (1, C, H, W) map, by the authors' formula.
 
     Counted, with a multiplication and an addition as 2: the three 1x1 convolutions, C + 1 terms (the bias) per output number, to d query,

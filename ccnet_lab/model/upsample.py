@@ -39,7 +39,9 @@ def upsampled_labels(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 def resized_rows(logits: Tensor, height: int, first: int, last: int) -> Tensor:
     """Rows first..last of (B, K, h, w) resized to `height` rows, bilinear, align_corners False: (B, K, last - first, w)."""
     rows = logits.shape[2]
-    centre = ((torch.arange(first, last, device=logits.device) + 0.5) * (rows / height) - 0.5).clamp(min=0)
+    centre = (
+        (torch.arange(first, last, device=logits.device) + 0.5) * (rows / height) - 0.5
+    ).clamp(min=0)
     above = centre.long().clamp(max=rows - 1)
     below = (above + 1).clamp(max=rows - 1)
     share = (centre - above).to(logits.dtype)[:, None]
@@ -50,7 +52,9 @@ def _labels(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     count = max(1, len(passes[0]) // max(FEWEST, RESIZED_AT_ONCE // (size[0] * size[1])))
     best = labels = None
     first = 0
-    for parts in zip(*(logits.contiguous().tensor_split(count) for logits in passes), strict=True):  # some classes of each pass
+    for parts in zip(
+        *(logits.contiguous().tensor_split(count) for logits in passes), strict=True
+    ):  # some classes of each pass
         score = _upsampled(parts[0], size)
         for part in parts[1:]:
             score += _upsampled(part, size)  # the sum has the mean's argmax
@@ -74,7 +78,9 @@ def check_finite(found: Sequence[Tensor], model: nn.Module, what: str, precision
     remedy = "its weights are finite, so they are too large: try --precision fp32 or an earlier checkpoint"
     if not fine:
         remedy = "its weights are, too: take an earlier checkpoint"
-    raise WeightsError(f"the network's {what} are NaN or infinite{f' ({precision})' if precision else ''}; {remedy}")
+    raise WeightsError(
+        f"the network's {what} are NaN or infinite{f' ({precision})' if precision else ''}; {remedy}"
+    )
 
 
 def _upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:

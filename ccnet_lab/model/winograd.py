@@ -44,26 +44,45 @@ class WinogradConv2d(nn.Module):
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self.dilation = convolution.dilation[0]
-        kernel, matrix = convolution.weight.detach(), torch.tensor(OF_KERNELS, dtype=torch.float64, device=convolution.weight.device)
-        weight = torch.einsum("ia,ocab,jb->ijco", matrix, kernel.double(), matrix).flatten(0, 1)  # (36, C, O)
+        kernel, matrix = (
+            convolution.weight.detach(),
+            torch.tensor(OF_KERNELS, dtype=torch.float64, device=convolution.weight.device),
+        )
+        weight = torch.einsum("ia,ocab,jb->ijco", matrix, kernel.double(), matrix).flatten(
+            0, 1
+        )  # (36, C, O)
         self.weight, self.bias = nn.Buffer(weight.to(kernel.dtype).contiguous()), convolution.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, H, W)."""
         if traced():
-            raise ExportError("fast.ready's network can't be traced or exported; trace the model, or what fast.folded gives")
+            raise ExportError(
+                "fast.ready's network can't be traced or exported; trace the model, or what fast.folded gives"
+            )
         (batch, channels, height, width), d = x.shape, self.dilation
         down, across = -(-height // (4 * d)), -(-width // (4 * d))  # tiles
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, d, (4 * across + 1) * d - width, d, (4 * down + 1) * d - height))
+        x = F.pad(
+            x.permute(0, 2, 3, 1),
+            (0, 0, d, (4 * across + 1) * d - width, d, (4 * down + 1) * d - height),
+        )
         x = x.view(batch, 4 * down + 2, d, 4 * across + 2, d, channels)
         rows = x.new_empty(batch, down, d, 4 * across + 2, d, channels)
         tiles = x.new_empty(6, 6, batch, down, d, across, d, channels)
         for i in range(6):
             _combine([x[:, k : k + 4 * down - 3 : 4] for k in range(6)], OF_INPUTS[i], rows)
             for j in range(6):
-                _combine([rows[:, :, :, k : k + 4 * across - 3 : 4] for k in range(6)], OF_INPUTS[j], tiles[i, j])
-        products = torch.bmm(tiles.view(36, -1, channels), self.weight).view(*tiles.shape[:-1], -1)  # (36, tiles, C) @ (36, C, O)
-        out, lines = x.new_empty(batch, down, 4, d, across, 4, d, products.shape[-1]), torch.empty_like(products[0])
+                _combine(
+                    [rows[:, :, :, k : k + 4 * across - 3 : 4] for k in range(6)],
+                    OF_INPUTS[j],
+                    tiles[i, j],
+                )
+        products = torch.bmm(tiles.view(36, -1, channels), self.weight).view(
+            *tiles.shape[:-1], -1
+        )  # (36, tiles, C) @ (36, C, O)
+        out, lines = (
+            x.new_empty(batch, down, 4, d, across, 4, d, products.shape[-1]),
+            torch.empty_like(products[0]),
+        )
         for i in range(4):
             _combine(products, OF_OUTPUTS[i], lines)
             for j in range(4):
@@ -78,7 +97,13 @@ def use_winograd(network: nn.Module) -> nn.Module:
         if isinstance(child, nn.Conv2d):
             dilation = child.dilation[0]
             shape = child.kernel_size, child.stride, child.padding, child.dilation, child.groups
-            if child.in_channels >= WIDE and shape == ((3, 3), (1, 1), (dilation, dilation), (dilation, dilation), 1):
+            if child.in_channels >= WIDE and shape == (
+                (3, 3),
+                (1, 1),
+                (dilation, dilation),
+                (dilation, dilation),
+                1,
+            ):
                 setattr(network, name, WinogradConv2d(child))
         else:
             use_winograd(child)

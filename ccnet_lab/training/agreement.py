@@ -13,7 +13,9 @@ from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import Settings
 
 # The street model's coarse form on photographs of a third of their size: minutes of one CPU core per training.
-SMALL = replace(get_config("street8"), crop_size=(96, 128), resize=(160, 120), alias="street8_small")
+SMALL = replace(
+    get_config("street8"), crop_size=(96, 128), resize=(160, 120), alias="street8_small"
+)
 FORMS: Mapping[str, Mapping[str, Any]] = {
     "float32": {"precision": "fp32"},
     "bf16": {"precision": "bf16"},
@@ -22,7 +24,9 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def agreement(folder: Path, settings: Settings, forms: tuple[str, ...], seeds: int) -> dict[str, Any]:
+def agreement(
+    folder: Path, settings: Settings, forms: tuple[str, ...], seeds: int
+) -> dict[str, Any]:
     """Train `SMALL` in every form from every seed and compare each with float32, the first form.
 
     Runs that are finished in `folder` are not made again. The forms are names in `FORMS`, "float32" first. A seed, of those from 0 on,
@@ -36,8 +40,22 @@ def agreement(folder: Path, settings: Settings, forms: tuple[str, ...], seeds: i
     for seed, form in product(range(seeds), forms):
         place = folder / f"{form.replace(', ', '_')}_seed{seed}"
         every = max(1, (settings.steps or 0) // 5)
-        scores = train(place, SMALL, replace(settings, seed=seed, log_every=every, resume=True, **FORMS[form])) or {}
-        runs.append({"form": form, "seed": seed, "loss": Run.open(place).metrics()[-1]["loss"], "miou": scores["miou"]})
+        scores = (
+            train(
+                place,
+                SMALL,
+                replace(settings, seed=seed, log_every=every, resume=True, **FORMS[form]),
+            )
+            or {}
+        )
+        runs.append(
+            {
+                "form": form,
+                "seed": seed,
+                "loss": Run.open(place).metrics()[-1]["loss"],
+                "miou": scores["miou"],
+            }
+        )
     return {"config": SMALL.to_dict(), "steps": settings.steps, "runs": runs, **compared(runs)}
 
 
@@ -45,11 +63,20 @@ def compared(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """spread, difference and agrees of `agreement` from its runs, those of float32 first."""
     values = {(run["form"], run["seed"]): run for run in runs}
     exact = [run for run in runs if run["form"] == "float32"]
-    spread = {name: max(run[name] for run in exact) - min(run[name] for run in exact) for name in ("loss", "miou")}
+    spread = {
+        name: max(run[name] for run in exact) - min(run[name] for run in exact)
+        for name in ("loss", "miou")
+    }
     difference = {
-        form: {name: statistics.fmean(values[form, run["seed"]][name] - run[name] for run in exact) for name in spread}
+        form: {
+            name: statistics.fmean(values[form, run["seed"]][name] - run[name] for run in exact)
+            for name in spread
+        }
         for form in dict.fromkeys(run["form"] for run in runs)
         if form != "float32"
     }
-    agrees = {form: all(abs(value) <= spread[name] for name, value in found.items()) for form, found in difference.items()}
+    agrees = {
+        form: all(abs(value) <= spread[name] for name, value in found.items())
+        for form, found in difference.items()
+    }
     return {"spread": spread, "difference": difference, "agrees": agrees}

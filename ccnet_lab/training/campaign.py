@@ -15,11 +15,11 @@ from typing import Any
 
 from ccnet_lab.configs import CONFIGS, Config
 from ccnet_lab.errors import LabError, MissingPackageError, RunBusyError, UnknownConfigError, near
+from ccnet_lab.evaluation.metrics import one_class
+from ccnet_lab.evaluation.published import SPREAD, beside_published
 from ccnet_lab.runs import Run
-from ccnet_lab.scoring.metrics import one_class
-from ccnet_lab.training.guards import BUSY, PEER, SIGNALS, Stopped, handling
 from ccnet_lab.training.settings import Settings
-from ccnet_lab.zoo.peers import SPREAD, beside_published
+from ccnet_lab.training.signals import BUSY, PEER, SIGNALS, Stopped, handling
 
 LAST_LINES = 5  # of what a failed run said
 
@@ -41,8 +41,14 @@ def select(patterns: Iterable[str] | None) -> list[Config]:
     patterns = list(patterns or ["*"])
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in CONFIGS):
-            raise UnknownConfigError(f"--only {pattern!r} matches none of the twelve; {near(pattern, CONFIGS)}")
-    chosen = [config for config in CONFIGS.values() if any(fnmatch(config.name, pattern) for pattern in patterns)]
+            raise UnknownConfigError(
+                f"--only {pattern!r} matches none of the twelve; {near(pattern, CONFIGS)}"
+            )
+    chosen = [
+        config
+        for config in CONFIGS.values()
+        if any(fnmatch(config.name, pattern) for pattern in patterns)
+    ]
     return sorted(chosen, key=lambda config: config.depth + 100 * (config.output_stride == 8))
 
 
@@ -71,15 +77,25 @@ def run_all(
         say(f"{where}: {'going on' if (runs / name).is_dir() else 'begins'}")
         code, last_words, told = (BUSY, "", []) if _busy(runs / name) else _call(command(name))
         if told or code - 128 in SIGNALS:
-            raise Stopped(told[0] if told else code - 128, f"{name} was stopped; the same command goes on with it")
+            raise Stopped(
+                told[0] if told else code - 128,
+                f"{name} was stopped; the same command goes on with it",
+            )
         known = {0: ("finished", ""), BUSY: ("busy", "another process trains it")}
         if code not in known:
             say(f"{where}: failed, going on with the next")
-        outcomes.append(Outcome(name, *known.get(code, ("failed", last_words or f"exit code {code}"))))
+        outcomes.append(
+            Outcome(name, *known.get(code, ("failed", last_words or f"exit code {code}")))
+        )
     return outcomes
 
 
-def submit(commands: Sequence[list[str]], folder: Path, parameters: Mapping[str, Any], cluster: str | None = None) -> list[Any]:
+def submit(
+    commands: Sequence[list[str]],
+    folder: Path,
+    parameters: Mapping[str, Any],
+    cluster: str | None = None,
+) -> list[Any]:
     """Hand the commands to Slurm as one array, through submitit; returns its jobs; `MissingPackageError` without it.
 
     Args:
@@ -91,9 +107,13 @@ def submit(commands: Sequence[list[str]], folder: Path, parameters: Mapping[str,
     try:
         import submitit
     except ImportError:
-        raise MissingPackageError('submitit is not installed: pip install "ccnet_lab[slurm]", then the same command') from None
+        raise MissingPackageError(
+            'submitit is not installed: pip install "ccnet_lab[slurm]", then the same command'
+        ) from None
     if cluster is None and shutil.which("srun") is None:
-        raise LabError("there is no Slurm here (no srun); run the same command on the cluster's login node, or leave --slurm out")
+        raise LabError(
+            "there is no Slurm here (no srun); run the same command on the cluster's login node, or leave --slurm out"
+        )
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     executor.update_parameters(**parameters)
     with executor.batch():
@@ -112,17 +132,26 @@ def is_finished(folder: Path, config: Config, settings: Settings) -> bool:
     """Whether the folder holds this run, trained and scored."""
     try:
         run = Run.open(folder)
-        return run.finished and run.config == config and settings.deciding(config).items() <= (run.training or {}).items()
+        return (
+            run.finished
+            and run.config == config
+            and settings.deciding(config).items() <= (run.training or {}).items()
+        )
     except LabError:  # no run, or a damaged one
         return False
 
 
-def results_table(names: Iterable[str], runs: Path, missing: Mapping[str, str] = MappingProxyType({})) -> str:
+def results_table(
+    names: Iterable[str], runs: Path, missing: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Markdown: published and measured mIoU in %, their difference, and what it means; unlike protocols and recipes are not compared.
 
     `missing` says why there is no score, by the name of the run's folder, where it is not that nothing was trained.
     """
-    lines = ["| configuration | published | measured | difference | |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| configuration | published | measured | difference | |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for name in names:
         published = CONFIGS[name].published_miou if name in CONFIGS else None
         beside = "-" if published is None else f"{published:.2f}"
@@ -133,7 +162,9 @@ def results_table(names: Iterable[str], runs: Path, missing: Mapping[str, str] =
         measured = 100 * (scores["miou"] or 0.0)
         difference, meaning = beside_published(Run.open(runs / name))
         apart = "-" if difference is None else f"{difference:+.2f}"
-        meaning = "; ".join(filter(None, (meaning, one_class(scores.get("per_class_iou", {}).values()))))
+        meaning = "; ".join(
+            filter(None, (meaning, one_class(scores.get("per_class_iou", {}).values())))
+        )
         lines.append(f"| {name} | {beside} | {measured:.2f} | {apart} | {meaning} |")
     tie = f"A tie: the difference lies within {SPREAD} points, the spread between runs of one configuration (Huang et al.)."
     return "\n".join([*lines, "", f"mIoU in %. {tie}"])
@@ -142,7 +173,9 @@ def results_table(names: Iterable[str], runs: Path, missing: Mapping[str, str] =
 def _scores(folder: Path) -> dict[str, Any] | None:
     try:
         run = Run.open(folder)
-        return run.scores if run.finished or run.training is None else None  # what was not trained here has scores alone
+        return (
+            run.scores if run.finished or run.training is None else None
+        )  # what was not trained here has scores alone
     except LabError:  # no run, or a damaged one
         return None
 
@@ -169,7 +202,9 @@ def _call(command: list[str]) -> tuple[int, str, list[int]]:
             sys.stderr.flush()
             *whole, line = (line + chunk).replace(b"\r", b"\n").split(b"\n")
             words.extend(text.decode(errors="replace") for text in whole if text.strip())
-            errors.extend(word for word in words if "error: " in word and (PEER not in word or not errors))
+            errors.extend(
+                word for word in words if "error: " in word and (PEER not in word or not errors)
+            )
         if line.strip():
             words.append(line.decode(errors="replace"))
 

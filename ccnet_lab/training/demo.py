@@ -6,11 +6,11 @@ from itertools import product
 import torch
 
 from ccnet_lab.configs import Config, get_config
-from ccnet_lab.data import beacons
 from ccnet_lab.data.catalog import IGNORE
+from ccnet_lab.data.generated import beacons
 from ccnet_lab.data.transforms import normalise
+from ccnet_lab.evaluation.beacons import HELD_OUT, score_demo
 from ccnet_lab.model.ccnet import CCNet, build_model
-from ccnet_lab.scoring.beacons import HELD_OUT, score_demo
 from ccnet_lab.training.loss import segmentation_loss
 
 # Background is 94 % of the pixels. In the first part of the training most of it is ignored, so that the discs decide the gradient.
@@ -18,7 +18,10 @@ SPARSE, KEPT = 0.3, 0.1
 
 
 def train_demo(
-    config: str | Config = "demo", steps: int = 1_000, seed: int = 0, progress: Callable[[int, float], None] | None = None
+    config: str | Config = "demo",
+    steps: int = 1_000,
+    seed: int = 0,
+    progress: Callable[[int, float], None] | None = None,
 ) -> CCNet:
     """Train a tiny CCNet on beacons and return it in eval mode; the same seed and thread count give the same weights.
 
@@ -61,6 +64,8 @@ disc accuracies over disc pixels (chance 0.25).
 """
     for (name, model), recurrence in product(models.items(), (1, 2)):
         s = score_demo(model, recurrence, seeds)
-        cells = " | ".join(f"{value:.3f}" for value in (s.miou, s.on_cross, s.off_cross, s.out_of_reach))
+        cells = " | ".join(
+            f"{value:.3f}" for value in (s.miou, s.on_cross, s.off_cross, s.out_of_reach)
+        )
         page += f"| {name} | {model.recurrence} | {recurrence} | {cells} |\n"
     return page

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ccnet_lab.device import choose_device
 from ccnet_lab.errors import DeviceError
 
 PATIENCE = timedelta(hours=2)  # one process evaluates while the others wait
@@ -37,7 +38,11 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; all have to ask together."""
-        return flag if self.world == 1 else bool(self.total(torch.tensor(float(flag), device=self.device)).item() > 0)
+        return (
+            flag
+            if self.world == 1
+            else bool(self.total(torch.tensor(float(flag), device=self.device)).item() > 0)
+        )
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -71,7 +76,9 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", local)
         if chosen.index >= torch.cuda.device_count():
-            raise DeviceError(f"torchrun started more processes than there are GPUs ({torch.cuda.device_count()}); lower --nproc_per_node")
+            raise DeviceError(
+                f"torchrun started more processes than there are GPUs ({torch.cuda.device_count()}); lower --nproc_per_node"
+            )
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     group = Processes(dist.get_rank(), world, chosen)
     yield group
@@ -79,14 +86,3 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     if chosen.type == "cuda":
         group.wait()
     dist.destroy_process_group()
-
-
-def choose_device(device: str) -> torch.device:
-    """The device "cpu", "cuda", "cuda:1", or "auto": CUDA where there is one; raises `DeviceError` where it cannot be used."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise DeviceError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); use --device cpu") from None
-    return torch.device(device)

@@ -34,7 +34,12 @@ class Estimate:
 
 
 def estimate(
-    config: Config, flops: float, steps: int | None = None, micro_batch: int | None = None, bf16: bool = False, processes: int = 1
+    config: Config,
+    flops: float,
+    steps: int | None = None,
+    micro_batch: int | None = None,
+    bf16: bool = False,
+    processes: int = 1,
 ) -> Estimate:
     """What a run of `config` takes at `flops` operations per second, those of `throughput.probe` or stated.
 
@@ -47,7 +52,14 @@ def estimate(
     per_image, kept, parameters = _cost(config)
     activations = kept * (micro_batch or config.batch_size) * (0.5 if bf16 else 1)
     flop = per_image * config.batch_size * steps
-    return Estimate(config, steps, steps * config.batch_size, flop, parameters * 12 + activations, flop / flops / 3600)
+    return Estimate(
+        config,
+        steps,
+        steps * config.batch_size,
+        flop,
+        parameters * 12 + activations,
+        flop / flops / 3600,
+    )
 
 
 @cache
@@ -55,7 +67,9 @@ def _cost(config: Config) -> tuple[float, float, int]:
     """Of one image at the recipe's crop: the network's operations in a training step, bytes kept for the backward pass; its parameters."""
     with torch.device("meta"):
         model = build_model(config).train()
-        images = torch.empty(2, 3, *config.crop_size)  # two, since batch norm wants more than one value per channel
+        images = torch.empty(
+            2, 3, *config.crop_size
+        )  # two, since batch norm wants more than one value per channel
         target = torch.empty(2, *config.crop_size, dtype=torch.long)
     kept: dict[int, torch.UntypedStorage] = {}  # the storages, too, so that no two share an id
 
@@ -75,14 +89,29 @@ def _cost(config: Config) -> tuple[float, float, int]:
     with backward:
         torch.autograd.backward(outputs, gradients)
     flops = forward.get_total_flops() + backward.get_total_flops()
-    return flops / 2, sum(storage.nbytes() for storage in kept.values()) / 2, sum(p.numel() for p in model.parameters())
+    return (
+        flops / 2,
+        sum(storage.nbytes() for storage in kept.values()) / 2,
+        sum(p.numel() for p in model.parameters()),
+    )
 
 
 def estimates_table(found: list[Estimate], source: str) -> str:
     """The estimates as text; `source` says where the rate comes from."""
-    lines = [f"{'configuration':34} {'steps':>7} {'epochs':>6} {'images':>10} {'TFLOP/img':>9} {'memory':>9} {'hours':>8}"]
+    lines = [
+        f"{'configuration':34} {'steps':>7} {'epochs':>6} {'images':>10} {'TFLOP/img':>9} {'memory':>9} {'hours':>8}"
+    ]
     for row in found:
         counts = f"{row.config.name:34} {row.steps:>7,} {row.config.epochs:>6} {row.images:>10,}"
-        lines.append(f"{counts} {row.flop / row.images / 1e12:>9.2f} {row.memory / 2**30:>6.1f} GB {row.hours:>8.2f}")
-    lines.append(f"{'all':34} {'':7} {'':6} {sum(r.images for r in found):>10,} {'':9} {'':9} {sum(r.hours for r in found):>8.2f}")
-    return "\n".join([*lines, f"Estimated, not measured: operations and kept tensors counted, hours at {source}."])
+        lines.append(
+            f"{counts} {row.flop / row.images / 1e12:>9.2f} {row.memory / 2**30:>6.1f} GB {row.hours:>8.2f}"
+        )
+    lines.append(
+        f"{'all':34} {'':7} {'':6} {sum(r.images for r in found):>10,} {'':9} {'':9} {sum(r.hours for r in found):>8.2f}"
+    )
+    return "\n".join(
+        [
+            *lines,
+            f"Estimated, not measured: operations and kept tensors counted, hours at {source}.",
+        ]
+    )

@@ -17,17 +17,25 @@ from ccnet_lab.data.batches import Batch, steps_per_epoch, training_batches
 from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.datasets import describe, open_split
 from ccnet_lab.data.learnable import check_learnable, overlap
+from ccnet_lab.device import set_arithmetic, uses_bf16
 from ccnet_lab.errors import ConfigError, RunError, TrainingError
+from ccnet_lab.evaluation.evaluate import evaluate, scores
+from ccnet_lab.evaluation.metrics import miou_text, one_class
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.weights import load_start, load_weights
 from ccnet_lab.runs import Run
-from ccnet_lab.scoring.metrics import miou_text, one_class
 from ccnet_lab.training.distributed import Processes, processes
-from ccnet_lab.training.evaluation import evaluate, scores
-from ccnet_lab.training.guards import Stopped, compile_advice, interruptible, keep_freed_memory, memory_advice, orderly, set_arithmetic
 from ccnet_lab.training.loss import balanced_weights
 from ccnet_lab.training.schedule import poly_lr
-from ccnet_lab.training.settings import Settings, uses_bf16
+from ccnet_lab.training.settings import Settings
+from ccnet_lab.training.signals import (
+    Stopped,
+    compile_advice,
+    interruptible,
+    keep_freed_memory,
+    memory_advice,
+    orderly,
+)
 from ccnet_lab.training.step import Stepper
 
 AGREE_EVERY = 10  # steps after which several processes ask each other whether one was told to stop
@@ -42,7 +50,9 @@ class Step(NamedTuple):
     grad_norm: Tensor
 
 
-def train(folder: Path, config: Config, settings: Settings, say: Callable[[str], None] = tqdm.write) -> dict[str, Any] | None:
+def train(
+    folder: Path, config: Config, settings: Settings, say: Callable[[str], None] = tqdm.write
+) -> dict[str, Any] | None:
     """Carry a run out, or on: train, store the weights, evaluate, store the scores.
 
     Killed at any moment and called again with `settings.resume`, it ends in the same weights and the same log: every random choice follows
@@ -62,7 +72,11 @@ def train(folder: Path, config: Config, settings: Settings, say: Callable[[str],
         DataError, DeviceError, RunError, WeightsError, TrainingError: with what to do next.
     """
     keep_freed_memory()
-    with orderly(), processes(settings.device) as group, Run(folder).locked() if group.main else nullcontext():
+    with (
+        orderly(),
+        processes(settings.device) as group,
+        Run(folder).locked() if group.main else nullcontext(),
+    ):
         if group.main:
             open_run(folder, config, settings)
         group.wait()
@@ -82,7 +96,9 @@ def train(folder: Path, config: Config, settings: Settings, say: Callable[[str],
         if not run.weights.is_file():
             run.save_weights(trainer.model, steps=trainer.total_steps, seed=settings.seed)
         if trainer.told:  # in the last step
-            raise Stopped(trainer.told[0], "stopped after the last step and saved; --resume scores the run")
+            raise Stopped(
+                trainer.told[0], "stopped after the last step and saved; --resume scores the run"
+            )
         found = trainer.evaluate()
         run.remove_checkpoints()
         run.write_scores(found)
@@ -94,13 +110,23 @@ def open_run(folder: Path, config: Config, settings: Settings) -> Run:
     if not settings.resume or not (folder / "config.json").exists():
         return Run.create(folder, config)
     run = Run.open(folder)
-    if not run.checkpoints() and not run.weights.is_file():  # nothing to go on with: it begins anew, perhaps with other options
+    if (
+        not run.checkpoints() and not run.weights.is_file()
+    ):  # nothing to go on with: it begins anew, perhaps with other options
         return run.begin_anew(config)
     run.follow(get_dataset(config.dataset))
     before, now = run.config.to_dict(), config.to_dict()
-    differing = [f"{name} is {before[name]!r} there and {now[name]!r} here" for name in now if before[name] != now[name]]
+    differing = [
+        f"{name} is {before[name]!r} there and {now[name]!r} here"
+        for name in now
+        if before[name] != now[name]
+    ]
     if differing:
-        earlier = "" if before["min_lr"] == now["min_lr"] else f"--min-lr {before['min_lr']:g} finishes it with its own schedule. "
+        earlier = (
+            ""
+            if before["min_lr"] == now["min_lr"]
+            else f"--min-lr {before['min_lr']:g} finishes it with its own schedule. "
+        )
         raise RunError(
             f"{folder} is a run of another configuration: {'; '.join(differing)}. {earlier}Give the same options, or another folder"
         )
@@ -110,17 +136,23 @@ def open_run(folder: Path, config: Config, settings: Settings) -> Run:
 class Trainer:
     """The state of a run between two steps, and how to make one step."""
 
-    def __init__(self, run: Run, settings: Settings, group: Processes, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, run: Run, settings: Settings, group: Processes, say: Callable[[str], None]
+    ) -> None:
         self.run, self.settings, self.group, self.say = run, settings, group, say
         self.config = config = run.config
         dataset = get_dataset(config.dataset)
         self.split = open_split(dataset, settings.data)
-        self.scored = open_split(dataset, settings.data, dataset.val_split)  # now: what is missing should be missed before the training
+        self.scored = open_split(
+            dataset, settings.data, dataset.val_split
+        )  # now: what is missing should be missed before the training
         check_learnable(self.split, say if group.main else None)
         if shared := overlap(self.split, self.scored):
             say(f"warning: {shared}")
         begun = run.training
-        self.per_epoch = steps_per_epoch(len(self.split), config.batch_size, 1 if begun else group.world)
+        self.per_epoch = steps_per_epoch(
+            len(self.split), config.batch_size, 1 if begun else group.world
+        )
         if begun:  # perhaps by another number of processes
             self.per_epoch = begun.get("steps_per_epoch", self.per_epoch)
         self.total_steps = settings.steps or config.epochs * self.per_epoch
@@ -162,23 +194,47 @@ class Trainer:
         steps = range(self.step, self.total_steps)
         cuda = group.device.type == "cuda"
         share = group.rank, group.world, settings.workers
-        batches = training_batches(self.split, self.config, steps, settings.seed, *share, pinned=cuda, per_epoch=self.per_epoch)
-        bar = tqdm(batches, self.config.name, self.total_steps, initial=self.step, unit="step", disable=not group.main, dynamic_ncols=True)
+        batches = training_batches(
+            self.split,
+            self.config,
+            steps,
+            settings.seed,
+            *share,
+            pinned=cuda,
+            per_epoch=self.per_epoch,
+        )
+        bar = tqdm(
+            batches,
+            self.config.name,
+            self.total_steps,
+            initial=self.step,
+            unit="step",
+            disable=not group.main,
+            dynamic_ncols=True,
+        )
         with interruptible() as self.told, closing(batches), bar:
             if self.unscored:
                 self.evaluate_on_the_way()
             if settings.compile and steps:
-                self.say("compiling the network: the first step takes minutes, which the log's first rate includes")
+                self.say(
+                    "compiling the network: the first step takes minutes, which the log's first rate includes"
+                )
             started = time.perf_counter()
             for batch in bar:
                 self.pending.append(self.train_step(batch))
                 if settings.compile and self.step == steps.start:
-                    self.say(f"compiled, and the first step made, in {time.perf_counter() - started:.0f} s")
+                    self.say(
+                        f"compiled, and the first step made, in {time.perf_counter() - started:.0f} s"
+                    )
                 self.step += 1
                 last = self.step == self.total_steps
                 agree = not cuda or self.step % AGREE_EVERY == 0  # asking makes a GPU wait
                 stop = bool(self.told) if group.world == 1 else agree and group.any(bool(self.told))
-                often = (settings.log_every, settings.save_every, settings.evaluate_every * self.per_epoch)
+                often = (
+                    settings.log_every,
+                    settings.save_every,
+                    settings.evaluate_every * self.per_epoch,
+                )
                 logged, saved, scored = (every > 0 and self.step % every == 0 for every in often)
                 if not (last or stop or logged or saved or scored):
                     continue
@@ -207,7 +263,9 @@ class Trainer:
         config = self.config
         _seed(self.settings.seed, self.step, self.group.rank)
         for parameters in self.stepper.optimizer.param_groups:
-            parameters["lr"] = poly_lr(self.step, self.total_steps, config.lr, config.power, config.min_lr)
+            parameters["lr"] = poly_lr(
+                self.step, self.total_steps, config.lr, config.power, config.min_lr
+            )
         if self.step % self.per_epoch == 0:
             self.stepper.confusion.zero_()
         return Step(self.step + 1, batch.names, *self.stepper(batch))
@@ -224,7 +282,13 @@ class Trainer:
                     f"The last good checkpoint is {last[0].name if last else '(none yet)'}. Look at these files, or begin anew under "
                     "another --name with a lower --lr or --precision fp32"
                 )
-            for name, value in (("loss", total), ("loss_main", main), ("loss_aux", aux), ("grad_norm", norm), ("steps", 1)):
+            for name, value in (
+                ("loss", total),
+                ("loss_main", main),
+                ("loss_aux", aux),
+                ("grad_norm", norm),
+                ("steps", 1),
+            ):
                 self.sums[name] = self.sums.get(name, 0.0) + value
         self.pending.clear()
 
@@ -245,7 +309,11 @@ class Trainer:
         self.sums = {"since": self.seconds}
         if self.group.main:
             self.run.log(record)
-        miou = "of one class only" if record["train_miou"] is None else f"{100 * record['train_miou']:.1f} %"
+        miou = (
+            "of one class only"
+            if record["train_miou"] is None
+            else f"{100 * record['train_miou']:.1f} %"
+        )
         return f"loss {record['loss']:.3f}, mIoU so far {miou}, {record['images_per_second']:.1f} images/s"
 
     def train_miou(self) -> float | None:
@@ -253,7 +321,9 @@ class Trainer:
 
         None as long as it is that of a single class.
         """
-        counts = self.group.total(self.stepper.confusion[:-1].clone()).view(self.config.num_classes, -1)
+        counts = self.group.total(self.stepper.confusion[:-1].clone()).view(
+            self.config.num_classes, -1
+        )
         found = scores(counts.cpu().numpy())
         return None if one_class(found.iou) else found.miou if int(counts.sum()) else 0.0
 
@@ -267,7 +337,14 @@ class Trainer:
                     self.stop()
 
             workers = self.settings.workers
-            found = evaluate(self.model, self.scored, self.config, device=self.group.device, workers=workers, progress=show)
+            found = evaluate(
+                self.model,
+                self.scored,
+                self.config,
+                device=self.group.device,
+                workers=workers,
+                progress=show,
+            )
         found.confusions.save(self.run.confusions)
         return found.to_dict()
 
@@ -275,7 +352,13 @@ class Trainer:
         """Log the scores so far; the other processes wait."""
         if self.group.main:
             found = self.evaluate()
-            self.run.log({"step": self.step, "epoch": round(self.step / self.per_epoch, 4), "val_miou": found["miou"]})
+            self.run.log(
+                {
+                    "step": self.step,
+                    "epoch": round(self.step / self.per_epoch, 4),
+                    "val_miou": found["miou"],
+                }
+            )
             self.say(f"epoch {self.step // self.per_epoch}: {miou_text(found)}")
         self.group.wait()
 
@@ -283,7 +366,11 @@ class Trainer:
         """Store everything the next step depends on."""
         confusion = self.group.total(self.stepper.confusion.clone())
         if self.group.main:
-            state = {"model": self.model.state_dict(), "optimizer": self.stepper.optimizer.state_dict(), "confusion": confusion}
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.stepper.optimizer.state_dict(),
+                "confusion": confusion,
+            }
             state |= {"step": self.step, "seconds": self.seconds, "sums": self.sums}
             self.run.save_checkpoint(state, self.step)
         self.group.wait()
@@ -292,15 +379,23 @@ class Trainer:
         """Take up the last checkpoint, or write down how the run begins."""
         settings, run = self.settings, self.run
         now = {"precision": "bf16" if self.bf16 else "fp32", "total_steps": self.total_steps}
-        deciding = settings.deciding(self.config) | now | {"training_files_crc32": describe(self.split)["names_crc32"]}
+        deciding = (
+            settings.deciding(self.config)
+            | now
+            | {"training_files_crc32": describe(self.split)["names_crc32"]}
+        )
         _same(run, deciding)
         if run.weights.is_file():  # trained, but not scored: log and weights are whole
             return
-        state = run.load_checkpoint(self.say) if run.training is not None and self.group.main else None
+        state = (
+            run.load_checkpoint(self.say) if run.training is not None and self.group.main else None
+        )
         step, between = state["step"] if state else 0, settings.evaluate_every * self.per_epoch
         scoring = step > 0 and between > 0 and step % between == 0
         # Saved before it was to be scored on the way, and killed before it was.
-        self.unscored = scoring and not any("val_miou" in record and record["step"] == step for record in run.metrics())
+        self.unscored = scoring and not any(
+            "val_miou" in record and record["step"] == step for record in run.metrics()
+        )
         if self.group.world > 1:
             found: list[Any] = [state, self.unscored]
             torch.distributed.broadcast_object_list(found, src=0)
@@ -314,15 +409,23 @@ class Trainer:
             self.say(f"going on with {run.folder} at step {self.step} of {self.total_steps}")
         if self.group.main:
             run.rewind_log(self.step)
-            now = {"steps_per_epoch": self.per_epoch, "processes": self.group.world, "torch": torch.__version__}
+            now = {
+                "steps_per_epoch": self.per_epoch,
+                "processes": self.group.world,
+                "torch": torch.__version__,
+            }
             run.write_training(settings.to_dict() | deciding | now)
         if settings.accumulate > 1:
-            self.say(f"batch norm sees {self.micro_batch} images at a time, not {self.config.batch_size // self.group.world}")
+            self.say(
+                f"batch norm sees {self.micro_batch} images at a time, not {self.config.batch_size // self.group.world}"
+            )
 
     def _class_weights(self) -> Tensor:
         counts = torch.zeros(IGNORE + 1, dtype=torch.long)
         for index in range(len(self.split)):
-            counts += torch.bincount(torch.from_numpy(self.split.read(index).labels).flatten(), minlength=IGNORE + 1)
+            counts += torch.bincount(
+                torch.from_numpy(self.split.read(index).labels).flatten(), minlength=IGNORE + 1
+            )
         return balanced_weights(counts[: self.config.num_classes]).to(self.group.device)
 
 
@@ -342,11 +445,19 @@ def _check_one_picture(config: Config) -> None:
 def _same(run: Run, deciding: dict[str, Any]) -> None:
     """Refuse to go on with a run otherwise than it was begun."""
     before = run.training or {}
-    differing = [f"{name} was {before[name]!r} and is {value!r}" for name, value in deciding.items() if before.get(name, value) != value]
+    differing = [
+        f"{name} was {before[name]!r} and is {value!r}"
+        for name, value in deciding.items()
+        if before.get(name, value) != value
+    ]
     if differing:
-        raise RunError(f"{run.folder} was begun otherwise: {'; '.join(differing)}. Give the same options, or another folder")
+        raise RunError(
+            f"{run.folder} was begun otherwise: {'; '.join(differing)}. Give the same options, or another folder"
+        )
 
 
 def _seed(*numbers: int) -> None:
     """Random numbers that follow from these numbers alone."""
-    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+    torch.manual_seed(
+        int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    )

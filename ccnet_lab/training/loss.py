@@ -11,7 +11,10 @@ from torch import Tensor
 from ccnet_lab.data.catalog import IGNORE
 from ccnet_lab.model.ccnet import Segmentation
 
-HARD, KEEP = 0.7, 100_000  # OHEM: a pixel is hard below this probability of its class; at least so many per batch are kept
+HARD, KEEP = (
+    0.7,
+    100_000,
+)  # OHEM: a pixel is hard below this probability of its class; at least so many per batch are kept
 NEAR, FAR = 0.5, 1.5  # category-consistent loss: margins within a class and between classes
 SHRINK = 0.001  # and the weight of its regulariser
 _IDS = IGNORE + 1  # class ids are bytes
@@ -47,7 +50,9 @@ def segmentation_loss(
 
     Source: SSSegmentation's CCNet configurations; OHEM and the category-consistent loss: Huang et al., TPAMI 2020.
     """
-    losses = _cross_entropy(out.logits, target, ignore_index, class_weights)  # (B, H, W), 0 where ignored
+    losses = _cross_entropy(
+        out.logits, target, ignore_index, class_weights
+    )  # (B, H, W), 0 where ignored
     labelled = target != ignore_index
     main = _mean_of_hard(losses, labelled) if ohem else losses.sum() / labelled.sum().clamp(min=1)
     aux = category = main.new_zeros(())
@@ -69,7 +74,9 @@ def balanced_weights(pixels: Tensor) -> Tensor:
     return (weights / (weights * share).sum()).float()
 
 
-def category_consistent_loss(embedding: Tensor, target: Tensor, ignore_index: int = IGNORE) -> Tensor:
+def category_consistent_loss(
+    embedding: Tensor, target: Tensor, ignore_index: int = IGNORE
+) -> Tensor:
     """Pixels of a class are drawn to their mean, the classes' means are pushed apart, and all means towards 0; a scalar.
 
     The embedding (B, D, h, w) is the attention's output in few channels; of the class ids (B, H, W), the pixel nearest to each cell.
@@ -77,24 +84,41 @@ def category_consistent_loss(embedding: Tensor, target: Tensor, ignore_index: in
     Source: our reading of Huang et al., TPAMI 2020, section 3.3: margins 0.5 and 1.5, weights 1, 1, 0.001, a distance beyond the outer
     margin counts linearly. Means are taken over the batch.
     """
-    cells = F.interpolate(target[:, None].float(), size=embedding.shape[2:], mode="nearest").long().flatten()  # (B h w)
+    cells = (
+        F.interpolate(target[:, None].float(), size=embedding.shape[2:], mode="nearest")
+        .long()
+        .flatten()
+    )  # (B h w)
     points = embedding.float().movedim(1, -1).flatten(0, 2)  # (B h w, D)
     classes = torch.arange(_IDS, device=points.device)
-    counts = torch.zeros(_IDS, device=points.device).index_add(0, cells, torch.ones_like(points[:, 0]))
+    counts = torch.zeros(_IDS, device=points.device).index_add(
+        0, cells, torch.ones_like(points[:, 0])
+    )
     present = ((counts > 0) & (classes != ignore_index)).float()  # (_IDS,)
     counts, classes_present = counts.clamp(min=1), present.sum().clamp(min=1)
-    means = torch.zeros(_IDS, points.shape[1], device=points.device).index_add(0, cells, points) / counts[:, None]  # (_IDS, D)
+    means = (
+        torch.zeros(_IDS, points.shape[1], device=points.device).index_add(0, cells, points)
+        / counts[:, None]
+    )  # (_IDS, D)
     away = (points - means[cells]).norm(dim=1)
-    within = torch.where(away > FAR, away - FAR + (FAR - NEAR) ** 2, (away - NEAR).clamp(min=0) ** 2)
-    variance = (torch.zeros_like(counts).index_add(0, cells, within) / counts * present).sum() / classes_present
+    within = torch.where(
+        away > FAR, away - FAR + (FAR - NEAR) ** 2, (away - NEAR).clamp(min=0) ** 2
+    )
+    variance = (
+        torch.zeros_like(counts).index_add(0, cells, within) / counts * present
+    ).sum() / classes_present
     pairs = present * present[:, None] * (classes < classes[:, None])
     distance = (means - means[:, None]).norm(dim=2)
     between = ((2 * FAR - distance).clamp(min=0) ** 2 * pairs).sum() / pairs.sum().clamp(min=1)
-    loss: Tensor = variance + between + SHRINK * (means.norm(dim=1) * present).sum() / classes_present
+    loss: Tensor = (
+        variance + between + SHRINK * (means.norm(dim=1) * present).sum() / classes_present
+    )
     return loss
 
 
-def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
+def _cross_entropy(
+    logits: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None
+) -> Tensor:
     """(B, H, W) cross-entropy of every pixel, times its class's weight; 0 where ignored."""
     if logits.shape[0] != target.shape[0] or target.ndim != 3:
         came = f"target {tuple(target.shape)} does not belong to logits {tuple(logits.shape)}"
@@ -102,18 +126,30 @@ def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weig
     logits = logits if logits.dtype.itemsize >= 4 else logits.float()
     logits = _enlarged(logits, target.shape[1], target.shape[2])  # (B, K, H, W)
     weights = None if class_weights is None else class_weights.to(logits.dtype)
-    return F.cross_entropy(logits, target, weight=weights, ignore_index=ignore_index, reduction="none")
+    return F.cross_entropy(
+        logits, target, weight=weights, ignore_index=ignore_index, reduction="none"
+    )
 
 
 def _enlarged(logits: Tensor, height: int, width: int) -> Tensor:
     """Bilinear resizing, align_corners False, as two matrix products, whose backward pass is two more instead of a scattered addition."""
 
-    def along(cells: int, pixels: int) -> Tensor:  # (cells, pixels): how much a cell counts at a pixel
-        return F.interpolate(torch.eye(cells, dtype=logits.dtype, device=logits.device)[None], size=pixels, mode="linear")[0]
+    def along(
+        cells: int, pixels: int
+    ) -> Tensor:  # (cells, pixels): how much a cell counts at a pixel
+        return F.interpolate(
+            torch.eye(cells, dtype=logits.dtype, device=logits.device)[None],
+            size=pixels,
+            mode="linear",
+        )[0]
 
     kind = logits.device.type
-    with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):  # which would halve the products' precision
-        return along(logits.shape[2], height).mT @ (logits @ along(logits.shape[3], width))  # (B, K, height, width)
+    with (
+        nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+    ):  # which would halve the products' precision
+        return along(logits.shape[2], height).mT @ (
+            logits @ along(logits.shape[3], width)
+        )  # (B, K, height, width)
 
 
 def _mean_of_hard(losses: Tensor, labelled: Tensor) -> Tensor:

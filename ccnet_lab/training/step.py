@@ -49,17 +49,23 @@ class Stepper:
         with_losses = _WithLosses(model, config, class_weights, bf16)
         if compiled:
             torch.compiler.reset()  # torch bounds the programs it keeps per function, and those of an earlier network count
-            with_losses.compile(dynamic=False, options={"fallback_random": True})  # one shape, eager mode's random numbers
+            with_losses.compile(
+                dynamic=False, options={"fallback_random": True}
+            )  # one shape, eager mode's random numbers
         self.wrapped = group.wrap(with_losses).train()
         self.optimizer = build_optimizer(model, config)
-        self.confusion = torch.zeros(config.num_classes**2 + 1, dtype=torch.long, device=group.device)
+        self.confusion = torch.zeros(
+            config.num_classes**2 + 1, dtype=torch.long, device=group.device
+        )
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One step on this process's share of a batch: its losses (3,) total, main, aux; the gradients' norm. Both are on the device."""
         group = self.group
         labels = batch.labels.to(group.device, non_blocking=True).long()  # (B, H, W)
         labelled = (labels != IGNORE).sum(dim=(1, 2)).float()  # (B,)
-        everywhere = (labelled.sum() * group.world if self.mean_per_process else group.total(labelled.sum())).clamp(min=1)
+        everywhere = (
+            labelled.sum() * group.world if self.mean_per_process else group.total(labelled.sum())
+        ).clamp(min=1)
         losses = torch.zeros(3, device=group.device)
         micro_batch = len(labels) // self.accumulate
         self.optimizer.zero_grad(set_to_none=True)
@@ -68,13 +74,17 @@ class Stepper:
             images = batch.normalised(mine, group.device)  # (b, 3, H, W)
             # DistributedDataParallel averages over the processes, hence the factor below.
             share = labelled[mine].sum() / everywhere
-            exchange = part == self.accumulate - 1 or group.world == 1  # the gradients, with the last micro-batch only
+            exchange = (
+                part == self.accumulate - 1 or group.world == 1
+            )  # the gradients, with the last micro-batch only
             with nullcontext() if exchange else self.wrapped.no_sync():  # type: ignore[operator]
                 loss, logits = self.wrapped(images, labels[mine])
             (loss.total * (share * group.world)).backward()
             losses += torch.stack(loss[:3]).detach() * share
             self.confusion += _cell_confusion(logits.detach(), labels[mine])
-        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        norm = nn.utils.get_total_norm(
+            [p.grad for p in self.model.parameters() if p.grad is not None]
+        )
         self.optimizer.step()
         return losses, norm
 
@@ -82,9 +92,16 @@ class Stepper:
 class _WithLosses(nn.Module):
     """A network and its losses as one module, so that they compile to one program, inside what exchanges the gradients."""
 
-    def __init__(self, network: CCNet, config: Config, class_weights: Tensor | None, bf16: bool) -> None:
+    def __init__(
+        self, network: CCNet, config: Config, class_weights: Tensor | None, bf16: bool
+    ) -> None:
         super().__init__()
-        self.network, self.config, self.class_weights, self.bf16 = network, config, class_weights, bf16
+        self.network, self.config, self.class_weights, self.bf16 = (
+            network,
+            config,
+            class_weights,
+            bf16,
+        )
         self.recurrence = network.recurrence
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Loss, Tensor]:
@@ -92,13 +109,25 @@ class _WithLosses(nn.Module):
         config = self.config
         with torch.autocast(images.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             out = self.network(images)
-        loss = segmentation_loss(out, labels, config.aux_weight, IGNORE, self.class_weights, config.ohem, config.category_loss)
+        loss = segmentation_loss(
+            out,
+            labels,
+            config.aux_weight,
+            IGNORE,
+            self.class_weights,
+            config.ohem,
+            config.category_loss,
+        )
         return loss, out.logits
 
 
 def _cell_confusion(logits: Tensor, labels: Tensor) -> Tensor:
     """(K * K + 1,) counts on the feature grid, the last for ignored cells."""
     classes = logits.shape[1]
-    truth = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest").long()[:, 0]  # (B, h, w)
+    truth = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest").long()[
+        :, 0
+    ]  # (B, h, w)
     pairs = torch.where(truth == IGNORE, classes**2, truth * classes + logits.argmax(1)).flatten()
-    return torch.zeros(classes**2 + 1, dtype=torch.long, device=logits.device).index_add_(0, pairs, torch.ones_like(pairs))
+    return torch.zeros(classes**2 + 1, dtype=torch.long, device=logits.device).index_add_(
+        0, pairs, torch.ones_like(pairs)
+    )

@@ -1,0 +1,1 @@
+"""Generated data: beacons.py, scenes whose labels need long-range context."""

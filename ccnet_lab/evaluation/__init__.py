@@ -1,0 +1,1 @@
+"""Evaluation: predict.py (image -> labels), metrics.py, protocol.py, evaluate.py, published.py (others' numbers)."""

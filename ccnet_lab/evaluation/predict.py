@@ -1,0 +1,142 @@
+"""Prediction over a split as a protocol says: whole image or sliding window, scales, flip. What the labels score is in evaluation.py."""
+
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ccnet_lab.data.batches import fault, given, leave_signals_to_the_parent, shared
+from ccnet_lab.data.datasets import Split
+from ccnet_lab.data.transforms import fit, normalise
+from ccnet_lab.device import out_of_memory
+from ccnet_lab.errors import DeviceError, LabError, ProtocolError
+from ccnet_lab.evaluation.protocol import Protocol
+from ccnet_lab.model.upsample import check_finite, upsampled_labels
+
+
+class Item(NamedTuple):
+    """One image of a split as the network takes it: labels (H, W) uint8, pixels (H', W', 3) uint8 RGB at scale 1."""
+
+    name: str
+    labels: Tensor
+    pixels: Tensor
+
+
+def load(
+    split: Split, protocol: Protocol, workers: int = 0, first: int = 0
+) -> Generator[Item, None, None]:
+    """The images of a split in order, from number `first` on, decoded and fitted ahead by `workers`; raises as `Split.read` does.
+
+    To be closed where they are not read to their end, since the workers live until then.
+    """
+    how: dict[str, Any] = dict(
+        num_workers=workers, collate_fn=shared, worker_init_fn=leave_signals_to_the_parent
+    )
+    return given(DataLoader(_Items(split, protocol), None, sampler=range(first, len(split)), **how))
+
+
+class _Items(Dataset[Any]):
+    """An error is an item, too, since a loader would bury its sentence in a worker's traceback."""
+
+    def __init__(self, split: Split, protocol: Protocol) -> None:
+        self.split, self.protocol = split, protocol
+
+    def __getitem__(self, index: int) -> Item | LabError:
+        try:
+            sample = self.split.read(index)
+            return Item(
+                sample.name,
+                torch.from_numpy(sample.labels),
+                torch.from_numpy(fit(sample.image, *self.protocol.resize)),
+            )
+        except Exception as error:
+            return fault(self.split.pairs[index], error)
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, item: Item, protocol: Protocol, device: torch.device
+) -> NDArray[np.uint8]:
+    """(H, W) class ids of one image at its labels' size.
+
+    The model is in eval mode on `device`. Scales, mode, flip and recurrence are the protocol's: the normalised image is scaled, each
+    scale is predicted as it is and mirrored, and the raw logits of all passes are averaged at the labels' size.
+
+    Raises:
+        ProtocolError: a scale leaves nothing of the image.
+        DeviceError: memory does not suffice; the message says what to lower.
+        WeightsError: the network gives logits that are not finite.
+
+    Source: SSSegmentation's `auginference` and tester.
+    """
+    forward = _slide if protocol.mode == "slide" else _logits
+    passes = []
+    try:
+        image = normalise(item.pixels.to(device))[None]  # (1, 3, H', W')
+        if min(item.pixels.shape[:2]) * min(protocol.scales) < 1:
+            came = (
+                f"{item.name} is {image.shape[3]} x {image.shape[2]} pixels as the network takes it"
+            )
+            raise ProtocolError(
+                f"{came}, of which --scales {min(protocol.scales):g} leaves none; give a larger scale"
+            )
+        for scale in protocol.scales:
+            scaled = (
+                image
+                if scale == 1
+                else F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
+            )
+            passes.append(forward(model, scaled, protocol))
+            if protocol.flip:
+                passes.append(forward(model, scaled.flip(-1), protocol).flip(-1))
+            check_finite(passes[-2:], model, f"logits for {item.name}", protocol.precision)
+        return upsampled_labels(passes, (item.labels.shape[0], item.labels.shape[1])).cpu().numpy()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        height, width = (int(side * max(protocol.scales)) for side in item.pixels.shape[:2])
+        raise DeviceError(
+            f"{device} ran out of memory on {item.name}, {width} x {height} as the network takes it, mode {protocol.mode}; "
+            "use --mode slide, smaller --scales, --precision bf16 or --device cpu"
+        ) from None
+
+
+def _logits(model: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:
+    """(K, h, w) float32 of (1, 3, H', W')."""
+    logits: Tensor = model(image, recurrence=protocol.recurrence).logits
+    return logits[0].float()
+
+
+def _slide(model: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:
+    """(K, H', W') float32: the windows' logits resized to the windows, averaged where they overlap. A window ends where the image does."""
+    window, stride = (
+        protocol.window or tuple(image.shape[2:]),
+        protocol.stride or tuple(image.shape[2:]),
+    )
+    tops, lefts = map(_starts, image.shape[2:], window, stride)
+    total, times = torch.empty(0), image.new_zeros(tuple(image.shape[2:]))
+    for top in tops:
+        for left in lefts:
+            here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+            part = image[here]
+            logits = F.interpolate(
+                _logits(model, part, protocol)[None],
+                size=part.shape[2:],
+                mode="bilinear",
+                align_corners=False,
+            )[0]
+            total = total if total.numel() else logits.new_zeros((len(logits), *times.shape))
+            total[here] += logits
+            times[here] += 1
+    return total.div_(times)
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin so that they cover `length`; the last one is moved back to end with it."""
+    last = max(0, length - window)
+    return sorted({min(start, last) for start in range(0, last + stride, stride)})

@@ -1,0 +1,1 @@
+"""The interactive view: what notebooks show of an explorer's view."""

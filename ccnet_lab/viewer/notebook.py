@@ -1,0 +1,261 @@
+"""Studio: what the notebooks' widgets call, by names and numbers; models and views are kept. The app's own is workbench.py.
+
+Places are given in per cent of a picture's width and height, so that one slider fits every picture.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.datasets import Split
+from ccnet_lab.data.generated.beacons import BEACON, make_scene, on_cross
+from ccnet_lab.draw import figures
+from ccnet_lab.draw.lettering import as_it_is, class_legend
+from ccnet_lab.draw.pictures import blend, clip_level, label_picture, resized, shown_size
+from ccnet_lab.errors import ImageError, LabError
+from ccnet_lab.explore.explorer import Explorer, View
+from ccnet_lab.explore.measures import first_pixel
+from ccnet_lab.explore.recurrence import compare_recurrences
+from ccnet_lab.model.ccnet import CCNet
+
+SCENES = {"scene 1": 10_000_009, "scene 2": 10_000_018, "scene 3": 10_000_005}  # held-out seeds
+PHOTOGRAPH = "Grace Hopper"  # public domain (U.S. Navy), comes with matplotlib
+IMAGES = (*SCENES, PHOTOGRAPH)
+MODELS = ("demo", "demo_r1", "street")
+SHAPES = ("background", "disc", "square", "triangle")
+
+
+@lru_cache(4)
+def explorer(model: str) -> Explorer:
+    """The explorer of a model, kept; raises as `Explorer.open`."""
+    return Explorer.open(model)
+
+
+@lru_cache(8)
+def look(model: str, image: str) -> View:
+    """What a model sees in a picture, one of `IMAGES` or a path, kept: the network runs once for each pair.
+
+    Takes the model and raises as `Explorer.open`; raises as `Explorer.look`, too.
+    """
+    if image in SCENES:
+        return explorer(model).look(make_scene(SCENES[image]).image)
+    sample = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    return explorer(model).look(sample if image == PHOTOGRAPH else Path(image))
+
+
+def pixel_at(view: View, x: float, y: float) -> tuple[int, int]:
+    """The pixel at x and y per cent of a picture's width and height; raises `ImageError` for less than 0 or more than 100."""
+    if not (0 <= x <= 100 and 0 <= y <= 100):
+        raise ImageError(
+            f"the place is ({x}, {y}) %; expected 0 to 100, from the left and from the top"
+        )
+    height, width = view.size
+    return min(int(x * width / 100), width - 1), min(int(y * height / 100), height - 1)
+
+
+def telling_place(view: View) -> tuple[int, int]:
+    """(x, y) in per cent of a pixel worth showing first, see `workbench.first_pixel`."""
+    x, y = first_pixel(view)
+    return round(100 * (x + 0.5) / view.size[1]), round(100 * (y + 0.5) / view.size[0])
+
+
+def attention_picture(
+    model: str = "demo",
+    image: str = "scene 1",
+    x: float = 50,
+    y: float = 50,
+    recurrence: int = 2,
+    clip: float = 0.35,
+    labels: float = 0.45,
+    path: str = "",
+) -> Figure:
+    """One pixel's map raw and clipped side by side, as the paper's figures have it, and who listens to the pixel.
+
+    Args:
+        model: as `Explorer.open` takes it. image: one of `IMAGES`. path: a picture of one's own in its stead, where it isn't empty.
+        x, y: the place in per cent. recurrence: R, 1 or more.
+        clip: 0..1, the threshold t as `pictures.clip_level` says; the clipped map is t where the map exceeds it.
+        labels: opacity 0..1 of the labels over the picture.
+
+    Where the picture or the model cannot be had, the figure says so in words.
+    """
+    try:
+        view = look(model, path.strip() or image)
+        column, row = pixel_at(view, x, y)
+    except LabError as error:
+        return words_figure(str(error))
+    pixel = view.pixel(column, row, (recurrence,))
+    weights, threshold = pixel.maps[0], clip_level(pixel.maps, clip)
+    heard = view.listeners(column, row, recurrence)
+    names, label = view.explorer.class_names, view.labels[row, column]
+    captions = (
+        f"on the cross {100 * pixel.on_cross[0]:.0f} %",
+        f"above t: {100 * np.maximum(weights - threshold, 0).sum():.0f} % of the mass cut",
+        f"it gives {heard.sum():.2f} in all",
+    )
+    return figures.attention_figure(
+        view.image, view.labels, view.explorer.palette, names, (column, row), pixel.box,
+        {f"R = {recurrence}, raw": weights, f"clipped at t = {threshold:.2g}": np.minimum(weights, threshold), "who looks at it": heard},
+        captions, [float(weights.max()), threshold, float(heard.max())], labels,
+        f"{model}, trained at R = {view.recurrence}: pixel ({column}, {row}) is taken for {names[label]} "
+        f"({100 * pixel.probabilities[label]:.0f} %)",
+    )  # fmt: skip
+
+
+def attention_at(place: tuple[float, float], **options: Any) -> Figure:
+    """`attention_picture` at a cell of `grid_places`."""
+    return attention_picture(x=place[0], y=place[1], **options)
+
+
+def grid_places(columns: int = 12, rows: int = 12) -> list[tuple[str, tuple[float, float]]]:
+    """A chequerboard's fields, row by row, as (name, (x, y) of the middle in per cent): A1 is at the upper left. At most 26 columns."""
+    steps = [(row, column) for row in range(rows) for column in range(columns)]
+    return [
+        (f"{chr(65 + c)}{r + 1}", (100 * (c + 0.5) / columns, 100 * (r + 0.5) / rows))
+        for r, c in steps
+    ]
+
+
+def beacon_picture(seed: int) -> Figure:
+    """A beacon scene with its true labels, and beside it which cells lie on the beacon's cross."""
+    scene, beacons = make_scene(seed), get_dataset("beacons")
+    y, x = scene.beacon
+    return figures.attention_figure(
+        scene.image, scene.labels, beacons.palette, beacons.class_names, (x + BEACON // 2, y + BEACON // 2),
+        (x, y, x + BEACON, y + BEACON), {"cells that reach the beacon with R = 1": on_cross(scene)[2::4, 2::4].astype(float)},
+        title=f"scene {seed}: the true labels, the beacon marked",
+    )  # fmt: skip
+
+
+def recurrence_picture(
+    model: CCNet, config: str, seed: int, recurrences: Sequence[int] = (0, 1, 2, 3)
+) -> Figure:
+    """One set of weights at several R on the beacon scene of a seed: the labels, and what differs from the R it was trained with."""
+    view = Explorer(model, config).look(make_scene(seed).image)
+    found = compare_recurrences(view, sorted({*recurrences, view.recurrence}))
+    warning = ": near 0, so every R gives the same" if found.gamma_near_zero else ""
+    return figures.recurrence_figure(
+        view.image, {at.recurrence: at.labels for at in found.at}, found.trained, view.explorer.palette, view.explorer.class_names,
+        f"the same weights, trained at R = {found.trained}; gamma = {found.gamma:.2f}{warning}",
+    )  # fmt: skip
+
+
+def words_figure(message: str) -> Figure:
+    """A message in the place of a picture, its lines broken."""
+    figure = Figure(figsize=(9, 1.2))
+    axis = figure.add_axes((0, 0, 1, 1))  # a notebook shows no figure without axes
+    axis.set_axis_off()
+    axis.text(0.01, 0.5, "\n".join(wrap(message, 100)), fontsize=11, va="center")
+    return figure
+
+
+def keeping(losses: list[float], update: Callable[[int], object]) -> Callable[[int, float], None]:
+    """A `progress` for `training.demo.train_demo` that keeps the losses in a list and moves a bar on by one step each time."""
+
+    def show(_: int, loss: float) -> None:
+        losses.append(loss)
+        update(1)
+
+    return show
+
+
+def smoothed(values: list[float], window: int = 20) -> NDArray[np.float64]:
+    """Running means over the last `window` values, fewer at the start; as long as `values`."""
+    sums = np.cumsum([0.0, *values])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
+
+
+def write_shapes_dataset(
+    folder: str | Path, images: int = 60, height: int = 96, width: int = 128, seed: int = 0
+) -> Path:
+    """Write a data set as one's own would look: `images/*.png`, `masks/*.png` (ids of `SHAPES`) and `classes.json`.
+
+    Every picture has a disc, a square and a triangle on a mottled ground, each kind in shades of its own. The same seed gives the same
+    files.
+    """
+    folder = Path(folder)
+    palette = [[90, 90, 90], [200, 60, 50], [60, 110, 220], [70, 190, 80]]
+    rng = np.random.default_rng(seed)
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for number in range(images):
+        coarse = rng.integers(60, 120, (height // 8, width // 8, 3), np.uint8)
+        picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        mask = Image.new("L", (width, height))
+        for kind in rng.permutation([1, 2, 3]):
+            size = int(rng.integers(height // 6, height // 4))  # half a side
+            x, y = (int(rng.integers(size, side - size)) for side in (width, height))
+            colour = tuple(
+                int(level)
+                for level in np.clip(np.array(palette[kind]) + rng.integers(-30, 31, 3), 0, 255)
+            )
+            for drawing, fill in (
+                (ImageDraw.Draw(picture), colour),
+                (ImageDraw.Draw(mask), int(kind)),
+            ):
+                if kind == 3:
+                    drawing.polygon(
+                        [(x, y - size), (x - size, y + size), (x + size, y + size)], fill=fill
+                    )
+                else:
+                    (drawing.ellipse if kind == 1 else drawing.rectangle)(
+                        (x - size, y - size, x + size, y + size), fill=fill
+                    )
+        noisy = np.asarray(picture) + rng.normal(0, 6, (height, width, 3))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
+            folder / "images" / f"{number:04}.png"
+        )
+        mask.save(folder / "masks" / f"{number:04}.png")
+    (folder / "classes.json").write_text(
+        json.dumps({"names": SHAPES, "palette": palette}), encoding="utf-8"
+    )
+    return folder
+
+
+def write_damaged_dataset(folder: str | Path) -> Path:
+    """As `write_shapes_dataset`, ten pictures, but one mask has an id that is no class and another lacks a column: for the doctor."""
+    folder = write_shapes_dataset(folder, images=10)
+    strange, narrow = (folder / "masks" / f"{number:04}.png" for number in (3, 4))
+    ids = np.array(Image.open(strange))
+    ids[:8, :8] = 7
+    Image.fromarray(ids).save(strange)
+    Image.fromarray(np.array(Image.open(narrow))[:, 1:]).save(narrow)
+    return folder
+
+
+def pair_picture(split: Split, index: int, opacity: float = 0.5) -> Figure:
+    """An image of a split and its mask laid over it, in the data set's colours; where the pair cannot be read, why."""
+    try:
+        name, image, labels = split.read(index)
+    except LabError as error:
+        return words_figure(str(error))
+    size = shown_size(labels.shape[0], labels.shape[1], 400)
+    masked = blend(
+        resized(image, size), label_picture(labels, split.dataset.palette, size), opacity
+    )
+    figure = Figure(figsize=(2 * size[1] / 100 + 0.3, size[0] / 100 + 0.7), layout="constrained")
+    for axis, picture, title in zip(
+        figure.subplots(1, 2),
+        (resized(image, size), masked),
+        (f"image {name}", "with its mask"),
+        strict=True,
+    ):
+        axis.imshow(picture)
+        axis.set_axis_off()
+        axis.set_title(title, fontsize=10, **as_it_is())
+    seen = [k for k in np.unique(labels) if k < split.dataset.num_classes]
+    names, colours = split.dataset.class_names, split.dataset.palette
+    class_legend(figure, [names[k] for k in seen], [colours[k] for k in seen], fontsize=9, ncols=6)
+    return figure

@@ -1,0 +1,257 @@
+"""Whatever goes wrong in the app is told on the page in words, what is on show stays, and nothing is left behind when it ends."""
+
+import inspect
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from gradio.route_utils import delete_files_created_by_app
+
+import app
+from ccnet_lab import ConfigError, Explorer
+from ccnet_lab.app import dashboards
+from ccnet_lab.app import link as links
+from ccnet_lab.app.session import Workbench
+from ccnet_lab.hub import find_weights, source_and_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app")
+    bench = Workbench(folder / "examples")
+    return bench, app.build(bench, folder)
+
+
+def block(blocks, element):
+    return next(
+        found for found in blocks.blocks.values() if getattr(found, "elem_id", None) == element
+    )
+
+
+def answers(blocks, function, **given):
+    """All that a callback answers, called as gradio does, with what its inputs hold at the start and a picture on show."""
+    fn, values = (
+        function.fn,
+        [
+            given.get(getattr(part, "elem_id", None), getattr(part, "value", None))
+            for part in function.inputs
+        ],
+    )
+    values = [
+        {**value, "file": "shown.png"} if isinstance(value, dict) and "file" in value else value
+        for value in values
+    ]
+    request = SimpleNamespace(query_params={}, session_hash="a", index=0)
+    wanted = [
+        p for p in inspect.signature(fn).parameters.values() if p.kind is not p.VAR_POSITIONAL
+    ]
+    values += [request] * (len(wanted) - len(values))
+    return list(fn(*values)) if inspect.isgeneratorfunction(fn) else [fn(*values)]
+
+
+def parts(answer):
+    return (
+        {getattr(part, "elem_id", None): value for part, value in answer.items()}
+        if isinstance(answer, dict)
+        else {"html": answer}
+    )
+
+
+TELLING = {  # (element, event): where its failure is told
+    **{
+        (name, "input"): "problem" for name in ("model", "size", "labels", "photo", "clip", "steps")
+    },
+    **{
+        ("stage", "select"): "problem",
+        ("upload", "upload"): "problem",
+        ("examples", "select"): "problem",
+    },
+    **{(name, "click"): "problem" for name in ("save", "link", "python", "fetch")},
+    **{
+        ("test", "click"): "truth",
+        ("cross", "click"): "html",
+        ("places", "click"): "html",
+        ("grow", "click"): "html",
+    },
+    **{
+        ("mask", "upload"): "html",
+        ("mask", "clear"): "html",
+        ("one", "input"): "html",
+        ("board-dataset", "input"): "board",
+    },
+}
+
+
+@pytest.mark.parametrize(("element", "event"), TELLING)
+def test_every_callback_tells_what_went_wrong(built, monkeypatch, capsys, tmp_path, element, event):
+    """Not only what this library raises on purpose; and no part of the page but the words is touched."""
+    bench, blocks = built
+
+    def strange(*_, **__):
+        raise ZeroDivisionError("a mistake of ours")
+
+    for name in (
+        "with_model",
+        "with_image",
+        "clicked",
+        "stage",
+        "answer",
+        "figure",
+        "link",
+        "python",
+        "view",
+        "fetch",
+        "offer",
+        "around",
+    ):
+        monkeypatch.setattr(bench, name, strange)
+    for name in ("truth", "recurrence", "on_and_off_cross", "places", "compare", "board"):
+        monkeypatch.setattr(dashboards, name, strange)
+    (tmp_path / "a.png").write_bytes(Path(bench.examples[0]).read_bytes())
+    given = {"upload": str(tmp_path / "a.png"), "mask": str(tmp_path / "a.png"), "model": "demo_r1"}
+    function = next(
+        f for f in blocks.fns.values() if (block(blocks, element)._id, event) in f.targets
+    )
+    if element == "stage":
+        function = SimpleNamespace(
+            fn=function.fn, inputs=[function.inputs[0], SimpleNamespace(value=[0.5, 0.5])]
+        )
+    if element == "board-dataset":
+        function = SimpleNamespace(
+            fn=function.fn, inputs=[SimpleNamespace(value="Configurations"), *function.inputs[1:]]
+        )
+    if element == "grow":
+        monkeypatch.setattr(dashboards, "measure_growth", strange)
+    last = parts(answers(blocks, function, **given)[-1])
+    assert (
+        "something unforeseen happened (ZeroDivisionError: a mistake of ours)"
+        in last[TELLING[element, event]]
+    )
+    assert "ZeroDivisionError: a mistake of ours" in capsys.readouterr().err
+    assert set(last) <= {TELLING[element, event], "model", "upload", "saved", None}
+    assert last.get("saved") is None
+
+
+def test_a_page_that_cannot_be_filled_and_a_shared_model_still_answer(built, monkeypatch):
+    bench, blocks = built
+    monkeypatch.setattr(bench, "stage", lambda *_: [][0])
+    load = next(
+        f
+        for f in blocks.fns.values()
+        if any(event == "load" for _, event in f.targets) and f.fn is not None
+    )
+    assert (
+        "something unforeseen happened (IndexError" in parts(answers(blocks, load)[-1])["problem"]
+    )
+    monkeypatch.setattr(bench, "stage", lambda *_: torch.empty(2**60))
+    assert "memory ran out" in parts(answers(blocks, load)[-1])["problem"]
+
+
+def test_the_picture_on_show_outlives_the_cache(tmp_path):
+    bench = Workbench(tmp_path / "examples")
+    blocks = app.build(bench, tmp_path)
+    stage = block(blocks, "stage")
+    slide = next(
+        f for f in blocks.fns.values() if (block(blocks, "labels")._id, "input") in f.targets
+    )
+    first = parts(answers(blocks, slide, labels=0.1)[0])
+    state = next(iter(slide.inputs))
+    at = next(
+        value for part, value in answers(blocks, slide, labels=0.1)[0].items() if part is state
+    )
+    second = next(value for part, value in slide.fn(at, 0.9).items() if part is stage)
+    stage.temp_files.update([first["stage"], at["file"], second])
+    time.sleep(0.02)
+    delete_files_created_by_app(blocks, 0)
+    assert Path(second).is_file()
+    assert not Path(at["file"]).exists()
+    state.delete_callback({**at, "file": second})  # the visitor has gone
+    delete_files_created_by_app(blocks, 0)
+    assert not Path(second).exists()
+
+
+def test_a_path_that_holds_as_can_be_opened(tmp_path):
+    folder = tmp_path / "street as seen"
+    folder.mkdir()
+    path = str(folder / "demo as is.safetensors")
+    shutil.copy(find_weights("demo"), path)
+    bench = Workbench(tmp_path / "examples")
+    assert bench.explorer(path).config.name == "demo"
+    assert bench.with_model(bench.start("demo"), path).model == path
+    assert source_and_config(f"{path} as demo_r1") == (path, "demo_r1")
+    assert source_and_config("a.pth as ccnet_resnet50os8_vox") == ("a.pth", "ccnet_resnet50os8_vox")
+    assert source_and_config("gone as such/model.pth") == ("gone as such/model.pth", None)
+    with pytest.raises(ConfigError, match="neither a model's name nor a file"):
+        Explorer.open("gone as such/model.pth")
+    link = links.Link(image="0" * 32, weights="0" * 32, model=f"{path} as demo", config="demo")
+    assert f"Explorer.open({path!r}, config='demo')" in links.python_of(link, "'a.png'")
+
+
+def test_a_prefix_that_is_none_is_refused(door):
+    code, _, err = door("app.py", "--root-path", "lab")
+    assert code == 2
+    assert "--root-path is 'lab'; expected a path that begins with /" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_behind_a_prefix_and_stopped_it_leaves_nothing(tmp_path, number):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "NO_PROXY": "127.0.0.1"}
+    words = [sys.executable, "app.py", "--port", str(port), "--root-path", "/lab"]
+    with subprocess.Popen(
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        page = ""
+        for _ in range(300):
+            try:
+                page = urllib.request.urlopen(f"http://127.0.0.1:{port}").read().decode()
+                break
+            except OSError:
+                time.sleep(0.2)
+        assert f'"root":"http://127.0.0.1:{port}/lab"' in page
+        assert list(tmp_path.iterdir())
+        process.send_signal(number)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in out + err
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_on_a_generated_scene_the_words_name_the_beacon(built):
+    bench, _ = built
+    scene = bench.start("demo")
+    answer, weights = bench.answer(scene)[1], bench.view(scene).attention(scene.x, scene.y, 2)
+    share = weights[1:3, 2:5].sum()  # the beacon is 6 x 6 pixels at y 5, x 11; a cell 4 x 4
+    assert share > 0.99
+    assert f"whose colour decides the class of every disc: <b>{100 * share:.0f} %</b>" in answer
+    assert "<span>on the beacon <b>0 %</b></span>" in answer  # R = 1
+    assert f"<span>the beacon</span><b><s style='width:{100 * share:.1f}%'>" in answer
+    assert "<span>background</span><b><s style='width:99" not in answer.split("it looks at")[1]
+    photograph = bench.answer(bench.with_image(scene, bench.examples[-1]))[1]
+    assert "beacon" not in photograph
+
+
+def test_a_page_whose_session_is_gone_says_so(built):
+    """After a restart gradio gives an open page the state it began with; answering for that picture would be silently wrong."""
+    _, blocks = built
+    slide = next(
+        f for f in blocks.fns.values() if (block(blocks, "labels")._id, "input") in f.targets
+    )
+    state = next(iter(slide.inputs))
+    told = parts(slide.fn({**state.value, "file": ""}, 0.4))
+    assert "your picture is gone; load the page again" in told["problem"]
+    assert "stage" not in told
+    assert "stage" in parts(slide.fn({**state.value, "file": "shown.png"}, 0.4))

@@ -1,0 +1,112 @@
+"""What a client sends to the app's endpoints never becomes part of a path: the page's own limits don't hold for whoever writes requests."""
+
+import inspect
+import json
+
+import pytest
+import requests
+
+import app
+from ccnet_lab.app import page as words
+from ccnet_lab.app.session import Workbench
+
+EVIL = ("a/../../../victim", "../../victim", "/victim", "victim\0", "..", "C:\\victim")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    top = tmp_path_factory.mktemp("machine")
+    folder = top / "a" / "b" / "app"
+    folder.mkdir(parents=True)
+    blocks = app.build(Workbench(folder / "examples", any_path=False), folder)
+    _, address, _ = blocks.queue(default_concurrency_limit=2).launch(
+        prevent_thread_lock=True, quiet=True, server_port=None, theme=app.THEME, css=words.CSS
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield top, folder, blocks, address
+    blocks.close()
+
+
+def call(address, index, data, visitor):
+    body = {"data": data, "fn_index": index, "session_hash": visitor}
+    return requests.post(f"{address}gradio_api/run/predict", json=body, timeout=60)
+
+
+def begin(blocks, address, visitor):
+    """Load the page as this visitor, who has a picture on show from then on."""
+    found = (i for i, f in blocks.fns.items() if f.fn is not None and f.fn.__name__ == "load")
+    call(address, next(found), [None], visitor)
+
+
+def outside(top, folder):
+    """Files and folders that are not the app's own, and any that has a visitor's word in its name."""
+    return {
+        path
+        for path in top.rglob("*")
+        if "victim" in path.name or not (path.is_relative_to(folder) or folder.is_relative_to(path))
+    }
+
+
+def index_of(blocks, element):
+    button = next(
+        block for block in blocks.blocks.values() if getattr(block, "elem_id", None) == element
+    )
+    return next(
+        i for i, function in blocks.fns.items() if (button._id, "click") in function.targets
+    )
+
+
+@pytest.mark.parametrize("visitor", ["a", *EVIL])
+def test_a_saved_picture_stays_in_the_apps_folder(served, visitor):
+    top, folder, blocks, address = served
+    for name in ("a", visitor):
+        begin(blocks, address, name)
+    saved = set((folder / "saved").rglob("*.png"))
+    assert call(address, index_of(blocks, "save"), [None], "a").status_code == 200
+    answer = call(address, index_of(blocks, "save"), [None], visitor)
+    assert outside(top, folder) == set()
+    assert len(set((folder / "saved").rglob("*.png")) - saved) == 1 + (
+        answer.status_code == 200
+    )  # each visitor's own
+
+
+def test_no_endpoint_takes_words_for_paths(served):
+    """Every callback that answers at once, with such words in the place of everything it is sent."""
+    top, folder, blocks, address = served
+    asked = 0
+    for word in EVIL:
+        begin(blocks, address, word)
+    for index, function in blocks.fns.items():
+        if function.fn is None or inspect.isgeneratorfunction(inspect.unwrap(function.fn)):
+            continue
+        for word in EVIL:
+            for sent in (word, {"path": word, "meta": {"_type": "gradio.FileData"}}):
+                call(address, index, [sent] * len(function.inputs), word)
+                asked += 1
+    assert asked > 100
+    assert outside(top, folder) == set()
+
+
+@pytest.mark.parametrize("name", ["../../victim.png", "..", "victim/../x.png", "v" * 200 + ".png"])
+def test_an_uploads_name_is_no_path(served, name):
+    top, folder, blocks, address = served
+    files = {"files": (name, b"no picture", "image/png")}
+    answer = requests.post(f"{address}gradio_api/upload", files=files, timeout=60)
+    if answer.status_code == 200:
+        upload = next(
+            block for block in blocks.blocks.values() if getattr(block, "elem_id", None) == "upload"
+        )
+        index = next(
+            i for i, function in blocks.fns.items() if (upload._id, "upload") in function.targets
+        )
+        sent = {
+            "path": json.loads(answer.text)[0],
+            "orig_name": name,
+            "meta": {"_type": "gradio.FileData"},
+        }
+        begin(blocks, address, "b")
+        told = call(address, index, [None, sent], "b").text
+        assert "is no picture that can be read here" in told
+    assert outside(top, folder) == set()
+    assert list((folder / "uploads").rglob("*")) == []  # what cannot be shown is not kept

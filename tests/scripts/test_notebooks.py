@@ -1,0 +1,159 @@
+"""Every notebook, run in this interpreter from top to bottom: no error in a cell, nor in what its widgets keep; and how its cells look."""
+
+import re
+import sys
+from pathlib import Path
+from queue import Empty
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("ipywidgets")
+nbclient = pytest.importorskip("nbclient")
+
+from jupyter_client.asynchronous import AsyncKernelClient  # noqa: E402
+from jupyter_client.channels import AsyncZMQSocketChannel  # noqa: E402
+from jupyter_client.kernelspec import KernelSpecManager  # noqa: E402
+from jupyter_client.manager import AsyncKernelManager  # noqa: E402
+from nbformat.v4 import new_code_cell, new_notebook  # noqa: E402
+from traitlets import Type  # noqa: E402
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+# A cell tagged "parameters" holds how long a notebook trains; here it is replaced, and everything else runs as it stands.
+SHORTER = {"03_recurrence": "STEPS = 8", "05_your_own_data": "EPOCHS = 1"}
+WIDGETS = "application/vnd.jupyter.widget-state+json"
+
+
+class Shell(AsyncZMQSocketChannel):
+    """Asks once a second: a reply that comes while a widget's message leaves on the same socket goes unnoticed until the time is out."""
+
+    async def get_msg(self, timeout=None):
+        while True:
+            step = 1 if timeout is None else min(1, timeout)
+            try:
+                return await super().get_msg(step)
+            except Empty:
+                if timeout is not None and (timeout := timeout - step) <= 0:
+                    raise
+
+
+class Client(AsyncKernelClient):
+    shell_channel_class = Type(Shell)
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts "python3" with the interpreter that runs the tests: without folders of kernel specs, only ipykernel's own is left."""
+
+    def __init__(self, **options):
+        super().__init__(
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), client_factory=Client, **options
+        )
+
+
+def run(notebook, folder):
+    """Execute in place; errors stay in the outputs and do not stop the run."""
+    client = nbclient.NotebookClient(
+        notebook,
+        kernel_name="python3",
+        kernel_manager_class=ThisInterpreter,
+        timeout=120,
+        allow_errors=True,
+        store_widget_state=True,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    client.execute()
+    return notebook
+
+
+def outputs(notebook):
+    """(where, output) of every cell and of every output widget; an `interact` keeps what its callback showed or raised in the latter."""
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", ()):
+            yield f"cell {number}", output
+    states = notebook.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
+    for widget in states.values():
+        for output in widget["state"].get("outputs", ()):
+            yield f"a widget ({widget['model_name']})", output
+
+
+def errors(notebook):
+    return [
+        f"{where}: {o['ename']}: {o['evalue']}"
+        for where, o in outputs(notebook)
+        if o["output_type"] == "error"
+    ]
+
+
+def bare_figures(notebook):
+    """Figures that came out as text, which `%matplotlib inline` would have drawn."""
+    data = [(where, output.get("data", {})) for where, output in outputs(notebook)]
+    return [
+        where
+        for where, d in data
+        if re.match(r"<?Figure\b", d.get("text/plain", "")) and "image/png" not in d
+    ]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path):
+    notebook = nbformat.read(path, as_version=4)
+    parameters = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
+    assert [cell.source.split()[0] for cell in parameters] == [
+        shorter.split()[0] for name, shorter in SHORTER.items() if name == path.stem
+    ]
+    for cell in parameters:
+        cell.source = SHORTER[path.stem]
+    run(notebook, path.parent)
+    assert errors(notebook) == []
+    assert bare_figures(notebook) == []
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_a_door(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert 0 < len(code) <= 25
+    assert code[0].source.startswith("%matplotlib inline")
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "widgets" not in notebook.metadata
+    for cell in code:
+        assert cell.outputs == [], "strip the outputs"
+        assert cell.execution_count is None, "strip the execution counts"
+        assert not re.search(r"^\s*(async\s+)?def\s", cell.source, re.M), (
+            "functions belong into the library"
+        )
+        assert not re.search(r"=\s*lambda\b", cell.source), "functions belong into the library"
+        assert "pyplot" not in cell.source
+        assert len(cell.source.splitlines()) <= 8
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+def test_the_gate_sees_errors_that_widgets_swallow(tmp_path):
+    callback = "from ipywidgets import interact\ndef broken(x):\n    raise RuntimeError('swallowed')\ninteract(broken, x=(0, 3));"
+    cells = [
+        new_code_cell(callback),
+        new_code_cell("import sys; print(sys.executable)"),
+        new_code_cell("1 / 0"),
+    ]
+    cells.append(
+        new_code_cell("from matplotlib.figure import Figure\nFigure()")
+    )  # no %matplotlib inline
+    notebook = run(new_notebook(cells=cells), tmp_path)
+    cell_errors = [
+        output
+        for cell in notebook.cells[:1]
+        for output in cell.outputs
+        if output["output_type"] == "error"
+    ]
+    assert cell_errors == []  # execution alone lets the callback pass
+    assert sorted(errors(notebook)) == [
+        "a widget (OutputModel): RuntimeError: swallowed",
+        "cell 2: ZeroDivisionError: division by zero",
+    ]
+    assert bare_figures(notebook) == ["cell 3"]
+    assert notebook.cells[1].outputs[0].text.strip() == sys.executable

@@ -1,0 +1,106 @@
+"""The doors' command lines: every script starts, says what it does, and refuses nonsense with a remedy."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words, timeout=240):
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "script", ["app.py", *sorted(f"scripts/{p.name}" for p in (ROOT / "scripts").glob("*.py"))]
+)
+def test_help(door, script):
+    code, out, err = door(script, "--help")
+    assert code == 0, err
+    assert "usage:" in out
+
+
+def test_a_script_starts_from_anywhere(tmp_path):
+    words = [sys.executable, str(ROOT / "scripts" / "zoo.py"), "list"]
+    result = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_make_demo_writes_weights_and_a_table(tmp_path):
+    result = run("scripts/make_demo.py", "--out", tmp_path, "--steps", 2, "--scenes", 3)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "README.md").read_text().count("| demo_r1 | 1 |") == 2
+    from ccnet_lab import Explorer
+
+    assert Explorer.open(tmp_path / "demo_r1.safetensors").config.recurrence == 1
+
+
+def test_gpu_check_runs_through_without_a_gpu(tmp_path):
+    """The script itself, on a CPU with tiny work; one CamVid training begins before the time is up."""
+    from layouts import make_camvid
+
+    make_camvid(tmp_path)
+    words = [
+        "--device",
+        "cpu",
+        "--small",
+        "--minutes",
+        0.3,
+        "--parts",
+        "check",
+        "camvid",
+        "--data",
+        tmp_path,
+    ]
+    result = run("scripts/gpu_check.py", "--out", tmp_path / "out", *words)
+    assert result.returncode == 0, result.stderr
+    checked = json.loads((tmp_path / "out" / "gpu_check.json").read_text())["check"]
+    assert {row["dtype"] for row in checked} == {"torch.float32", "torch.bfloat16", "torch.float16"}
+    assert all(
+        row[name] < (1e-5 if row["dtype"] == "torch.float32" else 0.05)
+        for row in checked
+        for name in ("out", "query", "key", "value")
+    )
+    assert (
+        "ccnet_resnet50os8_camvid_seed0"
+        in json.loads((tmp_path / "out" / "gpu_camvid.json").read_text())["camvid"]
+    )
+    assert run("scripts/gpu_check.py", "--out", tmp_path, "--device", "cuda:77").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--model", "demmo"], "did you mean"),
+        (["--model", "/nowhere/at/all.pth"], "neither a model's name nor a file"),
+        (["--device", "cuda:99"], "cuda:99"),
+    ],
+)
+def test_app_refuses_with_a_sentence(door, words, expected):
+    code, _, err = door("app.py", *words)
+    assert code == 2
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+def test_app_says_when_its_port_is_taken():
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = run("app.py", "--port", taken.getsockname()[1])
+    assert result.returncode == 2
+    assert "--port" in result.stderr

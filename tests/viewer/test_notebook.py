@@ -1,0 +1,184 @@
+"""viewer/notebook.py: what the notebooks' widgets call."""
+
+import json
+import time
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+
+from ccnet_lab.data.check import examine
+from ccnet_lab.data.datasets import open_own, open_split
+from ccnet_lab.data.generated.beacons import make_scene, on_cross
+from ccnet_lab.draw.figures import GAP, PANEL
+from ccnet_lab.errors import ImageError
+from ccnet_lab.viewer import notebook as studio
+
+
+def words(figure):
+    return [" ".join(text.get_text().split()) for text in figure.findobj(Text) if text.get_text()]
+
+
+def test_the_picture_says_what_the_view_says():
+    view = studio.look("demo", "scene 1")
+    x, y = studio.telling_place(view)
+    column, row = studio.pixel_at(view, x, y)
+    texts = words(studio.attention_picture("demo", "scene 1", x, y, recurrence=2, clip=0.5))
+    pixel = view.pixel(column, row, (2,))
+    threshold = float(pixel.maps[0].max() * 10**-1.5)
+    assert f"clipped at t = {threshold:.2g}" in texts
+    assert f"on the cross {100 * pixel.on_cross[0]:.0f} %" in texts
+    assert (
+        f"above t: {100 * (1 - np.minimum(pixel.maps[0], threshold).sum()):.0f} % of the mass cut"
+        in texts
+    )
+    assert f"it gives {view.listeners(column, row, 2).sum():.2f} in all" in texts
+    assert any(
+        f"pixel ({column}, {row}) is taken for {view.explorer.class_names[view.labels[row, column]]}"
+        in text
+        for text in texts
+    )
+
+
+def test_a_slider_s_move_runs_no_network(monkeypatch):
+    view = studio.look("demo", "scene 2")
+    studio.attention_picture("demo", "scene 2", 10, 10, recurrence=3)
+    for part in (view.explorer.model.backbone, view.explorer.model.attention):
+        monkeypatch.setattr(part, "forward", None)
+    shown = [
+        words(studio.attention_picture("demo", "scene 2", x, 90 - x, recurrence=1 + x % 3))
+        for x in range(0, 90, 10)
+    ]
+    assert len({tuple(texts) for texts in shown}) == len(shown)  # every move changed something
+    assert studio.look("demo", "scene 2") is view
+
+
+def test_moves_are_quick():
+    """Far above what a quiet machine needs: this fails where every move builds its axes anew or runs the network."""
+    spent = []
+    for step in range(6):
+        before = time.process_time()
+        figure = studio.attention_picture("demo", "scene 1", 10 * step, 50)
+        figure.canvas.draw()
+        spent.append(time.process_time() - before)
+    assert np.median(spent) < 0.3
+
+
+def test_what_cannot_be_shown_is_said(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    assert "nowhere.png" in words(studio.attention_picture(path="nowhere.png"))[0]
+    assert "text.png" in words(studio.attention_picture(path=f" {tmp_path / 'text.png'} "))[0]
+    assert "demo" in words(studio.attention_picture(model="demmo"))[0]
+    assert "(50, 101) %" in words(studio.attention_picture(y=101))[0]
+
+
+def test_a_picture_of_one_s_own_goes_before_the_list(tmp_path, picture):
+    Image.fromarray(picture(30, 50)).save(tmp_path / "own.png")
+    texts = words(
+        studio.attention_picture(image="scene 1", x=100, y=0, path=str(tmp_path / "own.png"))
+    )
+    assert any("pixel (49, 0)" in text for text in texts)
+
+
+@pytest.mark.parametrize("image", studio.IMAGES)
+def test_places_reach_every_corner(image):
+    view = studio.look("demo", image)
+    height, width = view.size
+    assert studio.pixel_at(view, 0, 0) == (0, 0)
+    assert studio.pixel_at(view, 100, 100) == (width - 1, height - 1)
+    with pytest.raises(ImageError, match="0 to 100"):
+        studio.pixel_at(view, -1, 0)
+    x, y = studio.pixel_at(view, *studio.telling_place(view))
+    assert image == studio.PHOTOGRAPH or view.labels[y, x] > 0
+
+
+def test_the_board_is_laid_out_row_by_row():
+    places = studio.grid_places(12, 10)
+    assert (
+        len({name for name, _ in places}) == len(places) == 120
+    )  # a widget tells its buttons apart by their names
+    assert [name for name, _ in places[:2]] == ["A1", "B1"]
+    assert places[12][0] == "A2"
+    assert places[-1] == ("L10", (100 * 11.5 / 12, 95.0))
+    figure = studio.attention_at(places[0][1], model="demo", image="scene 1")
+    assert any("pixel (4, 4)" in text for text in words(figure))
+
+
+def test_losses_are_kept_and_smoothed():
+    kept, moved = [], []
+    show = studio.keeping(kept, moved.append)
+    for step, loss in enumerate((4.0, 2.0, 0.0), 1):
+        show(step, loss)
+    assert (kept, moved) == ([4.0, 2.0, 0.0], [1, 1, 1])
+    assert studio.smoothed(kept, window=2).tolist() == [4, 3, 1]
+
+
+def test_the_shapes_are_a_sound_data_set_of_one_s_own(tmp_path):
+    folder = studio.write_shapes_dataset(tmp_path / "studioshapes", images=12, height=48, width=64)
+    dataset = open_own(folder)
+    report = examine(dataset, ".")
+    assert report.fine
+    assert dataset.class_names == studio.SHAPES
+    assert sum(split.images for split in report.splits) == 12
+    assert (report.splits[0].pixels[:4] > 0).all()
+    sample = open_split(dataset, ".").read(0)
+    assert sample.image.shape == (48, 64, 3)
+    again = studio.write_shapes_dataset(tmp_path / "again", images=12, height=48, width=64)
+    for path in sorted(folder.rglob("*.png")):
+        assert path.read_bytes() == (again / path.relative_to(folder)).read_bytes()
+    assert json.loads((folder / "classes.json").read_text())["names"] == list(studio.SHAPES)
+
+
+def test_the_doctor_finds_what_was_damaged(tmp_path):
+    report = examine(open_own(studio.write_damaged_dataset(tmp_path / "studiodamaged")), ".")
+    faults = sorted(fault for split in report.splits for fault in split.faults)
+    assert len(faults) == 2
+    assert "0003.png holds label ids" in faults[1]
+    assert ": 7;" in faults[1]
+    assert "0004.png is 128 x 96 pixels and its mask" in faults[0]
+
+
+def test_pairs_are_shown_or_what_is_wrong_with_them(tmp_path):
+    split = open_split(open_own(studio.write_damaged_dataset(tmp_path / "studiopairs")), ".")
+    shown = {
+        pair.name: studio.pair_picture(split, index, opacity=1.0)
+        for index, pair in enumerate(split.pairs)
+    }
+    good = shown.pop("0000")
+    assert [axis.get_title() for axis in good.axes] == ["image 0000", "with its mask"]
+    assert {text.get_text() for text in good.legends[0].texts} <= set(studio.SHAPES)
+    picture, masked = (
+        np.asarray(axis.get_images()[0].get_array()).reshape(-1, 3) for axis in good.axes
+    )
+    assert len(np.unique(masked, axis=0)) <= len(studio.SHAPES) < len(np.unique(picture, axis=0))
+    wrong = [words(figure)[0] for name, figure in shown.items() if name in ("0003", "0004")]
+    assert wrong
+    assert all("label ids" in text or "make the sizes equal" in text for text in wrong)
+
+
+def test_recurrence_picture_warns_of_gamma():
+    model = studio.explorer("demo").model
+    title = studio.recurrence_picture(model, "demo", 10_000_018, (1, 3)).get_suptitle()
+    assert "trained at R = 2" in title
+    assert "near 0" not in title
+    silent = deepcopy(model)
+    silent.attention.gamma.data.zero_()
+    assert (
+        "gamma = 0.00: near 0"
+        in studio.recurrence_picture(silent, "demo", 10_000_018, (0,)).get_suptitle()
+    )
+
+
+def test_beacon_picture_marks_the_cells_that_see_the_beacon():
+    scene = make_scene(10_000_009)
+    figure = studio.beacon_picture(10_000_009)
+    sheet = figure.artists[0].picture[56 : 56 + PANEL, GAP + PANEL + GAP :][:, :PANEL]
+    bright = sheet.astype(int).sum(axis=2) > 380
+    assert (
+        bright[::10, ::10]
+        == np.kron(on_cross(scene)[2::4, 2::4], np.ones((PANEL // 24, PANEL // 24)))[
+            :PANEL:10, :PANEL:10
+        ].astype(bool)
+    ).mean() > 0.9
