@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-fast lint format clean
 
 demo: .venv/app-ready
 	$(BIN)/python app.py $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-fast: .venv/dev-ready
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not browser" $(ARGS)
 
 lint: .venv/dev-ready
 	$(BIN)/ruff format --check .

@@ -1,1 +1,1 @@
-"""What is timed beside its baseline; run by scripts/benchmark.py and scripts/gpu_check.py, no part of the library."""
+"""What is timed, beside its baseline; scripts/benchmark.py and scripts/gpu_check.py run it."""

@@ -1,4 +1,4 @@
-"""How fast the map of a pixel is, beside dense attention matrices; the maps are composed in maps.py."""
+"""How fast the map of a pixel is, beside dense attention matrices; see explore/maps.py."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,21 +7,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.samples import side_by_side
+from benchmarks.timing import side_by_side
 from ccnet_lab.explore.maps import Step, attention_map, dense_weights
 from ccnet_lab.explore.teaching import dense_from_weights
 
-GRIDS = (
-    (64, 64),
-    (64, 128),
-    (128, 256),
-)  # cells: 512 x 512, 512 x 1024 and 1024 x 2048 pixels at stride 8
-CALLS = 5  # of ours in a round, timed together: right after a dense matrix the caches hold nothing of what a click needs
-LARGEST_DENSE = 64 * 64  # cells: a dense matrix of more is not built
+# Cells: 512 x 512, 512 x 1024 and 1024 x 2048 pixels at stride 8.
+GRIDS = ((64, 64), (64, 128), (128, 256))
+CALLS = 5  # of ours, timed together: a dense matrix before it empties the caches, a click does not
+LARGEST_DENSE = 64 * 64  # cells; a larger dense matrix is not built
 
 
 class MapTiming(NamedTuple):
-    """Seconds of one pixel's map, queries and keys given: median and spread as in `Times`; None where no dense matrix was built."""
+    """Seconds of one pixel's map from queries and keys, as in `Times`.
+
+    The last three are None where no dense matrix was built.
+    """
 
     grid: tuple[int, int]
     recurrence: int
@@ -29,7 +29,7 @@ class MapTiming(NamedTuple):
     spread: float
     dense_median: float | None
     dense_spread: float | None
-    difference: float | None
+    difference: float | None  # the largest of the two maps
 
     @property
     def ratio(self) -> float | None:
@@ -41,15 +41,16 @@ class MapTiming(NamedTuple):
 def time_maps(
     grid: tuple[int, int], repeats: int, device: torch.device, query_channels: int = 64
 ) -> list[MapTiming]:
-    """R = 1, 2, 3 on a grid (h, w) with random queries and keys, a pixel off the centre; `difference` is the largest of the two maps."""
+    """R = 1, 2, 3 on a grid (h, w) with random queries and keys, for a pixel off the centre."""
     height, width = grid
     i, j = height // 3, width // 4
     generator = torch.Generator().manual_seed(0)
-    tensors = [
-        torch.randn(height, width, query_channels, generator=generator).mul(0.3).to(device)
-        for _ in range(6)
-    ]
-    steps = [Step(query, key) for query, key in zip(tensors[::2], tensors[1::2], strict=True)]
+
+    def features() -> Tensor:
+        random = torch.randn(height, width, query_channels, generator=generator)
+        return random.mul(0.3).to(device)
+
+    steps = [Step(features(), features()) for _ in range(3)]
     found = []
     for recurrence in (1, 2, 3):
         used = steps[:recurrence]
@@ -58,13 +59,10 @@ def time_maps(
             forms["dense"] = partial(dense_map, used, i, j)
         times = side_by_side(forms, repeats, device, warm_up=3)
         median, spread = times["ours"].median / CALLS, times["ours"].spread
-        difference = (
-            float((forms["ours"]() - forms["dense"]()).abs().max()) if "dense" in forms else None
-        )
-        dense_median, dense_spread = times.get("dense", (None, None))
-        found.append(
-            MapTiming(grid, recurrence, median, spread, dense_median, dense_spread, difference)
-        )
+        dense: tuple[float | None, ...] = (None, None, None)
+        if "dense" in forms:
+            dense = *times["dense"], float((forms["ours"]() - forms["dense"]()).abs().max())
+        found.append(MapTiming(grid, recurrence, median, spread, *dense))
     return found
 
 
@@ -75,7 +73,7 @@ def _repeatedly(steps: list[Step], i: int, j: int) -> Tensor:
 
 
 def dense_map(steps: list[Step], i: int, j: int) -> Tensor:
-    """`attention_map` written plainly: every step's (hw, hw) matrix is filled, and the pixel's one-hot row goes through them in turn."""
+    """`attention_map` written plainly: a one-hot row times every step's (hw, hw) matrix."""
     height, width = steps[0].key.shape[:2]
     row = steps[0].key.new_zeros(height * width)
     row[i * width + j] = 1
@@ -85,5 +83,5 @@ def dense_map(steps: list[Step], i: int, j: int) -> Tensor:
 
 
 def dense_matrix(step: Step) -> Tensor:
-    """A step's attention matrix, (hw, hw): every cell's weights over its cross in a row of zeros."""
+    """A step's attention matrix (hw, hw): each cell's weights over its cross, else zero."""
     return dense_from_weights(dense_weights(step)[None])[0]

@@ -1,4 +1,4 @@
-"""Interleaved timings of the attention's forms and of inference, ours beside the published mode; the forms are in attention.py, fast.py."""
+"""Interleaved timings of the attention op and of inference, beside the published mode."""
 
 import copy
 import functools
@@ -10,63 +10,60 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from benchmarks.samples import side_by_side
+from benchmarks.timing import Times, side_by_side, summary
+from benchmarks.training import as_published
 from ccnet_lab.configs import Config
-from ccnet_lab.device import has_bf16
+from ccnet_lab.device import arithmetic, has_bf16
 from ccnet_lab.model.attention import criss_cross_attention_plain, criss_cross_residual
 from ccnet_lab.model.ccnet import build_model
-from ccnet_lab.model.deployed import enlarged
 from ccnet_lab.model.folding import folded
+from ccnet_lab.model.upsample import upsample
 from ccnet_lab.model.winograd import use_winograd
-from ccnet_lab.training.throughput import as_published, summary
 
+# (B, C, H, W)
 SHAPES = (
     (1, 512, 64, 64),
     (1, 512, 97, 97),
     (1, 512, 64, 128),
     (2, 512, 64, 64),
     (1, 512, 128, 256),
-)  # (B, C, H, W), on a CPU
+)
 CUDA_SHAPES = ((16, 512, 64, 64), (8, 512, 64, 128))
 
 
 class Timing(NamedTuple):
-    """One form of the step x + gamma * attention beside the plain one, whose figures are those of its faster layout."""
+    """One form of the step x + gamma * attention beside the plain one in its faster layout."""
 
     shape: tuple[int, ...]  # (B, C, H, W)
-    form: str  # what it is called
-    plain_forward: float  # seconds, medians
-    fast_forward: float
-    plain_total: float  # forward and backward
-    fast_total: float
-    plain_spread: float  # of the totals, as in `Times`
-    fast_spread: float
-    plain_forward_spread: float
-    fast_forward_spread: float
-    plain_saved: int  # bytes that autograd keeps between the passes, as in `saved_bytes`
+    form: str
+    plain_forward: Times  # seconds
+    fast_forward: Times
+    plain_total: Times  # forward and backward
+    fast_total: Times
+    plain_saved: int  # as in `saved_bytes`
     fast_saved: int
     layouts: dict[str, tuple[float, float]]  # each layout's plain forward and total seconds
 
     @property
     def forward_ratio(self) -> float:
         """How many times faster the form's forward pass is."""
-        return self.plain_forward / self.fast_forward
+        return self.plain_forward.median / self.fast_forward.median
 
     @property
     def total_ratio(self) -> float:
         """How many times faster the form's forward and backward pass is."""
-        return self.plain_total / self.fast_total
+        return self.plain_total.median / self.fast_total.median
 
 
 class Inference(NamedTuple):
     """One way to run a network, beside the published one."""
 
-    form: str  # what it is called
+    form: str
     batch: int  # images per call
     median: float  # seconds of one call, as in `Times`
     spread: float
     ratio: float  # how many times faster than the published mode
-    labels_equal: float  # the share of pixels with the published mode's label, on noise, with `time_inference`'s weights
+    labels_equal: float  # the share of pixels with the published mode's label, on noise
     logit_difference: float  # the largest
     largest_logit: float  # of the published mode
 
@@ -83,72 +80,85 @@ def time_attention(
     device: torch.device | None = None,
     compiled: bool = False,
 ) -> list[Timing]:
-    """Time the step's forms in turn on `shape` (B, C, H, W), float32 on a CPU, bfloat16 on CUDA; the first three rounds are not counted.
+    """Time the step's forms in turn, float32 on a CPU, bfloat16 on CUDA.
 
     Args:
-        shape: of the features. repeats: counted rounds.
-        query_channels: d. device: where; None for the CPU.
+        shape: of the features, (B, C, H, W).
+        repeats: counted rounds, after three that are not.
+        query_channels: d.
+        device: None for the CPU.
         compiled: whether to time ours under torch.compile, too.
 
     Returns:
         A record of each of our forms, on channels-last tensors.
     """
     device = device or torch.device("cpu")
-    batch, channels, height, width = shape
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
 
-    def tensors(layout: torch.memory_format) -> list[Tensor]:
-        generator, widths = (
-            torch.Generator().manual_seed(0),
-            (channels, query_channels, query_channels, channels),
-        )
-        made = [torch.randn(batch, c, height, width, generator=generator).mul(0.5) for c in widths]
+    def inputs(layout: torch.memory_format) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        widths = (shape[1], query_channels, query_channels, shape[1])
+        made = [torch.randn(shape[0], c, *shape[2:], generator=generator).mul(0.5) for c in widths]
         x, *rest = (t.to(device, dtype).to(memory_format=layout).requires_grad_() for t in made)
         return [x, torch.tensor(0.5, device=device, requires_grad=True), *rest]
 
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    last, contiguous = tensors(torch.channels_last), tensors(torch.contiguous_format)
-    plain = {"channels-last": (plain_step, last), "contiguous": (plain_step, contiguous)}
-    ours: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
-        "ours": (criss_cross_residual, last)
+    last, contiguous = inputs(torch.channels_last), inputs(torch.contiguous_format)
+    forms: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
+        "channels-last": (plain_step, last),
+        "contiguous": (plain_step, contiguous),
+        "ours": (criss_cross_residual, last),
     }
+    plain, ours = list(forms)[:2], list(forms)[2:]
     if compiled:
-        ours["ours, compiled"] = torch.compile(criss_cross_residual, dynamic=False), last
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in (*plain, *ours)}
+        ours.append("ours, compiled")
+        forms[ours[-1]] = torch.compile(criss_cross_residual, dynamic=False), last
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
     for _ in range(repeats + 3):
-        for name, (form, inputs) in (plain | ours).items():
-            seed = torch.empty_like(inputs[0]).copy_(inputs[-1].detach())
-            start = now()
-            out = form(*inputs)
-            middle = now()
-            torch.autograd.grad(out, inputs, seed)
-            found[name].append((middle - start, now() - start))
-            del out
+        for name, (form, given) in forms.items():
+            found[name].append(_seconds_of_both_passes(form, given))
     forward, total = (
         {name: summary([row[k] for row in rows[3:]]) for name, rows in found.items()}
         for k in (0, 1)
     )
     saved = {
-        name: saved_bytes(functools.partial(form, *inputs))
-        for name, (form, inputs) in (plain | ours).items()
+        name: saved_bytes(functools.partial(form, *given)) for name, (form, given) in forms.items()
     }
-    first, both = min(forward[name] for name in plain), min(total[name] for name in plain)
-    layouts = {name: (forward[name].median, total[name].median) for name in plain}
     return [
         Timing(
-            shape, name, first.median, forward[name].median, both.median, total[name].median, both.spread, total[name].spread,
-            first.spread, forward[name].spread, min(saved[layout] for layout in plain), saved[name], layouts,
+            shape=shape,
+            form=name,
+            plain_forward=min(forward[layout] for layout in plain),
+            fast_forward=forward[name],
+            plain_total=min(total[layout] for layout in plain),
+            fast_total=total[name],
+            plain_saved=min(saved[layout] for layout in plain),
+            fast_saved=saved[name],
+            layouts={layout: (forward[layout].median, total[layout].median) for layout in plain},
         )
         for name in ours
-    ]  # fmt: skip
+    ]
+
+
+def _seconds_of_both_passes(
+    form: Callable[..., Tensor], inputs: list[Tensor]
+) -> tuple[float, float]:
+    """Of the forward pass, and of the forward and the backward pass."""
+
+    def now() -> float:
+        if inputs[0].is_cuda:
+            torch.cuda.synchronize(inputs[0].device)
+        return time.perf_counter()
+
+    seed = torch.empty_like(inputs[0]).copy_(inputs[-1].detach())
+    start = now()
+    out = form(*inputs)
+    middle = now()
+    torch.autograd.grad(out, inputs, seed)
+    return middle - start, now() - start
 
 
 def saved_bytes(run: Callable[[], Tensor]) -> int:
-    """Bytes of memory that autograd keeps of one forward pass for the backward pass, inputs included, each once."""
+    """Bytes that autograd keeps of a forward pass for the backward pass, inputs included."""
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -170,14 +180,17 @@ def time_inference(
     device: torch.device,
     compiled: bool = False,
 ) -> list[Inference]:
-    """Time a network's forms in turn; the published mode (eager, float32, contiguous, einsum attention, TF32 off) comes first.
+    """Time a network's forms in turn, the published mode first.
 
-    The weights are random, gamma is 0.5, the batch norms hold the statistics of the images, so that logits have a trained network's size.
+    That is eager, float32, contiguous, einsum attention, TF32 off. The weights are random, gamma is
+    0.5, the batch norms hold the statistics of the images, so that logits have a trained network's
+    size. bfloat16 is left out where the device has no units for it.
 
     Args:
-        size: (H, W) of the images. batch: of them.
+        size: (H, W) of the images.
+        batch: how many.
         repeats: counted calls of each form.
-        device: where; bfloat16 is left out where it has no units for it.
+        device: where.
         compiled: whether to time torch.compile, too; it takes minutes to start.
     """
     torch.manual_seed(0)
@@ -202,29 +215,27 @@ def time_inference(
 
     forms: dict[str, Callable[[], Tensor]] = {"published mode": as_in_the_recipe}
     for bf16 in (False, True)[: 1 + has_bf16(device)]:
-        forms |= {
-            name + ", bf16" * bf16: functools.partial(run, network, bf16)
-            for name, network in networks.items()
-        }
+        for name, network in networks.items():
+            forms[name + ", bf16" * bf16] = functools.partial(run, network, bf16)
     if device.type == "cpu":
-        forms["folded, channels-last, Winograd"] = functools.partial(
-            run, use_winograd(folded(model)), False
-        )
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
+        winograd = use_winograd(folded(model))
+        forms["folded, channels-last, Winograd"] = functools.partial(run, winograd, False)
+    with arithmetic(device, "fp32"):
         times = side_by_side(forms, repeats, device)
         exact = as_in_the_recipe()
         logits = {name: form().float() for name, form in forms.items()}
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
-    labels = enlarged(exact, size).argmax(1)
+    labels = upsample(exact, size).argmax(1)
     slowest = times["published mode"].median
     return [
         Inference(
-            name, batch, *times[name], slowest / times[name].median,
-            float((enlarged(found, size).argmax(1) == labels).float().mean()),
-            float((found - exact).abs().max()), float(exact.abs().max()),
+            form=name,
+            batch=batch,
+            median=times[name].median,
+            spread=times[name].spread,
+            ratio=slowest / times[name].median,
+            labels_equal=float((upsample(found, size).argmax(1) == labels).float().mean()),
+            logit_difference=float((found - exact).abs().max()),
+            largest_logit=float(exact.abs().max()),
         )
         for name, found in logits.items()
-    ]  # fmt: skip
+    ]

@@ -1,11 +1,11 @@
-"""How fast training samples are made on one core, ours beside the recipe's order in OpenCV; our transforms are in transforms.py.
+"""How fast training samples are made on one core, beside the recipe's order in OpenCV.
 
-`side_by_side`, the interleaved measurement of several forms, is used by the other timings here, too.
+The transforms that are timed are in data/transforms.py.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.timing import summary
 from ccnet_lab.configs import get_config
 from ccnet_lab.data.cache import build_cache, read_pair
 from ccnet_lab.data.catalog import IGNORE, get_dataset
@@ -32,51 +33,29 @@ from ccnet_lab.data.transforms import (
     augment,
     random_size,
 )
-from ccnet_lab.training.throughput import Times, summary
 
-NEEDED = {
-    "voc": 830,
-    "cityscapes": 415,
-}  # images/s that the fastest configuration, R-50-D16, eats at 40 % of an H200's peak
+# Images/s that the fastest configuration, R-50-D16, takes at 40 % of an H200's peak.
+NEEDED = {"voc": 830, "cityscapes": 415}
 CORES = 16  # of such a machine
-# Height, width, format, noise and the largest class' share of the made-up files: about the bytes of real ones, and their tries per crop.
+# Of the made-up files: height, width, format, noise and the largest class's share. They have about
+# the bytes of real ones, and take about as many tries per crop.
 _KINDS = {"voc": (375, 500, ".jpg", 12.0, 0.77), "cityscapes": (1024, 2048, ".png", 0.6, 0.72)}
 
 
-def side_by_side(
-    forms: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1
-) -> dict[str, Times]:
-    """Run the forms in turn, `repeats` times after the warm-up; wall-clock seconds of one call each, the device's work included."""
-    found: dict[str, list[float]] = {name: [] for name in forms}
-    for round_ in range(warm_up + repeats):
-        for name, form in forms.items():
-            start = time.perf_counter()
-            form()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if round_ >= warm_up:
-                found[name].append(time.perf_counter() - start)
-    return {name: summary(seconds) for name, seconds in found.items()}
-
-
 class DataTiming(NamedTuple):
-    """Seconds per image on one core, medians over the rounds of a round's mean; needed: images/s of one of `CORES` cores.
-
-    `source` says whether ours read the files or their cache; `spread` is of a round's seconds per image, as in `Times`; `recipe_*` the same
-    of the recipe's order from the files, `tool` what it was done with.
-    """
+    """Seconds per image on one core, medians over rounds of the rounds' means."""
 
     dataset: str
-    source: str
+    source: str  # what ours read: "files" or their "cache"
     file_bytes: int
     read: float
     transform: float
-    spread: float
-    recipe_read: float
+    spread: float  # of a round's seconds per image, as in `Times`
+    recipe_read: float  # the recipe's order, from the files
     recipe_transform: float
     recipe_spread: float
-    tool: str
-    needed: float
+    tool: str  # what the recipe's order was done with
+    needed: float  # images/s of one of `CORES` cores
 
     @property
     def images_per_second(self) -> float:
@@ -90,10 +69,10 @@ class DataTiming(NamedTuple):
 
 
 def time_samples(key: str, folder: Path, images: int = 6, repeats: int = 8) -> list[DataTiming]:
-    """Read and transform `images` made-up files of VOC's or Cityscapes' size and format, and from their cache; process time, one thread.
+    """Read and transform made-up files of VOC's or Cityscapes' size; process time, one thread.
 
-    Ours, ours from the cache and the recipe's order take turns, file by file, with the same draws of scale, crop, flip and colours. The
-    files lie in the memory that the system keeps of them.
+    Ours, ours from the cache and the recipe's order take turns, file by file, with the same draws
+    of scale, crop, flip and colours. The files lie in the system's file cache.
     """
     config, split = get_config(f"ccnet_resnet50os8_{key}"), make_files(key, folder, images)
     build_cache(split, say=lambda _: None)
@@ -112,32 +91,17 @@ def time_samples(key: str, folder: Path, images: int = 6, repeats: int = 8) -> l
                     start = time.process_time()
                     sample = read(index)
                     middle = time.process_time()
-                    transform(
-                        sample.image,
-                        sample.labels,
-                        np.random.default_rng([round_, index]),
-                        config.crop_size,
-                        config.resize,
-                    )
-                    rounds[form][round_] += (
-                        np.array([middle - start, time.process_time() - middle]) / images
-                    )
+                    rng = np.random.default_rng([round_, index])
+                    transform(sample.image, sample.labels, rng, config.crop_size, config.resize)
+                    end = time.process_time()
+                    rounds[form][round_] += np.array([middle - start, end - middle]) / images
     finally:
         torch.set_num_threads(threads)
-    medians = {
-        form: np.median(seconds[1:], 0).tolist() for form, seconds in rounds.items()
-    }  # the first round warms up
-    spreads = {
-        form: summary(seconds[1:].sum(1).tolist()).spread for form, seconds in rounds.items()
-    }
-    slow_read, slow_transform = medians.pop("recipe")
-    recipe = (
-        slow_read,
-        slow_transform,
-        spreads["recipe"],
-        f"OpenCV {cv2.__version__}",
-        NEEDED[key] / CORES,
-    )
+    counted = {form: seconds[1:] for form, seconds in rounds.items()}  # the first one warms up
+    medians = {form: np.median(seconds, 0).tolist() for form, seconds in counted.items()}
+    spreads = {form: summary(seconds.sum(1).tolist()).spread for form, seconds in counted.items()}
+    tool = f"OpenCV {cv2.__version__}"
+    recipe = (*medians.pop("recipe"), spreads["recipe"], tool, NEEDED[key] / CORES)
     size = int(statistics.mean(pair.image.stat().st_size for pair in split.pairs))
     return [
         DataTiming(key, form, size, read, transform, spreads[form], *recipe)
@@ -146,7 +110,7 @@ def time_samples(key: str, folder: Path, images: int = 6, repeats: int = 8) -> l
 
 
 def recipe_read(split: Split, index: int) -> Sample:
-    """What `Split.read` gives, as the recipe reads; of masks the grey ones only."""
+    """`Split.read` as the recipe reads, with grey masks only."""
     pair = split.pairs[index]
     image: NDArray[np.uint8] = cv2.cvtColor(cv2.imread(str(pair.image)), cv2.COLOR_BGR2RGB)
     table = label_table(split.dataset).astype(np.uint8)
@@ -160,7 +124,9 @@ def recipe_augment(
     crop: tuple[int, int],
     resize: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`augment` and `normalise_crops` written plainly in the recipe's order: resize the whole, crop, flip, colours, normalise, pad.
+    """`augment` and `normalise_crops` written plainly in the recipe's order.
+
+    Resize the whole, crop, flip, colours, normalise, pad.
 
     Source: the order of SSSegmentation's CCNet configurations.
     """
@@ -182,20 +148,16 @@ def recipe_augment(
     pixels = cv2.multiply(cv2.subtract(pixels, (*MEAN, 0)), (*(1 / std for std in STD), 0))
     above, before = (crop[0] - height) // 2, (crop[1] - width) // 2
     margins = (before, crop[1] - width - before, above, crop[0] - height - above)
-    return F.pad(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), margins), F.pad(
-        torch.from_numpy(labels.copy()), margins, value=IGNORE
-    )
+    images = F.pad(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), margins)
+    return images, F.pad(torch.from_numpy(labels.copy()), margins, value=IGNORE)
 
 
 def _recipe_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Each change in float32, clipped and cut to 8 bits again; the draws come in the order of `distort_colours`."""
+    """Each change in float32, then back to 8 bits; draws in the order of `distort_colours`."""
     contrast_first = rng.random() < 0.5
     brighten, contrast, saturate, turn = rng.random(4) < 0.5
-    shift, factor, saturation = (
-        rng.uniform(-BRIGHTNESS, BRIGHTNESS),
-        rng.uniform(*CONTRAST),
-        rng.uniform(*SATURATION),
-    )
+    shift, factor = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(*CONTRAST)
+    saturation = rng.uniform(*SATURATION)
     hue = rng.integers(-HUE, HUE)
     if brighten:
         image = _linear(image, 1, shift)
@@ -217,32 +179,25 @@ def _linear(values: NDArray[np.uint8], factor: float, shift: float) -> NDArray[n
 
 
 def make_files(key: str, folder: Path, images: int) -> Split:
-    """Pictures with about the detail, and so the file size, of photographs, and masks of large regions, many of one class."""
+    """Pictures with about a photograph's detail and file size, and masks of large regions."""
     height, width, ending, noise, share = _KINDS[key]
     dataset, rng = get_dataset(key), np.random.default_rng(0)
     ids = np.array(dataset.label_ids or range(dataset.num_classes), np.uint8)
+
+    def layer(cells: int) -> NDArray[np.float32]:
+        coarse = rng.integers(0, 256, (height // cells, width // cells, 3), np.uint8)
+        smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        return np.asarray(smooth, np.float32)
+
     pairs = []
     for index in range(images):
-        coarse = [
-            Image.fromarray(rng.integers(0, 256, (height // k, width // k, 3), np.uint8))
-            for k in (125, 25, 8)
-        ]
-        layers = [
-            np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC), np.float32)
-            for layer in coarse
-        ]
-        image = (
-            0.6 * layers[0]
-            + 0.25 * layers[1]
-            + 0.15 * layers[2]
-            + rng.normal(0, noise, (height, width, 1))
-        )
+        image = 0.6 * layer(125) + 0.25 * layer(25) + 0.15 * layer(8)
+        image = image + rng.normal(0, noise, (height, width, 1))
         regions = ids[rng.integers(0, len(ids), (height // 60, width // 60))]
         regions[rng.random(regions.shape) < share] = ids[0]
         mask = Image.fromarray(regions).resize((width, height), Image.Resampling.NEAREST)
-        pair = Pair(
-            f"{key}{index}", folder / f"{key}{index}{ending}", folder / f"{key}{index}_mask.png"
-        )
+        name = f"{key}{index}"
+        pair = Pair(name, folder / f"{name}{ending}", folder / f"{name}_mask.png")
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(pair.image, quality=92)
         mask.save(pair.mask)
         pairs.append(pair)

@@ -1,18 +1,9 @@
-"""ccnet_lab: explore criss-cross attention for semantic segmentation. This file only gathers the public names, loaded when first used."""
+"""Explore criss-cross attention for semantic segmentation; public names load on first use."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ccnet_lab.configs import CONFIGS, Config, get_config
-    from ccnet_lab.errors import ConfigError, ImageError, LabError, WeightsError
-    from ccnet_lab.explore.explorer import Explorer, View
-    from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_attention
-    from ccnet_lab.model.ccnet import CCNet, Segmentation, build_model
-    from ccnet_lab.model.weights import load_weights, save_weights
+from typing import Any
 
 __version__ = "0.1.0"
-
 _HOMES = {
     "configs": ("CONFIGS", "Config", "get_config"),
     "errors": ("ConfigError", "ImageError", "LabError", "WeightsError"),
@@ -21,33 +12,16 @@ _HOMES = {
     "model.ccnet": ("CCNet", "Segmentation", "build_model"),
     "model.weights": ("load_weights", "save_weights"),
 }
-__all__ = [
-    "CONFIGS",
-    "CCNet",
-    "Config",
-    "ConfigError",
-    "CrissCrossAttention",
-    "Explorer",
-    "ImageError",
-    "LabError",
-    "Segmentation",
-    "View",
-    "WeightsError",
-    "build_model",
-    "criss_cross_attention",
-    "get_config",
-    "load_weights",
-    "save_weights",
-]
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from where it is defined; a script that trains need not wait for what draws figures."""
-    for home, names in _HOMES.items():
-        if name in names:
-            globals()[name] = found = getattr(import_module(f"ccnet_lab.{home}"), name)
-            return found
-    raise AttributeError(f"module 'ccnet_lab' has no attribute {name!r}")
+    """Import a public name on first use, so that training need not wait for matplotlib."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'ccnet_lab' has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(f"ccnet_lab.{_HOME_OF[name]}"), name)
+    return found
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,7 @@
-"""Configurations: what is built and trained, for the twelve published ones and a few extra. Facts about the data are in data/catalog.py."""
+"""Configurations: what is built and trained; the twelve published ones and a few small extras.
+
+Facts about the data sets are in data/catalog.py.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -7,45 +10,43 @@ from types import MappingProxyType
 from typing import Any
 
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.errors import ConfigError, UnknownConfigError, UnknownFieldError, near
+from ccnet_lab.errors import ConfigError, UnknownConfigError, near
 
 RELEASES = "https://github.com/SegmentationBLWX/modelstore/releases/download/ssseg_ccnet"
-TINY, SLIM = (
-    0,
-    1,
-)  # depths that stand for the two small backbones, which are no ResNets: the beacons demo's and the street model's
+TINY, SLIM = 0, 1  # "depths" of the two small backbones: the beacons demo's, the street model's
 STRIDES = {TINY: (4,), SLIM: (4, 8), 50: (8, 16), 101: (8, 16)}
 
 
 class _Derived(float):
-    """A value that follows from another field, and again after `dataclasses.replace` has changed that one."""
+    """A value computed from another field, and again after `replace` has changed that one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One configuration. Frozen: vary it with `dataclasses.replace`; a misspelt field is refused with the near ones named.
+    """One configuration. Frozen: vary it with `dataclasses.replace`.
 
     Attributes:
         dataset: a key of `data.catalog.DATASETS`; the class count follows from it.
         depth: of the ResNet, 50 or 101; `TINY` or `SLIM` for the small backbones.
-        width: of the small backbones, see model/backbone.py; the ResNets have their own.
         output_stride: image pixels per feature cell, 8 or 16 (the small networks also 4).
+        width: of the small backbones, see model/backbone.py; the ResNets have their own.
         crop_size: (H, W) of a training crop, pixels.
-        resize: (long, short) sides the whole image is fitted into, ratio kept, before evaluation.
         batch_size: the total batch over all processes.
         epochs, lr, momentum, weight_decay, power, aux_weight: of SGD and its poly policy.
-        min_lr: what the learning rate falls to, (1 - step / total) ** power * (lr - min_lr) + min_lr; a hundredth of `lr` where not given.
+        resize: (long, short) sides the whole image is fitted into before evaluation.
+        min_lr: floor of the learning rate, (1 - step / total) ** power * (lr - min_lr) + min_lr;
+            by default a hundredth of `lr`.
         optimizer: "sgd"; "adamw" for the small networks.
         balance: whether rare classes weigh more in the loss.
         ohem: whether only the hard pixels count in the main loss (TPAMI's "+ OHEM").
-        category_loss: weight of the category-consistent loss of TPAMI section 3.3; 0 leaves it out.
+        category_loss: weight of the category-consistent loss of TPAMI section 3.3; 0 for none.
         recurrence: R, how often the criss-cross attention is applied with the same weights.
-        channels, query_channels: C of the head and d of its queries and keys.
-        aux_channels: channels of the auxiliary classifier; 0 for as many as `channels` (mmsegmentation has 256).
+        channels, query_channels: C of the head and C' of its queries and keys.
         head_kernel: kernel of the head's convolutions around the attention, odd.
         dropout: probability of dropping a channel before the classifiers.
-        gamma: what the attention's residual weight starts at.
+        gamma: initial residual weight of the attention.
         auxiliary: whether a second classifier on stage 3 is trained beside the head.
+        aux_channels: channels of that classifier; 0 for `channels` (mmsegmentation has 256).
         alias: a name of its own; "" for the name that follows from the fields.
 
     Source: SSSegmentation's CCNet configurations; Huang et al., TPAMI 2020, section 4.
@@ -79,16 +80,6 @@ class Config:
     aux_channels: int = 0
     alias: str = ""
 
-    def __new__(cls, *_: Any, **given: Any) -> "Config":
-        """Refuse a misspelt field before the dataclass does, naming the near ones."""
-        known = [field.name for field in fields(cls)]
-        for name in given:
-            if name not in known:
-                raise UnknownFieldError(
-                    f"a configuration has no field {name!r}; {near(name, known)}"
-                )
-        return super().__new__(cls)
-
     def __post_init__(self) -> None:
         get_dataset(self.dataset)  # raises for an unknown one
         if self.min_lr is None or isinstance(self.min_lr, _Derived):
@@ -98,34 +89,30 @@ class Config:
             ("depth", strides, f"50 or 101 (or {TINY} or {SLIM}, the small backbones)"),
             ("output_stride", self.output_stride in strides, " or ".join(map(str, strides))),
             ("optimizer", self.optimizer in ("sgd", "adamw"), "'sgd' or 'adamw'"),
-            *(
-                (name, getattr(self, name) >= 1, "1 or more")
-                for name in ("batch_size", "epochs", "channels", "query_channels", "width")
-            ),
             ("min_lr", 0 <= self.min_lr <= self.lr, f"0 to lr, which is {self.lr:g}"),
             ("aux_channels", self.aux_channels >= 0, "0 (as many as channels) or more"),
             ("recurrence", self.recurrence >= 0, "0 or more (the papers use 2)"),
         ]
+        for name in ("batch_size", "epochs", "channels", "query_channels", "width"):
+            checks.append((name, getattr(self, name) >= 1, "1 or more"))
+        for name in ("crop_size", "resize"):
+            pair = tuple(int(v) for v in getattr(self, name))
+            object.__setattr__(self, name, pair)  # JSON has lists
+            checks.append((name, len(pair) == 2 and min(pair) >= 1, "two positive integers"))
         for name, good, expected in checks:
             if not good:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {expected}")
-        for name in ("crop_size", "resize"):
-            pair = tuple(int(v) for v in getattr(self, name))
-            if len(pair) != 2 or min(pair) < 1:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}; expected two positive integers"
-                )
-            object.__setattr__(self, name, pair)  # JSON brings lists
 
     @property
     def name(self) -> str:
-        """`ccnet_resnet{depth}os{output_stride}_{dataset}`, with `_r{R}` where R is not 2 and `_aux{channels}` if set; or the alias."""
-        suffix = ("" if self.recurrence == 2 else f"_r{self.recurrence}") + (
-            f"_aux{self.aux_channels}" if self.aux_channels else ""
-        )
-        return (
-            self.alias or f"ccnet_resnet{self.depth}os{self.output_stride}_{self.dataset}{suffix}"
-        )
+        """The alias, or the name that follows from the fields, as `ccnet_resnet50os8_voc`.
+
+        `_r{R}` is added where R is not 2, `_aux{channels}` where that is set.
+        """
+        name = f"ccnet_resnet{self.depth}os{self.output_stride}_{self.dataset}"
+        name += "" if self.recurrence == 2 else f"_r{self.recurrence}"
+        name += f"_aux{self.aux_channels}" if self.aux_channels else ""
+        return self.alias or name
 
     @property
     def num_classes(self) -> int:
@@ -134,7 +121,7 @@ class Config:
 
     @property
     def published_miou(self) -> float | None:
-        """In percent, single scale, whole image, no flip; None for anything but the published recipe itself."""
+        """In percent: single scale, whole image, no flip; None for any other than the twelve."""
         return _PUBLISHED.get(self.name) if CONFIGS.get(self.name) == self else None
 
     @property
@@ -153,15 +140,21 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
-        """A configuration from `to_dict`'s mapping; unknown, missing and impossible fields raise `ConfigError`.
+        """A configuration from `to_dict`'s mapping.
 
-        One without `min_lr` was stored when the learning rate fell to 0, and says so.
+        One without `min_lr` was stored when the learning rate still fell to 0.
+
+        Raises:
+            ConfigError: a field is unknown, missing or impossible.
         """
+        known = [field.name for field in fields(cls)]
+        for name in set(values) - set(known):
+            raise ConfigError(f"a configuration has no field {name!r}; {near(name, known)}")
         try:
             return cls(**{"min_lr": 0.0, **values})
+        except ConfigError:
+            raise
         except (TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, ConfigError):
-                raise
             raise ConfigError(f"these fields make no configuration: {error}") from None
 
 
@@ -178,7 +171,7 @@ _TWELVE = tuple(
 )
 CONFIGS: Mapping[str, Config] = MappingProxyType({config.name: config for config in _TWELVE})
 
-# SSSegmentation's CCNet page, in the order of the twelve: R-50-D8, R-50-D16, R-101-D8, R-101-D16 per data set.
+# SSSegmentation's CCNet page; per data set R-50-D8, R-50-D16, R-101-D8, R-101-D16.
 _PUBLISHED = dict(
     zip(
         CONFIGS,
@@ -187,16 +180,47 @@ _PUBLISHED = dict(
     )
 )
 
-# A beacon decides every disc's class, so a network needs R = 2 to see it from anywhere; scripts/make_demo.py trains both.
+# A beacon decides every disc's class, so that a network needs R = 2 to see it from anywhere;
+# scripts/make_demo.py trains both.
 _DEMO = Config(
-    dataset="beacons", depth=TINY, output_stride=4, crop_size=(96, 96), resize=(192, 96), batch_size=16, epochs=1,
-    lr=3e-3, min_lr=0.0, channels=64, query_channels=16, head_kernel=1, dropout=0.0, gamma=1.0, auxiliary=False, alias="demo",
-)  # fmt: skip
-# Small enough to be trained on two CPU cores, on CamVid, from scratch: first the coarse one, then, from its weights, the finer.
+    alias="demo",
+    dataset="beacons",
+    depth=TINY,
+    output_stride=4,
+    crop_size=(96, 96),
+    resize=(192, 96),
+    batch_size=16,
+    epochs=1,
+    lr=3e-3,
+    min_lr=0.0,
+    channels=64,
+    query_channels=16,
+    head_kernel=1,
+    dropout=0.0,
+    gamma=1.0,
+    auxiliary=False,
+)
+# Small enough to be trained from scratch on two CPU cores: first the coarse one on CamVid, then the
+# finer one from its weights.
 _STREET8 = Config(
-    dataset="camvid", depth=SLIM, output_stride=8, width=24, crop_size=(256, 320), resize=(480, 360), batch_size=8, epochs=90,
-    optimizer="adamw", lr=3e-3, min_lr=0.0, weight_decay=0.01, balance=True, channels=64, query_channels=16, gamma=0.5, alias="street8",
-)  # fmt: skip
+    alias="street8",
+    dataset="camvid",
+    depth=SLIM,
+    output_stride=8,
+    width=24,
+    crop_size=(256, 320),
+    resize=(480, 360),
+    batch_size=8,
+    epochs=90,
+    optimizer="adamw",
+    lr=3e-3,
+    min_lr=0.0,
+    weight_decay=0.01,
+    balance=True,
+    channels=64,
+    query_channels=16,
+    gamma=0.5,
+)
 _FOUR = (
     _DEMO,
     replace(_DEMO, recurrence=1, alias="demo_r1"),
@@ -207,7 +231,7 @@ EXTRAS: Mapping[str, Config] = MappingProxyType({config.name: config for config 
 
 
 def get_config(name: str | Config) -> Config:
-    """The configuration called `name`: one of the twelve or of the extras; a Config comes back as it is.
+    """The configuration of that name, one of the twelve or an extra; a Config is returned as it is.
 
     Raises:
         UnknownConfigError: no configuration has this name; the near ones are listed.

@@ -1,4 +1,4 @@
-"""Which device, which precision, TF32, out of memory: asked here and nowhere else. What is computed so is the callers' business."""
+"""Devices, precision, TF32 and running out of memory: asked here and nowhere else."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,11 @@ from ccnet_lab.errors import DeviceError, LabError
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """The device "cpu", "cuda", "cuda:1", or "auto": CUDA where there is one; raises `DeviceError` where it cannot be used."""
+    """The device "cpu", "cuda", "cuda:1" and so on, or "auto": CUDA where there is one.
+
+    Raises:
+        DeviceError: the device cannot be used here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -18,13 +22,14 @@ def choose_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise DeviceError(
-            f"device {str(device)!r} cannot be used here ({reason}); use 'cpu' (--device cpu)"
+            f"device {str(device)!r} cannot be used here ({reason}); "
+            "use --device cpu (in Python, 'cpu')"
         ) from None
     return torch.device(device)
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in units of its own; elsewhere bfloat16 is slower than float32."""
+    """Whether the device has bfloat16 units; elsewhere bfloat16 is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(
@@ -33,23 +38,21 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether a precision of "auto", "fp32" or "bf16" means bfloat16 autocast on this device."""
+    """Whether "auto", "fp32" or "bf16" means bfloat16 autocast: "auto" where a GPU has units."""
     if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return device.type == "cuda" and has_bf16(device)
     return precision == "bf16"
 
 
 def fast_precision(device: torch.device) -> str:
-    """The protocol's precision of fast inference on a device: "fast bf16" where it has units for that, else "fast fp32"."""
+    """The protocol's precision of fast inference: "fast bf16" or "fast fp32"."""
     return f"fast {'bf16' if has_bf16(device) else 'fp32'}"
 
 
 @contextmanager
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    """Within it, "bf16" is autocast, "fp32" is float32 with TF32 off, with "fast" before it or not."""
-    switches: tuple[Any, ...] = (
-        (torch.backends.cudnn, torch.backends.cuda.matmul) if device.type == "cuda" else ()
-    )
+    """TF32 off, and bfloat16 autocast if the precision ends in "bf16"."""
+    switches: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [switch.allow_tf32 for switch in switches]
     try:
         for switch in switches:
@@ -62,19 +65,21 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
 
 
 def set_arithmetic(deterministic: bool = False) -> None:
-    """TF32 off, as the published runs have it; deterministic algorithms by choice."""
+    """TF32 off, as in the published runs; deterministic algorithms by choice."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = not deterministic
     torch.use_deterministic_algorithms(deterministic)
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, a GPU's or the machine's; not one of ours, which has advice of its own."""
+    """Whether an error, but one of this library, says that a GPU's or the machine's memory ran out.
+
+    Of /dev/shm, where workers put "/torch_..." files, there is less than of memory.
+    """
+    if isinstance(error, LabError):
+        return False
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    message = str(error).lower()
     known = ("out of memory", "allocate memory", "alloc_failed")
-    words = (
-        "" if "/torch_" in str(error) else str(error).lower()
-    )  # of /dev/shm there is less than of memory
-    said = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        word in words for word in known
-    )
-    return said and not isinstance(error, LabError)
+    return "/torch_" not in message and any(words in message for words in known)

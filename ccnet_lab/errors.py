@@ -1,46 +1,38 @@
-"""The exceptions this library raises on purpose; each message says what came, what was expected, what to do next."""
+"""The exceptions of this library; a message says what came, what was expected and what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class LabError(Exception):
-    """Base of every error ccnet_lab raises on purpose; the app shows its message as it is."""
+    """Base of every error that ccnet_lab raises on purpose; the app shows its message as it is."""
 
-    def __str__(self) -> str:  # KeyError, a base of some of these, would print the message's repr
+    def __str__(self) -> str:  # KeyError, a base of one of these, would print the message's repr
         return str(self.args[0]) if self.args else ""
 
 
 class ConfigError(LabError, ValueError):
-    """A configuration that cannot be: an unknown name, a misspelt field, a value out of range."""
+    """An impossible configuration: an unknown field, a value out of range."""
 
 
 class UnknownConfigError(ConfigError, KeyError):
     """No configuration has this name."""
 
 
-class UnknownFieldError(ConfigError, TypeError):
-    """A configuration has no such field."""
-
-
 class ImageError(LabError, ValueError):
-    """Something that is not a readable picture, is too large to decode, or a pixel that lies outside it."""
+    """A picture that cannot be read or is too large to decode, or a pixel outside it."""
 
 
 class DataError(LabError, ValueError):
-    """A data set that is missing, incomplete or damaged; the file and the remedy are named."""
+    """A data set that is missing, incomplete or damaged."""
 
 
 class WeightsError(LabError, RuntimeError):
-    """A weights file that cannot be read, or whose entries do not fit the model; nothing was loaded."""
+    """A weights file that cannot be read or does not fit the model; nothing was loaded."""
 
 
 class DownloadError(LabError, OSError):
-    """A file that could not be downloaded whole; says where to put it by hand. Nothing damaged lies under its name."""
-
-
-class NotThereError(DownloadError):
-    """The host has no such file."""
+    """A file that could not be downloaded whole; nothing damaged lies under its name."""
 
 
 class MissingFileError(LabError, FileNotFoundError):
@@ -52,11 +44,11 @@ class DeviceError(LabError, RuntimeError):
 
 
 class ExportError(LabError, ValueError):
-    """A network that cannot be written as asked, or a file that does not give what the network gives."""
+    """A network that cannot be exported as asked, or an export that computes something else."""
 
 
 class TrainingError(LabError, ArithmeticError):
-    """A loss or gradients that are not finite; the step, the batch's files and the last good checkpoint are named."""
+    """A loss or gradients that are not finite."""
 
 
 class MemoryShortError(LabError, MemoryError):
@@ -64,27 +56,24 @@ class MemoryShortError(LabError, MemoryError):
 
 
 class RunError(LabError, ValueError):
-    """A run folder that lacks a file it should have, or whose files cannot be read."""
-
-
-class ProtocolError(LabError, ValueError):
-    """Scores measured in different ways that would be compared, or a way of measuring that cannot be."""
+    """A run folder that lacks a file, or whose files cannot be read or written."""
 
 
 class RunBusyError(RunError):
     """Another process is writing to this run."""
 
 
+class ProtocolError(LabError, ValueError):
+    """Scores measured in different ways, or an impossible way of measuring."""
+
+
 class MissingPackageError(LabError, ImportError):
-    """An optional package isn't installed; the command that installs it is named."""
+    """An optional package is not installed; the command that installs it is named."""
 
 
-def near(name: str, known: Iterable[str], most: int = 3) -> str:
-    """The known names nearest to `name`, as the end of a sentence; all of them where none is near."""
+def near(name: str, known: Iterable[str]) -> str:
+    """The end of an error sentence: the three known names nearest to `name`, or all of them."""
     known = list(known)
-    found = get_close_matches(name, known, n=most, cutoff=0.5)
-    return (
-        f"did you mean {' or '.join(map(repr, found))}?"
-        if found
-        else f"known are {', '.join(known)}"
-    )
+    if found := get_close_matches(name, known, n=3, cutoff=0.5):
+        return f"did you mean {' or '.join(map(repr, found))}?"
+    return f"known are {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, forced to disk, hashed; what stands in them is for those who call."""
+"""Files written whole or not at all, and hashed; their content is up to the callers."""
 
 import hashlib
 import os
@@ -6,24 +6,31 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from ccnet_lab.errors import LabError
+
+# What torch's messages contain when a file could not be written.
+_TORCH_WRITING = (
+    "inline_container",
+    "PytorchStreamWriter",
+    "iostream",
+    "unexpected pos",
+    "No space left",
+    "file write",
+)
 
 
 def write_whole(path: Path, write: Callable[[Path], object], error: type[LabError]) -> None:
-    """Let `write` fill a temporary file beside `path`, force it to disk and rename it: `path` is whole at any moment.
+    """Let `write` fill a temporary file beside `path`, sync it to disk and rename it.
 
     Raises:
-        error: it cannot be written (a full disk, say). What was there before is then untouched, as it is when `write` raises.
+        error: it cannot be written (a full disk, say). What was there before is then untouched, as
+            it is when `write` raises.
     """
     temporary = path.with_name(f"{path.name}.writing")
     try:
         temporary.unlink(missing_ok=True)  # of a process that was killed
         temporary.touch()
-        mode = (
-            temporary.stat().st_mode
-        )  # what the umask makes of it; safetensors lets nobody but the owner read
+        mode = temporary.stat().st_mode  # by the umask; safetensors makes its files private
         write(temporary)
         temporary.chmod(mode)
         sync(temporary)
@@ -31,7 +38,7 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[LabErro
         sync(path.parent)
     except LabError:
         raise
-    except (OSError, RuntimeError, SafetensorError) as reason:
+    except Exception as reason:
         if not failed_to_write(reason):
             raise
         remedy = "what was there before is untouched; make room or choose another place"
@@ -42,19 +49,13 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[LabErro
 
 
 def failed_to_write(error: Exception) -> bool:
-    """Whether an error that came while a file was written is the file's: torch and safetensors wrap such failures.
+    """Whether an error means that a file could not be written; torch and safetensors wrap those.
 
-    Others come up then, too: of a worker that was killed, of a GPU that is lost.
+    A worker that was killed or a lost GPU may raise while a file is written, too.
     """
-    words = (
-        "inline_container",
-        "PytorchStreamWriter",
-        "iostream",
-        "unexpected pos",
-        "No space left",
-        "file write",
-    )
-    return isinstance(error, OSError | SafetensorError) or any(word in str(error) for word in words)
+    if isinstance(error, RuntimeError):
+        return any(phrase in str(error) for phrase in _TORCH_WRITING)
+    return isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
 
 
 def write_text(path: Path, text: str, error: type[LabError]) -> None:

@@ -1,33 +1,77 @@
-"""Where models come from: a name, a run folder or a file to the weights behind it. What is done with them is in explorer.py."""
+"""A model from a name, a run folder or a file; weights.py reads the file, store.py downloads it."""
 
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
+import torch
+
 from ccnet_lab import store
-from ccnet_lab.configs import CONFIGS, EXTRAS
+from ccnet_lab.configs import CONFIGS, EXTRAS, Config
+from ccnet_lab.data.catalog import Dataset
+from ccnet_lab.device import choose_device
 from ccnet_lab.downloads import Progress, progress_bar
 from ccnet_lab.errors import MissingFileError, UnknownConfigError, near
+from ccnet_lab.model.ccnet import CCNet
+from ccnet_lab.model.weights import Checkpoint, open_checkpoint
 from ccnet_lab.runs import Run
 
 
-def source_and_config(words: str) -> tuple[str, str | None]:
-    """The name or path in "PATH as NAME", and the configuration's name; None without one. What lies on disk under the whole is a path."""
-    words = words.strip()
-    source, _, config = (part.strip() for part in words.rpartition(" as "))
-    if (
-        not source
-        or Path(words).exists()
-        or (("/" in config or "." in config) and not Path(source).exists())
-    ):
-        return words, None
+def load(
+    source: str | Path,
+    device: str | torch.device = "cpu",
+    config: str | Config | None = None,
+    ema: bool = False,
+    own: Dataset | None = None,
+) -> tuple[CCNet, Config]:
+    """The model behind a name or path, in eval mode on `device`, and its configuration.
+
+    Args:
+        source: an embedded model ("demo", "demo_r1", "street"), one of the twelve (downloaded where
+            it is not on disk), a run folder or a weights file; or "PATH as NAME".
+        config: the configuration a weights file was made for, where the file leaves that open.
+        ema: take the averaged weights of a file that has both.
+        own: the user's data set that it was trained on, for files that name no classes.
+
+    Raises:
+        UnknownConfigError: neither a name nor a path that exists.
+        DownloadError: the published checkpoint cannot be downloaded.
+        MissingFileError: a run that has no weights yet, or a name whose weights are not shipped.
+        WeightsError, ConfigError: as `load_weights` and `Checkpoint.config`.
+        RunError, DeviceError: as `Run.open` and `choose_device`.
+    """
+    device = choose_device(device)
+    path, name = source_and_config(str(source))
+    checkpoint = open_checkpoint(obtain_weights(path), ema)
+    return build(checkpoint, checkpoint.config(config or name, own), device)
+
+
+def build(
+    checkpoint: Checkpoint, config: Config, device: str | torch.device
+) -> tuple[CCNet, Config]:
+    """The model of an open checkpoint, as `load` returns it."""
+    model = checkpoint.build(config).eval()
+    return model.to(device, memory_format=torch.channels_last), config  # type: ignore[call-overload]
+
+
+def source_and_config(text: str) -> tuple[str, str | None]:
+    """The path and the configuration's name in "PATH as NAME"; None without one.
+
+    A text that is itself the path of something on disk is a path.
+    """
+    text = text.strip()
+    source, _, config = (part.strip() for part in text.rpartition(" as "))
+    looks_like_path = "/" in config or "." in config
+    if not source or Path(text).exists() or (looks_like_path and not Path(source).exists()):
+        return text, None
     return source, config
 
 
 def find_weights(source: str | Path) -> Path:
-    """The weights file behind a name or a path, on this machine; raises as `Explorer.open` does, but downloads nothing.
+    """The weights file behind a name or a path; raises as `load`, but downloads nothing.
 
-    For one of the twelve it is in the store's folder `checkpoints`: the published file under either of its names, or NAME.safetensors.
+    For one of the twelve it is the published file, under either of its names, or NAME.safetensors,
+    in the store's folder `checkpoints`.
     """
     name = str(source)
     if name in EXTRAS:
@@ -42,8 +86,8 @@ def find_weights(source: str | Path) -> Path:
             if path.is_file():
                 return path
         raise MissingFileError(
-            f"the checkpoint of {name} is not on disk; `python scripts/zoo.py get {name}` downloads it, "
-            f"or download {CONFIGS[name].published_url} and put it at {published}"
+            f"the checkpoint of {name} is not on disk; `python scripts/zoo.py get {name}` "
+            f"downloads it, or download {CONFIGS[name].published_url} and put it at {published}"
         )
     path = Path(source)
     if path.is_dir():
@@ -61,9 +105,10 @@ def find_weights(source: str | Path) -> Path:
 
 
 def obtain_weights(source: str | Path, progress: Progress | None = None) -> Path:
-    """As `find_weights`, but the published checkpoint of one of the twelve is downloaded where it is not on disk, with a progress bar.
+    """As `find_weights`, but downloads the published checkpoint of one of the twelve.
 
-    Raises `DownloadError` where it cannot be had, or is no longer the file that it was at its first use.
+    Raises:
+        DownloadError: it cannot be downloaded, or has changed since its first use.
     """
     name = str(source)
     try:
@@ -78,7 +123,7 @@ def obtain_weights(source: str | Path, progress: Progress | None = None) -> Path
 
 
 def available_models() -> dict[str, Path]:
-    """Models that can be opened by name now: the embedded ones, and those of the twelve whose checkpoint is on disk."""
+    """The weights on this machine that can be opened by name."""
     found = {}
     for name in [*EXTRAS, *CONFIGS]:
         with suppress(MissingFileError):

@@ -1,16 +1,17 @@
-"""Run: one training run's folder on disk, the only module that knows the file names in it. What is written there is decided elsewhere.
+"""Run: one training run's folder on disk, and the only module that knows the file names in it.
 
-Everything but the log is written whole or not at all: to a temporary file, forced to disk, then renamed.
+Everything but the log is written whole or not at all; the callers decide what is written.
 """
 
 import errno
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import nn
@@ -23,17 +24,18 @@ from ccnet_lab.model.weights import save_weights
 
 KEPT_CHECKPOINTS = 2  # the last and the one before it
 _DIGITS = 8  # of the sha256 in a checkpoint's name
+_held: set[Path] = set()  # the runs that this process has locked
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: `config.json`, `training.json`, `metrics.jsonl`, `scores.json`, `confusions.npz`, `model.safetensors`, checkpoints."""
+    """A run folder: configuration, settings, log, scores, weights and checkpoints."""
 
     folder: Path
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
-        """An existing run folder; raises `MissingFileError` where there is none, `RunError` where it holds no run."""
+        """An existing run; raises `MissingFileError` or `RunError` where the folder holds none."""
         folder = Path(folder)
         if not folder.is_dir():
             raise MissingFileError(f"there is no run folder {folder}")
@@ -48,20 +50,17 @@ class Run:
         """A new run folder that holds `config`; raises `RunError` where there is one already."""
         run = cls(Path(folder))
         if (run.folder / "config.json").exists():
-            raise RunError(
-                f"{folder} holds a run already; add --resume to go on with it, or choose another folder"
-            )
+            remedy = "add --resume to go on with it, or choose another folder"
+            raise RunError(f"{folder} holds a run already; {remedy}")
         run.folder.mkdir(parents=True, exist_ok=True)
         return run.begin_anew(config)
 
     def begin_anew(self, config: Config) -> "Run":
-        """Let the folder hold `config` and nothing of an earlier beginning."""
+        """Let the folder hold `config` and nothing of an earlier start."""
         for name in ("training.json", "metrics.jsonl"):
             (self.folder / name).unlink(missing_ok=True)
         dataset = get_dataset(config.dataset)
-        if (
-            dataset.classes
-        ):  # a data set of one's own, which the catalog of another process doesn't know
+        if dataset.classes:  # a user's, which another process doesn't know
             self._write("dataset.json", dataset.to_dict())
         self._write("config.json", config.to_dict())
         return self
@@ -70,25 +69,21 @@ class Run:
     def config(self) -> Config:
         """What was trained."""
         values = self._read("config.json")
-        if (
-            self.training is None
-        ):  # published weights that were only scored here, or not begun: the schedule has its floor
+        if self.training is None:  # not trained here, so the learning rate has its usual floor
             values.setdefault("min_lr", None)
         return Config.from_dict({**values, **self._dataset()})
 
     def _dataset(self) -> dict[str, str]:
-        """The key of a data set of one's own as this process knows it, as a configuration's field; nothing for a published one."""
+        """The field `dataset` where it is a user's, as its key in this process; else nothing."""
         dataset = self._read_if_there("dataset.json")
         return {"dataset": register(dataset).key} if dataset else {}
 
     def follow(self, dataset: Dataset) -> None:
-        """Take a data set of one's own from where it lies now: the same classes, perhaps a copy of the folder."""
+        """Store where a user's data set is now, if it has the run's classes."""
         stored = self._read_if_there("dataset.json")
-        if (
-            stored
-            and stored.get("root") != dataset.root
-            and [name for _, name in stored["classes"]] == list(dataset.class_names)
-        ):
+        if not stored or stored.get("root") == dataset.root:
+            return
+        if [name for _, name in stored["classes"]] == list(dataset.class_names):
             self._write("dataset.json", dataset.to_dict())
 
     @property
@@ -107,18 +102,13 @@ class Run:
         return self.folder / "metrics.jsonl"
 
     @property
-    def lock_file(self) -> Path:
-        """What `locked` holds; opening it elsewhere in the process that holds it would let it go."""
-        return self.folder / "run.lock"
-
-    @property
     def finished(self) -> bool:
         """Whether the run is trained and scored."""
         return self.weights.is_file() and self.scores is not None
 
     @property
     def scores(self) -> dict[str, Any] | None:
-        """miou, pixel_accuracy, per_class_iou by class name, protocol; None before an evaluation."""
+        """miou, pixel_accuracy, per_class_iou by class name, protocol; None before evaluation."""
         return self._read_if_there("scores.json")
 
     def write_scores(self, scores: dict[str, Any]) -> None:
@@ -127,11 +117,11 @@ class Run:
 
     @property
     def training(self) -> dict[str, Any] | None:
-        """How the run is carried out (seed, steps, precision, ...); None before it began."""
+        """The settings (seed, steps, precision, ...); None before training started."""
         return self._read_if_there("training.json")
 
     def write_training(self, settings: dict[str, Any]) -> None:
-        """Store how the run is carried out."""
+        """Store the settings."""
         self._write("training.json", settings)
 
     def save_weights(self, model: nn.Module, **notes: Any) -> None:
@@ -146,17 +136,15 @@ class Run:
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise RunError(
-                f"the log of {self.folder} cannot be written: {error}; make room, then --resume"
-            ) from None
+            what = f"the log of {self.folder} cannot be written"
+            raise RunError(f"{what}: {error}; make room, then --resume") from None
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last line that was cut short is left out."""
-        path = self.log_file
-        lines = (
-            path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-        )
-        found = []
+        path, text = self.log_file, ""
+        if path.exists():
+            text = path.read_text(encoding="utf-8", errors="replace")
+        lines, found = text.splitlines(), []
         for number, line in enumerate(lines, 1):
             record = None
             with suppress(ValueError):
@@ -164,20 +152,14 @@ class Run:
             if isinstance(record, dict) and "step" in record:
                 found.append(record)
             elif number < len(lines):
-                raise RunError(
-                    f"line {number} of {path} is no JSON object with a step; mend or remove it"
-                )
+                what = f"line {number} of {path} is no JSON object with a step"
+                raise RunError(f"{what}; mend or remove it")
         return found
 
     def rewind_log(self, step: int) -> None:
-        """Take out the lines after `step`: they will be written again."""
-        write_text(
-            self.log_file,
-            "".join(
-                json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step
-            ),
-            RunError,
-        )
+        """Remove the lines after `step`, which will be written again."""
+        records = (record for record in self.metrics() if record["step"] <= step)
+        write_text(self.log_file, "".join(json.dumps(r) + "\n" for r in records), RunError)
 
     # Checkpoints
 
@@ -186,8 +168,12 @@ class Run:
         return sorted(self.folder.glob("checkpoint-*-*.pt"), reverse=True)
 
     def save_checkpoint(self, state: dict[str, Any], step: int) -> Path:
-        """Store a training state of tensors and plain values, and keep the one before it; raises `RunError` where the disk is full, say."""
-        if self.log_file.exists():  # which never lags behind a checkpoint
+        """Store a training state of tensors and plain values, and keep the one before it.
+
+        Raises:
+            RunError: the disk is full, say; the checkpoint before is untouched.
+        """
+        if self.log_file.exists():  # the log never lags behind a checkpoint
             sync(self.log_file)
         temporary = self.folder / "checkpoint.writing"
         try:
@@ -210,23 +196,22 @@ class Run:
         return path
 
     def load_checkpoint(self, say: Callable[[str], None] = print) -> dict[str, Any] | None:
-        """The newest state that is whole, None where none was ever saved; damaged ones are named to `say`, and `RunError` if all are."""
+        """The newest undamaged state, None where none was ever saved; damaged files are renamed.
+
+        Raises:
+            RunError: all are damaged.
+        """
         (self.folder / "checkpoint.writing").unlink(missing_ok=True)
-        candidates = self.checkpoints()
-        for path in candidates:
-            if path.stem.endswith(
-                f"-{sha256(path)[:_DIGITS]}"
-            ):  # whole: an error now is none of the file's
+        for path in self.checkpoints():
+            if path.stem.endswith(f"-{sha256(path)[:_DIGITS]}"):
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 return state
             path.rename(path.with_suffix(".damaged"))
-            say(
-                f"{path.name} is damaged (its bytes are not those that were written); going back to the checkpoint before it"
-            )
-        if candidates or list(self.folder.glob("checkpoint-*.damaged")):
-            raise RunError(
-                f"no checkpoint in {self.folder} can be read; start the run anew in another folder"
-            )
+            damage = f"{path.name} is damaged (its bytes are not those that were written)"
+            say(f"{damage}; going back to the checkpoint before it")
+        if list(self.folder.glob("checkpoint-*.damaged")):
+            what = f"no checkpoint in {self.folder} can be read"
+            raise RunError(f"{what}; start the run anew in another folder")
         return None
 
     def remove_checkpoints(self) -> None:
@@ -234,33 +219,61 @@ class Run:
         for path in self.folder.glob("checkpoint-*"):
             path.unlink()
 
+    # The lock: a POSIX record lock, which ends with its process and is not inherited by workers.
+    # It also ends when the process closes the file a second time, hence `_held`.
+
+    @property
+    def lock_file(self) -> Path:
+        """The file that `locked` holds."""
+        return self.folder / "run.lock"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process, until it ends, however that is; raises `RunBusyError` where another one holds it."""
+        """Hold the run for this process; raises `RunBusyError` where another one holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.lock_file.open("a+") as file:
-            try:
-                import fcntl
-
-                fcntl.lockf(
-                    file, fcntl.LOCK_EX | fcntl.LOCK_NB
-                )  # POSIX record lock: workers that are forked don't inherit it
-            except ImportError:  # Windows
-                pass
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise RunError(
-                        f"{self.folder} cannot be locked: {error}; this file system may not allow it, so use another"
-                    ) from None
+            if not self._try_lock(file, exclusive=True):
                 file.seek(0)
                 holder = file.read().strip() or "?"
-                raise RunBusyError(
-                    f"{self.folder} is being written by process {holder}; wait for it or stop it"
-                ) from None
+                writing = f"{self.folder} is being written by process {holder}"
+                raise RunBusyError(f"{writing}; wait for it or stop it")
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield
+            key = self.lock_file.resolve()
+            _held.add(key)
+            try:
+                yield
+            finally:
+                _held.discard(key)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process of this machine holds the run."""
+        if self.lock_file.resolve() in _held:
+            return True
+        try:
+            with self.lock_file.open() as file:
+                return not self._try_lock(file, exclusive=False)
+        except (OSError, RunError):
+            return False
+
+    def _try_lock(self, file: TextIO, exclusive: bool) -> bool:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return True
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        for _ in range(2):  # since `busy` in another process locks for a moment
+            try:
+                fcntl.lockf(file, kind | fcntl.LOCK_NB)
+                return True
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    remedy = "this file system may not allow it, so use another"
+                    raise RunError(f"{self.folder} cannot be locked: {error}; {remedy}") from None
+            time.sleep(0.02 if exclusive else 0)
+        return False
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -268,9 +281,8 @@ class Run:
         except (OSError, ValueError) as error:
             raise RunError(f"{self.folder / name} cannot be read: {error}") from None
         if not isinstance(content, dict):
-            raise RunError(
-                f"{self.folder / name} holds a {type(content).__name__}; expected an object"
-            )
+            kind = type(content).__name__
+            raise RunError(f"{self.folder / name} holds a {kind}; expected an object")
         return content
 
     def _read_if_there(self, name: str) -> dict[str, Any] | None:

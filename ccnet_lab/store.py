@@ -1,7 +1,8 @@
-"""Store: the published files that are kept on this machine: addresses, places, records of size and hash. Transfers are downloads.py's.
+"""The published files on this machine: addresses, places, records of size and hash.
 
-The folder is `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab. `$CCNET_LAB_MIRROR` is an address that holds the same files under the same
-names and is asked instead of the published ones. Nothing is downloaded but by `obtain`.
+The folder is `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab. `$CCNET_LAB_MIRROR` is an address
+with the same files under the same names, used instead of the published ones. Only `obtain`
+downloads; the transfer itself is in downloads.py.
 """
 
 import json
@@ -15,23 +16,32 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ccnet_lab.configs import CONFIGS, RELEASES
-from ccnet_lab.downloads import Progress, fetch, note_path, read_note
-from ccnet_lab.errors import DownloadError, MissingFileError, NotThereError, near
+from ccnet_lab.downloads import NotThereError, Progress, fetch, note_path, read_note
+from ccnet_lab.errors import DownloadError, MissingFileError, near
 from ccnet_lab.files import sha256, write_text
 
-_V1C = "https://download.openmmlab.com/pretrain/third_party"
 MIRROR = "CCNET_LAB_MIRROR"
-BY_HAND = "https://pan.baidu.com/s/1gD-NJJWOtaHCtB0qHE79rA (access code s757)"  # SSSegmentation's mirror, for a browser only
+# SSSegmentation's mirror, for a browser only.
+BY_HAND = "https://pan.baidu.com/s/1gD-NJJWOtaHCtB0qHE79rA (access code s757)"
+_V1C = "https://download.openmmlab.com/pretrain/third_party"
+_FOLDERS = {"checkpoint": "checkpoints", "log": "logs", "start": "imagenet"}
 
 
 @dataclass(frozen=True)
 class Published:
-    """A file that was published."""
+    """A published file.
 
-    name: str  # what it is asked for by
-    kind: str  # "checkpoint", "log" or "start" (ImageNet weights that a training starts from)
-    url: str  # where it is published
-    digest: str = ""  # "sha256:..." or its first digits; "" where none is known
+    Attributes:
+        name: the key in `PUBLISHED`.
+        kind: "checkpoint", "log" or "start" (ImageNet weights that a training starts from).
+        url: where it is published.
+        digest: "sha256:..." or its first digits; "" where unknown.
+    """
+
+    name: str
+    kind: str
+    url: str
+    digest: str = ""
 
     @property
     def file(self) -> str:
@@ -39,59 +49,56 @@ class Published:
         return self.url.rsplit("/", 1)[1]
 
     @property
+    def file_names(self) -> tuple[str, ...]:
+        """The names SSSegmentation has published it under, with `_train` and without."""
+        return tuple(dict.fromkeys((self.file, self.file.replace("_train.", "."))))
+
+    @property
     def places(self) -> tuple[Path, ...]:
-        """Where it may lie: under the name it is downloaded as, or the other one it was published under, without `_train`."""
-        return tuple(
-            home() / _FOLDERS[self.kind] / name for name in dict.fromkeys(both_names(self.file))
-        )
+        """The paths it may have; a download gets the first."""
+        return tuple(home() / _FOLDERS[self.kind] / name for name in self.file_names)
 
     @property
     def path(self) -> Path:
-        """Where it is kept, or will be."""
+        """Its path, or the one it will have."""
         return next((path for path in self.places if path.is_file()), self.places[0])
 
     @property
     def on_disk(self) -> bool:
-        """Whether it is there, whole."""
+        """Whether it is on this machine, whole."""
         return self.path.is_file()
 
 
-_FOLDERS = {"checkpoint": "checkpoints", "log": "logs", "start": "imagenet"}
+def _start(depth: int, digits: str) -> Published:
+    """ImageNet weights of a ResNet; the digits in their name begin their sha256."""
+    name = f"resnet{depth}_v1c"
+    return Published(name, "start", f"{_V1C}/{name}-{digits}.pth", f"sha256:{digits}")
 
 
-_DIGITS = {
-    50: "2cccc1ad",
-    101: "e67eebb6",
-}  # in the names of the start weights; they begin the file's sha256
 _FILES = [
     *(Published(name, "checkpoint", f"{RELEASES}/{name}_train.pth") for name in CONFIGS),
     *(Published(f"{name}.log", "log", f"{RELEASES}/{name}_train.log") for name in CONFIGS),
-    *(
-        Published(
-            f"resnet{n}_v1c", "start", f"{_V1C}/resnet{n}_v1c-{digits}.pth", f"sha256:{digits}"
-        )
-        for n, digits in _DIGITS.items()
-    ),
+    _start(50, "2cccc1ad"),
+    _start(101, "e67eebb6"),
 ]
 PUBLISHED: Mapping[str, Published] = MappingProxyType({file.name: file for file in _FILES})
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A file in the folder: of a `Published` name or "" for another; bytes, the sha256 on record, whether it came only in part."""
+    """A file in the folder; `name` is "" where it is not in `PUBLISHED`."""
 
     name: str
     path: Path
     bytes: int
     sha256: str
-    partial: bool
+    partial: bool  # whether a download of it broke off
 
 
 def home() -> Path:
-    """Where published files are kept: `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab."""
-    return Path(
-        os.environ.get("CCNET_LAB_HOME") or Path.home() / ".cache" / "ccnet_lab"
-    ).expanduser()
+    """The folder of published files: `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab."""
+    folder = os.environ.get("CCNET_LAB_HOME") or Path.home() / ".cache" / "ccnet_lab"
+    return Path(folder).expanduser()
 
 
 def find(name: str) -> Published:
@@ -102,29 +109,25 @@ def find(name: str) -> Published:
 
 
 def addresses(file: Published, mirror: str = "") -> list[str]:
-    """Where the file would be downloaded from, in this order: the name in this project's source document, then the publisher's of today."""
+    """The addresses to download a file from, in the order they are tried."""
     base = (mirror or os.environ.get(MIRROR, "")).rstrip("/") or file.url.rsplit("/", 1)[0]
-    return [f"{base}/{name}" for name in dict.fromkeys(both_names(file.file))]
-
-
-def both_names(file: str) -> tuple[str, str]:
-    """The two names under which SSSegmentation has published a file; the same twice where it is another's."""
-    return file, file.replace("_train.", ".")
+    return [f"{base}/{name}" for name in file.file_names]
 
 
 def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Path:
     """The published file, from this machine or else from the network.
 
-    A file's size and sha256 are recorded when it is first used, however it came there; from then on it must stay as it is.
+    Its size and sha256 are recorded at its first use, however it came here; from then on it must
+    not change.
 
     Args:
         name: a key of `PUBLISHED`.
         progress: as in `downloads.fetch`.
-        mirror: an address with the same files, instead of `$CCNET_LAB_MIRROR` and the published one.
+        mirror: an address with the same files, instead of `$CCNET_LAB_MIRROR`.
 
     Raises:
         MissingFileError: there is no such published file.
-        DownloadError: not on disk and not to be had, with what to do by hand; or not the file that was recorded.
+        DownloadError: it cannot be downloaded, with what to do by hand; or it has changed.
     """
     wanted = find(name)
     if not wanted.on_disk:
@@ -135,42 +138,30 @@ def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Pat
 
 
 def _download(wanted: Published, urls: list[str], progress: Progress | None) -> str:
-    """The file, from the first address that has it; returns that one."""
-
-    def fetched(url: str) -> str:
-        fetch(url, wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
-        return url
-
-    *before, last = urls
-    first = ""
-    try:
-        for url in before:
-            try:
-                return fetched(url)
-            except NotThereError as error:
-                first = str(error).partition(";")[0]
-        return fetched(last)
-    except DownloadError as error:
-        neither = f" (before that: {first})" if first else ""
-        others = (
-            ""
-            if wanted.kind == "start"
-            else f". Other places: --mirror, ${MIRROR}, or in a browser {BY_HAND}"
-        )
-        raise type(error)(f"{error}{neither}{others}") from None
+    """Download from the first address that has the file; returns that address."""
+    before = ""
+    for url in urls:
+        try:
+            fetch(url, wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
+            return url
+        except DownloadError as error:
+            if isinstance(error, NotThereError) and url != urls[-1]:
+                before = f" (before that: {str(error).partition(';')[0]})"
+                continue
+            others = f". Other places: --mirror, ${MIRROR}, or in a browser {BY_HAND}"
+            others = "" if wanted.kind == "start" else others
+            raise type(error)(f"{error}{before}{others}") from None
+    raise AssertionError("there is no address")
 
 
 def verify(path: Path, digest: str = "") -> None:
-    """Hold a kept file against its record, or record it; a file that looks untouched is not read again.
+    """Compare a file with its record, or record it; hashed only where size or time differ.
 
     Raises:
-        DownloadError: it is another file than at its first use, or than the digest (as in `Published`) says.
+        DownloadError: it is not the file of its first use, or not the digest's.
     """
     record, status = read_note(path), path.stat()
-    if record and (record.get("bytes"), record.get("mtime_ns")) == (
-        status.st_size,
-        status.st_mtime_ns,
-    ):
+    if (record.get("bytes"), record.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
         return
     found = sha256(path)
     for expected, whose in (
@@ -178,66 +169,51 @@ def verify(path: Path, digest: str = "") -> None:
         (digest.removeprefix("sha256:"), "expected"),
     ):
         if not found.startswith(expected):
-            remedy = f"if you have replaced it, remove {note_path(path).name} beside it, else remove the file and call again"
+            remedy = f"if you have replaced it, remove {note_path(path).name} beside it, else "
+            remedy += "remove the file and call again"
             raise DownloadError(f"{path} has the sha256 {found}, {whose} {expected}; {remedy}")
     _record(path, str(record.get("url", "")), found)
 
 
 def kept() -> list[Kept]:
-    """What lies in the folder, whole or in part, largest first."""
+    """The files in the folder, whole or partial, largest first."""
     names = {path: file.name for file in PUBLISHED.values() for path in file.places}
     found = []
-    for path in (
-        path for folder in _FOLDERS.values() for path in sorted((home() / folder).glob("*"))
-    ):
+    for path in (path for folder in _FOLDERS.values() for path in (home() / folder).glob("*")):
         if path.is_file() and not path.name.endswith((".json", ".lock", ".writing")):
             whole = path.with_name(path.name.removesuffix(".part"))
-            found.append(
-                Kept(
-                    names.get(whole, ""),
-                    path,
-                    path.stat().st_size,
-                    str(read_note(path).get("sha256", "")),
-                    path != whole,
-                )
-            )
-    return sorted(found, key=lambda file: -file.bytes)
+            digest = str(read_note(path).get("sha256", ""))
+            size = path.stat().st_size
+            found.append(Kept(names.get(whole, ""), path, size, digest, path != whole))
+    return sorted(found, key=lambda file: (-file.bytes, file.path))
 
 
 def remove(file: Kept) -> None:
-    """Delete a kept file and what was noted of it."""
+    """Delete a file of the folder and its record."""
     for path in (file.path, note_path(file.path)):
         path.unlink(missing_ok=True)
 
 
 def _plausible(path: Path) -> None:
-    """Refuse what is no such file although the host said so: a sign-in page, a file that lost its end."""
+    """Refuse a sign-in page and a checkpoint that lost its end."""
     with path.open("rb") as file:
         start = file.read(512)
+    came = f"({path.stat().st_size:,} bytes)"
     if start.lstrip()[:1] == b"<":
-        raise NotThereError(
-            f"what came is a web page ({path.stat().st_size:,} bytes) instead of the file"
-        )
-    if (
-        path.name.removesuffix(".part").endswith(".pth")
-        and start[:1] != b"\x80"
-        and not zipfile.is_zipfile(path)
-    ):
-        raise DownloadError(
-            f"what came ({path.stat().st_size:,} bytes) is no checkpoint, or one without its end"
-        )
+        raise NotThereError(f"what came is a web page {came} instead of the file")
+    checkpoint = path.name.removesuffix(".part").endswith(".pth")
+    if checkpoint and start[:1] != b"\x80" and not zipfile.is_zipfile(path):
+        raise DownloadError(f"what came {came} is no checkpoint, or one without its end")
 
 
 def _record(path: Path, url: str, digest: str) -> None:
-    status, day = path.stat(), time.strftime("%Y-%m-%d")
+    status = path.stat()
     content = {
         "bytes": status.st_size,
         "sha256": digest,
         "mtime_ns": status.st_mtime_ns,
         "url": url,
-        "first_used": day,
+        "first_used": time.strftime("%Y-%m-%d"),
     }
-    with suppress(
-        DownloadError
-    ):  # a folder that is shared and only to be read: nothing to record there
+    with suppress(DownloadError):  # a shared folder that may only be read
         write_text(note_path(path), json.dumps(content, indent=1) + "\n", DownloadError)

@@ -1,7 +1,8 @@
-"""Damaged inputs by the thousand: pictures, masks, lists, classes.json, checkpoints, run folders. Everything is read or refused in words.
+"""Read thousands of damaged inputs: pictures, masks, lists, classes.json, checkpoints, runs, logs.
 
-Counted as faults: an exception that is none of the library's, a hang, a crash of the interpreter, a program that is started. The same seed
-makes the same inputs.
+Each must be read or refused by one of the library's own errors. Any other exception, a hang, a
+crash of the interpreter and a program that is started count as faults. The same seed makes the
+same inputs.
 """
 
 import argparse
@@ -18,8 +19,9 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ccnet_lab.ending import ending
 
@@ -41,26 +43,33 @@ from ccnet_lab.reports.board import read_board
 from ccnet_lab.reports.logs import read_log
 from ccnet_lab.runs import Run
 
-AT_ONCE, PATIENCE = 25, 60.0  # inputs per process; seconds without a result after which it hangs
+AT_ONCE, PATIENCE = 25, 60.0  # inputs per process; seconds without a result that count as a hang
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn")
 TEXTS = (
-    "[",
-    "{",
-    '"',
-    "\ufeff",
-    "\0",
-    "nan",
-    "1e999",
-    "-1",
-    "null",
-    "\\",
-    "../",
-    "\n\n",
-    ",",
-    "9" * 40,
-    "é",
-    "中",
+    *("[", "{", '"', "\ufeff", "\0", "nan", "1e999", "-1", "null"),
+    *("\\", "../", "\n\n", ",", "9" * 40, "é", "中"),
 )
+NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\xff\xff")
+LOG = b"""\
+2024-02-01 10:00:00 INFO  {'cur_epoch': 1, 'cur_iter': 50, 'max_iters': 39660, 'loss_total': 1.5}
+2024-02-01 11:00:00 INFO  {'iou': {'dog': 0.5, 'cat': nan}, 'miou': nan}
+"""
+Samples = list[tuple[str, bytes]]
+
+
+class Kind(NamedTuple):
+    """Sound inputs by name, and how a damaged one is read in an empty folder."""
+
+    samples: Samples
+    read: Callable[[Path, str], object]  # (folder, name of the file in it)
+
+
+class Result(NamedTuple):
+    """What became of an input."""
+
+    kind: str
+    outcome: str  # "read" or "refused"; "memory" for a process; anything else is a fault
+    details: str
 
 
 def main() -> int:
@@ -70,72 +79,63 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="ccnet_lab_fuzz_"))
+    results = []
     try:
-        kinds = originals(folder)
-        found = [
-            fault
-            for first in range(0, args.count, AT_ONCE)
-            for fault in batch(kinds, folder, args, first)
-        ]
+        kinds = make_kinds(folder)
+        for first in range(0, args.count, AT_ONCE):
+            numbers = range(first, min(first + AT_ONCE, args.count))
+            results += batch(kinds, folder, args.seed, [*numbers])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    told = Counter((kind, what) for kind, what, _ in found)
-    print(
-        *(f"{kind:12} {what:10} {count:>6}" for (kind, what), count in sorted(told.items())),
-        sep="\n",
-    )
-    faults = [
-        f"{kind} {what}: {details}"
-        for kind, what, details in found
-        if what not in ("read", "refused", "memory")
-    ]
-    peak = max(float(details) for _, what, details in found if what == "memory")
-    print(
-        f"{args.count:,} inputs, {len(faults)} faults; most memory of a process: {peak / 2**20:.0f} MiB",
-        *faults[:20],
-        sep="\n",
-    )
+    counts = Counter(result[:2] for result in results)
+    for (kind, outcome), count in sorted(counts.items()):
+        print(f"{kind:12} {outcome:10} {count:>6}")
+    fine = ("read", "refused", "memory")
+    faults = [f"{r.kind} {r.outcome}: {r.details}" for r in results if r.outcome not in fine]
+    peak = max(float(result.details) for result in results if result.outcome == "memory")
+    memory = f"most memory of a process: {peak / 2**20:.0f} MiB"
+    print(f"{args.count:,} inputs, {len(faults)} faults; {memory}", *faults[:20], sep="\n")
     return int(bool(faults))
 
 
-def batch(
-    kinds: dict[str, Any], folder: Path, args: argparse.Namespace, first: int
-) -> list[tuple[str, str, str]]:
-    """(kind, what became of it, details) of some inputs, read in a process of their own, begun again after one that ends or hangs it."""
-    found: list[tuple[str, str, str]] = []
-    numbers = list(range(first, min(first + AT_ONCE, args.count)))
+def batch(kinds: dict[str, Kind], folder: Path, seed: int, numbers: list[int]) -> list[Result]:
+    """Read some inputs in a process, and in a new one after an input that ended or hung it."""
+    found = []
     while numbers:
-        mine, theirs = multiprocessing.Pipe(duplex=False)
-        child = multiprocessing.get_context("fork").Process(
-            target=read_all, args=(theirs, kinds, folder, args.seed, numbers)
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(
+            target=read_all, args=(sender, kinds, folder, seed, numbers)
         )
-        child.start()
-        theirs.close()
+        process.start()
+        sender.close()
+        outcome = "hang"
         try:
-            while numbers and mine.poll(PATIENCE):
-                found.append(mine.recv())
+            while numbers and receiver.poll(PATIENCE):
+                found.append(receiver.recv())
                 numbers.pop(0)
-            how = "hang"
-            if not numbers and mine.poll(PATIENCE):
-                found.append(mine.recv())  # the memory it took
+            if not numbers and receiver.poll(PATIENCE):
+                found.append(receiver.recv())  # the memory it took
         except EOFError:
-            child.join()
-            code = child.exitcode or 0
-            how = f"signal {-code}" if code < 0 else f"exit {code}"
+            process.join()
+            code = process.exitcode or 0
+            outcome = f"signal {-code}" if code < 0 else f"exit {code}"
         if numbers:
-            found.append((name_of(kinds, numbers[0]), how, f"number {numbers.pop(0)}"))
-        child.kill()
-        child.join()
+            number = numbers.pop(0)
+            found.append(Result(kind_of(kinds, number), outcome, f"number {number}"))
+        process.kill()
+        process.join()
     return found
 
 
-def name_of(kinds: dict[str, Any], number: int) -> str:
+def kind_of(kinds: dict[str, Kind], number: int) -> str:
     """The kind of an input."""
     return list(kinds)[number % len(kinds)]
 
 
-def read_all(pipe: Any, kinds: dict[str, Any], folder: Path, seed: int, numbers: list[int]) -> None:
-    """Read the inputs with these numbers; tells the parent of each."""
+def read_all(
+    sender: Any, kinds: dict[str, Kind], folder: Path, seed: int, numbers: list[int]
+) -> None:
+    """Read the inputs with these numbers, and send the result of each."""
     started: list[str] = []
     sys.addaudithook(lambda event, _: started.append(event) if event.startswith(PROGRAMS) else None)
     faulthandler.disable()
@@ -143,29 +143,30 @@ def read_all(pipe: Any, kinds: dict[str, Any], folder: Path, seed: int, numbers:
     warnings.simplefilter("ignore")
     work = folder / f"work{os.getpid()}"
     for number in numbers:
-        kind = name_of(kinds, number)
-        samples, read = kinds[kind]
+        kind = kind_of(kinds, number)
         draw = random.Random(f"{seed} {number}")
-        name, content = draw.choice(samples)
+        name, content = draw.choice(kinds[kind].samples)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
+        (work / name).write_bytes(damaged(content, draw))
         try:
-            read(work, name, damaged(content, draw))
-            what, details = "read", ""
+            kinds[kind].read(work, name)
+            outcome, details = "read", ""
         except LabError as error:
-            what, details = "refused", str(error)[:200]
+            outcome, details = "refused", str(error)[:200]
         except BaseException as error:
-            what, details = type(error).__name__, f"number {number} ({name}): {error}"[:300]
+            outcome, details = type(error).__name__, f"number {number} ({name}): {error}"[:300]
         if started:
-            what, details = "program", f"number {number} ({name}): {started[0]}"
+            outcome, details = "program", f"number {number} ({name}): {started[0]}"
             started.clear()
-        pipe.send((kind, what, details))
-    pipe.send(("all", "memory", str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)))
+        sender.send(Result(kind, outcome, details))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    sender.send(Result("all", "memory", str(memory)))
     shutil.rmtree(work, ignore_errors=True)
 
 
 def damaged(content: bytes, draw: random.Random) -> bytes:
-    """Bytes changed, lost, doubled or put in; text gets words that parsers stumble over."""
+    """Bytes changed, lost, doubled or inserted, among them text that parsers stumble over."""
     data = bytearray(content)
     for _ in range(draw.choice((1, 1, 2, 5, 30))):
         at, way = draw.randrange(len(data) + 1), draw.randrange(7)
@@ -180,133 +181,112 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
         elif way == 4:
             data[at:at] = data[at : at + draw.randrange(1, 200)]
         elif way == 5:
-            data[at : at + 4] = draw.choice(
-                (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\xff\xff")
-            )
+            data[at : at + 4] = draw.choice(NUMBERS)
         else:
             data[at:at] = draw.choice(TEXTS).encode()
     return bytes(data)
 
 
-def originals(
-    folder: Path,
-) -> dict[str, tuple[list[tuple[str, bytes]], Callable[[Path, str, bytes], object]]]:
-    """Per kind: sound inputs by name, and how one is read in a fresh folder."""
-    rgb = Image.fromarray(make_scene(0).image).resize((48, 40))
-    ids = Image.fromarray(make_scene(0).labels).resize((48, 40), Image.Resampling.NEAREST)
+# Kinds of inputs
+
+
+def make_kinds(folder: Path) -> dict[str, Kind]:
+    """Every kind of input; a run and a checkpoint are made in the folder."""
+    scene = make_scene(0)
+    rgb = Image.fromarray(scene.image).resize((48, 40))
+    ids = Image.fromarray(scene.labels).resize((48, 40), Image.Resampling.NEAREST)
     ids.putpalette([k for i in range(256) for k in (i, 255 - i, i)])
+    masks = [(f"m.{form.lower()}", saved(ids, form)) for form in ("PNG", "BMP", "TIFF", "GIF")]
+    masks += [("m.webp", saved(rgb, "WEBP", lossless=True))]
+    run = make_run(folder)
+    stored = [path for path in run.iterdir() if path.suffix in (".json", ".jsonl")]
+    own = partial(read_own, saved(rgb, "PNG"))
+    classes = {"names": ["a", "b"], "ids": [0, 1], "ignore_id": 9}
+    return {
+        "picture": Kind(pictures(rgb), read_picture),
+        "mask": Kind(masks, lambda work, name: read_labels(work / name, get_dataset("beacons"))),
+        "list": Kind([("train.txt", b"0\n1\n2\n"), ("val.txt", b"3\n")], own),
+        "classes.json": Kind([("classes.json", json.dumps(classes).encode())], own),
+        "checkpoint": Kind(checkpoints(folder), read_checkpoint),
+        "run": Kind([(path.name, path.read_bytes()) for path in stored], partial(read_run, run)),
+        "log": Kind([("a.log", LOG)], lambda w, name: read_log(w / name, "ccnet_resnet50os8_voc")),
+    }
 
-    def saved(picture: Image.Image, form: str, **how: Any) -> bytes:
-        file = io.BytesIO()
-        picture.save(file, form, **how)
-        return file.getvalue()
 
+def saved(picture: Image.Image, form: str, **options: Any) -> bytes:
+    """A picture's file."""
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def pictures(rgb: Image.Image) -> Samples:
+    """A picture in every format, and in several forms of TIFF, PNG and GIF."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    pictures = [
-        (f"a.{form.lower()}", saved(rgb, form, exif=exif))
-        for form in ("PNG", "JPEG", "WEBP", "TIFF")
-    ]
-    pictures += [
-        (f"b.{form.lower()}", saved(rgb, form))
-        for form in ("BMP", "GIF", "PPM", "AVIF")
-        if form in Image.SAVE
-    ]
-    pictures += [
-        ("c.tiff", saved(rgb, "TIFF", compression=way))
-        for way in ("tiff_lzw", "jpeg", "packbits", "tiff_deflate")
-    ]
-    pictures += [
-        ("d.png", saved(rgb.convert("RGBA"), "PNG")),
-        ("e.gif", saved(rgb, "GIF", save_all=True, append_images=[rgb.rotate(9)])),
-    ]
-    masks = [(f"m.{form.lower()}", saved(ids, form)) for form in ("PNG", "BMP", "TIFF", "GIF")] + [
-        ("m.webp", saved(rgb, "WEBP", lossless=True))
-    ]
-    small = get_config("demo")
-    weights = folder / "demo.safetensors"
-    save_weights(build_model(small), weights, small)
-    file = io.BytesIO()
-    torch.save(
-        {
-            "model": {
-                "cca.gamma.scale": torch.zeros(()),
-                "decoder.4.weight": torch.zeros(21, 8, 1, 1),
-            },
-            "epoch": 3,
-        },
-        file,
-    )
-    run = Run.create(folder / "run", small)
+    turned = {f"a.{form}": saved(rgb, form, exif=exif) for form in ("png", "jpeg", "webp", "tiff")}
+    plain = {f"b.{form}": form for form in ("bmp", "gif", "ppm", "avif")}
+    found = {name: saved(rgb, form) for name, form in plain.items() if form.upper() in Image.SAVE}
+    for number, way in enumerate(("tiff_lzw", "jpeg", "packbits", "tiff_deflate")):
+        found[f"c{number}.tiff"] = saved(rgb, "TIFF", compression=way)
+    found["d.png"] = saved(rgb.convert("RGBA"), "PNG")
+    found["e.gif"] = saved(rgb, "GIF", save_all=True, append_images=[rgb.rotate(9)])
+    return [*turned.items(), *found.items()]
+
+
+def read_picture(work: Path, name: str) -> None:
+    """As app and evaluation read it."""
+    read_image((work / name).read_bytes())
+    read_image(work / name, as_published=True)
+
+
+def read_own(picture: bytes, work: Path, name: str) -> None:
+    """As the doctor and a training read your own data, of four pairs and the damaged file."""
+    own = work / "own"
+    for part in ("images", "masks"):
+        (own / part).mkdir(parents=True)
+    for number in range(4):
+        (own / "images" / f"{number}.png").write_bytes(picture)
+        mask = Image.fromarray(np.full((40, 48), number % 2, np.uint8))
+        mask.save(own / "masks" / f"{number}.png")
+    (own / "classes.json").write_text('["a", "b"]')
+    shutil.copy(work / name, own / name)
+    dataset = open_own(own)
+    report_text(examine(dataset, ""))
+    open_split(dataset, "").read(0)
+
+
+def checkpoints(folder: Path) -> Samples:
+    """The demo model's file, and a pickle with parts of SSSegmentation's entries."""
+    config, path, file = get_config("demo"), folder / "demo.safetensors", io.BytesIO()
+    save_weights(build_model(config), path, config)
+    entries = {"cca.gamma.scale": torch.zeros(()), "decoder.4.weight": torch.zeros(21, 8, 1, 1)}
+    torch.save({"model": entries, "epoch": 3}, file)
+    return [(path.name, path.read_bytes()), ("a.pth", file.getvalue())]
+
+
+def read_checkpoint(work: Path, name: str) -> None:
+    """As `python -m ccnet_lab.model.weights` reads it."""
+    assert diagnose(work / name).text
+
+
+def make_run(folder: Path) -> Path:
+    """A run folder of one step."""
+    run = Run.create(folder / "run", get_config("demo"))
     run.log({"step": 1, "loss": 0.5})
     run.write_training({"seed": 0, "total_steps": 5})
     run.write_scores({"miou": 0.5, "per_class_iou": {}, "protocol": {"dataset": "beacons"}})
-    stored = [
-        (path.name, path.read_bytes())
-        for path in run.folder.iterdir()
-        if path.suffix in (".json", ".jsonl")
-    ]
-    log = b"2024-02-01 10:00:00 INFO  {'cur_epoch': 1, 'cur_iter': 50, 'max_iters': 39660, 'loss_total': 1.5, 'learning_rate': 0.01}\n"
-    log += b"2024-02-01 11:00:00 INFO  {'iou': {'dog': 0.5, 'cat': nan}, 'miou': nan}\n"
+    return run.folder
 
-    def picture(work: Path, name: str, content: bytes) -> None:
-        (work / name).write_bytes(content)
-        read_image(content)
-        read_image(work / name, as_published=True)
 
-    def mask(work: Path, name: str, content: bytes) -> None:
-        (work / name).write_bytes(content)
-        read_labels(work / name, get_dataset("beacons"))
-
-    def own(work: Path, name: str, content: bytes) -> None:
-        for part in ("images", "masks"):
-            (work / "own" / part).mkdir(parents=True)
-        for number in range(4):
-            (work / "own" / "images" / f"{number}.png").write_bytes(pictures[0][1])
-            Image.fromarray(np.full((40, 48), number % 2, np.uint8)).save(
-                work / "own" / "masks" / f"{number}.png"
-            )
-        (work / "own" / "classes.json").write_text('["a", "b"]')
-        (work / "own" / name).write_bytes(content)
-        dataset = open_own(work / "own")
-        report_text(examine(dataset, ""))
-        open_split(dataset, "").read(0)
-
-    def checkpoint(work: Path, name: str, content: bytes) -> None:
-        (work / name).write_bytes(content)
-        assert diagnose(work / name).text
-
-    def run_folder(work: Path, name: str, content: bytes) -> None:
-        shutil.copytree(run.folder, work / "run")
-        (work / "run" / name).write_bytes(content)
-        read_board([work])
-        opened = Run.open(work / "run")
-        print(opened.config, opened.metrics(), opened.finished, opened.training)
-
-    def training_log(work: Path, name: str, content: bytes) -> None:
-        (work / name).write_bytes(content)
-        read_log(work / name, "ccnet_resnet50os8_voc")
-
-    return {
-        "picture": (pictures, picture),
-        "mask": (masks, mask),
-        "list": ([("train.txt", b"0\n1\n2\n"), ("val.txt", b"3\n")], own),
-        "classes.json": (
-            [
-                (
-                    "classes.json",
-                    json.dumps({"names": ["a", "b"], "ids": [0, 1], "ignore_id": 9}).encode(),
-                )
-            ],
-            own,
-        ),
-        "checkpoint": (
-            [("demo.safetensors", weights.read_bytes()), ("a.pth", file.getvalue())],
-            checkpoint,
-        ),
-        "run": (stored, run_folder),
-        "log": ([("a.log", log)], training_log),
-    }
+def read_run(folder: Path, work: Path, name: str) -> None:
+    """As the board and a resumed training read a run, one of whose files is damaged."""
+    run = work / "run"
+    shutil.copytree(folder, run)
+    shutil.move(work / name, run / name)
+    read_board([work])
+    opened = Run.open(run)
+    print(opened.config, opened.metrics(), opened.finished, opened.training)
 
 
 if __name__ == "__main__":

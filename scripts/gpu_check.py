@@ -1,6 +1,6 @@
-"""Everything that needs a GPU, in one call of under 20 minutes, or part by part; results as JSON, written as they come.
+"""Everything that needs a GPU, in one call of under 20 minutes, or part by part; results as JSON.
 
-Each part runs in a process of its own, so that one that fails or hangs costs its own minutes only:
+Each part runs in a process of its own, so that one that fails or hangs costs only its own minutes:
   python scripts/gpu_check.py --out results/gpu --data ROOT
   python scripts/gpu_check.py --out results/gpu --parts check attention sync --minutes 9
   python scripts/gpu_check.py --out results/gpu --parts train --only '*_cityscapes' --minutes 9
@@ -26,27 +26,27 @@ from ccnet_lab.ending import ending
 
 import torch
 
-sys.path.insert(
-    0, str(Path(__file__).parent.parent)
-)  # for benchmarks/, which is no part of the library
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, outside the library
 
 from torch import Tensor
 
-from benchmarks.network import time_inference
+from benchmarks.network import CUDA_SHAPES, time_inference
+from benchmarks.precisions import agreement
 from benchmarks.samples import make_files
+from benchmarks.timing import commit
+from benchmarks.training import feeding, measure
 from ccnet_lab.configs import Config, get_config
 from ccnet_lab.device import choose_device, has_bf16
 from ccnet_lab.errors import LabError
 from ccnet_lab.model.attention import FORM, criss_cross_attention, criss_cross_attention_plain
-from ccnet_lab.model.costs import commit, machine
-from ccnet_lab.training.agreement import agreement
+from ccnet_lab.model.costs import machine
 from ccnet_lab.training.campaign import select
 from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import Settings
-from ccnet_lab.training.throughput import feeding, measure, our_step
+from ccnet_lab.training.throughput import training_step
 
-Shape = tuple[int, int, int, int]  # (B, C, H, W)
-SHAPES: tuple[Shape, ...] = (
+# (B, C, H, W), checked against float64.
+SHAPES: tuple[tuple[int, int, int, int], ...] = (
     (2, 64, 33, 47),
     (1, 512, 64, 64),
     (4, 512, 64, 128),
@@ -54,11 +54,8 @@ SHAPES: tuple[Shape, ...] = (
     (2, 8, 1, 9),
     (2, 8, 9, 1),
 )
-TIMED = (
-    (16, 512, 64, 64),
-    (8, 512, 64, 128),
-)  # (B, C, H, W), d = 64: stride 8 at the recipe's batch, VOC's and Cityscapes' crop
-# other tiles of the Triton kernels to try, for lines up to 64 and up to 128 pixels: pixels, channels, warps, stages
+# Other tiles of the Triton kernels to try, for lines up to 64 and up to 128 pixels: pixels,
+# channels, warps, stages.
 FORWARD_TILES = {
     64: ((64, 128, 8, 2), (64, 64, 4, 2), (64, 256, 8, 2)),
     128: ((128, 128, 8, 2), (64, 128, 4, 2), (64, 128, 4, 3), (64, 64, 4, 3)),
@@ -74,32 +71,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for the JSON files and run folders"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for JSON files and runs")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--device", default="cuda")
     parser.add_argument(
         "--data", type=Path, help="a data root with CamVid, for the parts agreement and camvid"
     )
     parser.add_argument(
-        "--minutes",
-        type=float,
-        help="of all parts together; nothing new begins after its part's share",
+        "--minutes", type=float, help="of all parts together; nothing starts after its part's share"
     )
     parser.add_argument(
-        "--only",
-        nargs="+",
-        metavar="GLOB",
-        help="configurations of the part train, such as '*os8_voc'",
+        "--only", nargs="+", metavar="GLOB", help="for the part train, such as '*os8_voc'"
     )
+    parser.add_argument("--epochs", type=int, default=60, help="of each training of camvid")
     parser.add_argument(
-        "--epochs", type=int, default=60, help="of each training of the part camvid"
-    )
-    parser.add_argument(
-        "--small",
-        action="store_true",
-        help="a rehearsal of the script itself: tiny crops and batches, nothing compiled",
+        "--small", action="store_true", help="a rehearsal: tiny crops and batches, nothing compiled"
     )
     args = parser.parse_args()
     minutes = args.minutes or sum(PARTS[part][1] for part in args.parts)
@@ -118,20 +104,16 @@ def main() -> int:
 
 
 def one_by_one(parts: list[str], minutes: float) -> int:
-    """Run this script once per part, with the part's share of the minutes; one that takes a minute more is ended."""
+    """Run this script once per part with its share of the minutes; a minute more ends a part."""
     unit, failed = minutes / sum(PARTS[part][1] for part in parts), []
     for part in parts:
         share = PARTS[part][1] * unit
-        print(
-            f"{part}: at most {share:.1f} minutes", flush=True
-        )  # the last --parts and --minutes of a command line count
-        process = subprocess.Popen(
-            [sys.executable, __file__, *sys.argv[1:], "--parts", part, "--minutes", str(share)]
-        )
-        for seconds, end in (
-            (60 * share + 60, process.terminate),
-            (60, process.kill),
-        ):  # it may stand in a call that takes no signal
+        print(f"{part}: at most {share:.1f} minutes", flush=True)
+        # The last --parts and --minutes of a command line count.
+        last = ["--parts", part, "--minutes", str(share)]
+        process = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], *last])
+        # It may hang in a call that takes no signal.
+        for seconds, end in ((60 * share + 60, process.terminate), (60, process.kill)):
             try:
                 process.wait(seconds)
             except subprocess.TimeoutExpired:
@@ -144,87 +126,70 @@ def one_by_one(parts: list[str], minutes: float) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """The attention's forms on the device against the plain form in float64 on the CPU, forward and backward."""
+    """The attention's forms on the device against the plain form in float64 on the CPU."""
     forms: dict[str, Any] = {"default": criss_cross_attention}
     if kernels := _kernels(args):
         forms["triton"] = kernels.criss_cross_triton
     rows = []
-    for shape, dtype in product(
-        SHAPES[:1] if args.small else SHAPES, (torch.float32, torch.bfloat16, torch.float16)
-    ):
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    for shape, dtype in product(SHAPES[:1] if args.small else SHAPES, dtypes):
         exact = [t.double().requires_grad_() for t in _inputs(*shape, max(1, shape[1] // 8))]
-        expected = criss_cross_attention_plain(*exact)
-        gradients = torch.autograd.grad(expected.float().square().mean(), exact)
+        expected = _with_gradients(criss_cross_attention_plain, exact)
         for name, form in forms.items():
             if name == "triton" and dtype == torch.float32:
                 continue  # not taken: see attention_cuda.DTYPES
             given = [t.detach().to(args.device, dtype).requires_grad_() for t in exact]
-            found = form(*given)
-            results = (found, *torch.autograd.grad(found.float().square().mean(), given))
-            named = {  # the largest difference, as a share of the largest value
+            found = _with_gradients(form, given)
+            differences = {  # the largest, as a share of the largest value
                 what: float((b.double().cpu() - a).abs().max() / a.abs().max().clamp(min=1e-30))
                 for what, a, b in zip(
-                    ("out", "query", "key", "value"), (expected, *gradients), results, strict=True
+                    ("out", "query", "key", "value"), expected, found, strict=True
                 )
             }
-            rows.append({"form": name, "shape": list(shape), "dtype": str(dtype), **named})
+            rows.append({"form": name, "shape": list(shape), "dtype": str(dtype), **differences})
             print(rows[-1], flush=True)
             store(args, "check", rows)
 
 
+def _with_gradients(form: Callable[..., Tensor], given: list[Tensor]) -> tuple[Tensor, ...]:
+    out = form(*given)
+    return out, *torch.autograd.grad(out.float().square().mean(), given)
+
+
 def attention(args: argparse.Namespace) -> None:
-    """Milliseconds of plain, compiled plain and the kernels with each tile, bfloat16, channels-last, in turn; (H + W)-wide tensors kept."""
+    """Time plain, compiled plain and the kernels with each tile, in turn, bfloat16, channels-last.
+
+    Rows hold milliseconds and how many tensors with an axis of H + W are kept.
+    """
     rows: list[dict[str, Any]] = []
     kernels = _kernels(args)
     forward, backward = (kernels.FORWARD, kernels.BACKWARD) if kernels else ({}, {})
-    for shape in ((1, 64, 16, 24),) if args.small else TIMED:
+    for shape in ((1, 64, 16, 24),) if args.small else CUDA_SHAPES:
         given = [
             t.to(args.device, torch.bfloat16, memory_format=torch.channels_last).requires_grad_()
             for t in _inputs(*shape, 64)
         ]
-        seed = torch.randn_like(given[2])
         forms: dict[str, Callable[..., Tensor]] = {"plain": criss_cross_attention_plain}
         if not args.small:
             forms["compiled"] = torch.compile(criss_cross_attention_plain, dynamic=False)
         if kernels:
-            forms |= _tiled(kernels, forward, backward, longest=max(shape[2:]))
+            forms |= _tiled(kernels, forward, backward, max(shape[2:]))
         kept = {}
         for name in list(forms):
             try:
                 kept[name] = _wide_kept(forms[name], given)
-            except (
-                Exception
-            ) as error:  # a tile too large for the device, no compiler: the other forms go on
+            except Exception as error:  # a tile too large for the device, no compiler
                 del forms[name]
-                rows.append(
-                    {
-                        "shape": shape,
-                        "form": name,
-                        "error": f"{type(error).__name__}: {str(error)[:300]}",
-                    }
-                )
+                why = f"{type(error).__name__}: {str(error)[:300]}"
+                rows.append({"shape": shape, "form": name, "error": why})
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
         for _ in range(5 if args.small else 33):
             for name, form in forms.items():
-                begin = _mark(args)
-                out = form(*given)
-                middle = _mark(args)
-                torch.autograd.grad(out, given, seed)
-                end = _mark(args)
-                if args.device.type == "cuda":
-                    torch.cuda.synchronize(args.device)
-                times[name].append((_milliseconds(begin, middle), _milliseconds(begin, end)))
+                times[name].append(_milliseconds_of_both_passes(args, form, given))
         for name, found in times.items():
             ahead, total = (statistics.median(column) for column in zip(*found[3:], strict=True))
-            rows.append(
-                {
-                    "shape": shape,
-                    "form": name,
-                    "forward_ms": ahead,
-                    "total_ms": total,
-                    "wide_tensors_kept": kept[name],
-                }
-            )
+            row = {"shape": shape, "form": name, "forward_ms": ahead, "total_ms": total}
+            rows.append({**row, "wide_tensors_kept": kept[name]})
             print(rows[-1], flush=True)
         store(args, "attention", rows)
 
@@ -232,7 +197,7 @@ def attention(args: argparse.Namespace) -> None:
 def _tiled(
     kernels: Any, forward: dict[int, Any], backward: dict[int, Any], longest: int
 ) -> dict[str, Callable[..., Tensor]]:
-    """The kernels with the library's tiles, then with each other one in place of that for the longest lines."""
+    """The kernels with the library's tiles, then with others in place of that for long lines."""
 
     def with_tiles(ahead: dict[int, Any], back: dict[int, Any], *given: Tensor) -> Any:
         kernels.FORWARD, kernels.BACKWARD = ahead, back
@@ -240,14 +205,12 @@ def _tiled(
 
     key = min if longest == 64 else max
     forms: dict[str, Callable[..., Tensor]] = {"triton": partial(with_tiles, forward, backward)}
-    forms |= {
-        f"triton, forward {t}": partial(with_tiles, {**forward, key(forward): t}, backward)
-        for t in FORWARD_TILES[longest]
-    }
-    forms |= {
-        f"triton, backward {t}": partial(with_tiles, forward, {**backward, key(backward): t})
-        for t in BACKWARD_TILES[longest]
-    }
+    for tile in FORWARD_TILES[longest]:
+        tiles = {**forward, key(forward): tile}
+        forms[f"triton, forward {tile}"] = partial(with_tiles, tiles, backward)
+    for tile in BACKWARD_TILES[longest]:
+        tiles = {**backward, key(backward): tile}
+        forms[f"triton, backward {tile}"] = partial(with_tiles, forward, tiles)
     return forms
 
 
@@ -264,13 +227,35 @@ def _wide_kept(form: Callable[..., Tensor], given: list[Tensor]) -> int:
     return sum(given[2].shape[2] + given[2].shape[3] in shape for shape in kept)
 
 
+def _milliseconds_of_both_passes(
+    args: argparse.Namespace, form: Callable[..., Tensor], given: list[Tensor]
+) -> tuple[float, float]:
+    """Of the forward pass, and of both passes, by the GPU's own clock where there is one."""
+    begin = _mark(args)
+    out = form(*given)
+    middle = _mark(args)
+    torch.autograd.grad(out, given, given[2].detach())
+    end = _mark(args)
+    if args.device.type == "cuda":
+        torch.cuda.synchronize(args.device)
+        return begin.elapsed_time(middle), begin.elapsed_time(end)
+    return 1e3 * (middle - begin), 1e3 * (end - begin)
+
+
+def _mark(args: argparse.Namespace) -> Any:
+    """A moment."""
+    if args.device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
 def _kernels(args: argparse.Namespace) -> Any:
     """The module of the Triton kernels; None where they can't run."""
-    return (
-        import_module("ccnet_lab.model.attention_cuda")
-        if args.device.type == "cuda" and find_spec("triton")
-        else None
-    )
+    if args.device.type == "cuda" and find_spec("triton"):
+        return import_module("ccnet_lab.model.attention_cuda")
+    return None
 
 
 def _inputs(batch: int, channels: int, height: int, width: int, d: int) -> list[Tensor]:
@@ -280,80 +265,78 @@ def _inputs(batch: int, channels: int, height: int, width: int, d: int) -> list[
 
 
 def sync(args: argparse.Namespace) -> None:
-    """Whether a training step, eager and compiled, makes the host wait for the GPU; torch raises where it does."""
-    found, cuda = {}, args.device.type == "cuda"
-    losses = replace(get_config("street"), ohem=True, category_loss=0.1)
-    networks = {"street with every loss": losses} | (
-        {} if args.small else {"R-50-D16": get_config("ccnet_resnet50os16_voc")}
-    )
-    for (name, config), compiled in product(
-        networks.items(), (False,) if args.small else (False, True)
-    ):
+    """Whether a training step makes the host wait for the GPU; torch raises where it does."""
+    found = {}
+    networks = {
+        "street with every loss": replace(get_config("street"), ohem=True, category_loss=0.1),
+        "R-50-D16": get_config("ccnet_resnet50os16_voc"),
+    }
+    names = list(networks)[:1] if args.small else list(networks)
+    for name, compiled in product(names, (False,) if args.small else (False, True)):
         label = name + ", compiled" * compiled
+        config = replace(networks[name], crop_size=(64, 64), batch_size=2)
         try:
-            step = our_step(
-                replace(config, crop_size=(64, 64), batch_size=2),
-                args.device,
-                has_bf16(args.device),
-                compiled,
-            )
-            step()  # what is tried out, compiled and allocated at first may wait
-            step()
-            if cuda:
-                torch.cuda.synchronize(args.device)
-                torch.cuda.set_sync_debug_mode("error")
-            for _ in range(3):
-                step()
-            found[label] = "no wait in 3 steps" if cuda else "ran; only a GPU can be waited for"
+            found[label] = _waits(config, args.device, compiled)
         except RuntimeError as error:
             found[label] = f"waits, or does not run: {str(error).splitlines()[0]}"
-        finally:
-            if cuda:
-                torch.cuda.set_sync_debug_mode("default")
         print(label, found[label], flush=True)
         store(args, "sync", found)
 
 
+def _waits(config: Config, device: torch.device, compiled: bool) -> str:
+    cuda = device.type == "cuda"
+    step = training_step(config, device, has_bf16(device), compiled)
+    step()  # what is tried out, compiled and allocated at first may wait
+    step()
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            step()
+    finally:
+        if cuda:
+            torch.cuda.set_sync_debug_mode("default")
+    return "no wait in 3 steps" if cuda else "ran; only a GPU can be waited for"
+
+
 def throughput(args: argparse.Namespace) -> None:
-    """Images per second and memory of the twelve at recipe crop and batch, ours beside the published mode; then ours compiled, too."""
+    """Images per second and memory of the twelve beside the published mode; then compiled, too."""
     found: dict[str, Any] = {}
     repeats, steps = (1, 1) if args.small else (2, 3)
     for compiled, config in product((False,) if args.small else (False, True), select(args.only)):
         if time.monotonic() > args.until:
             return
-        name = config.name
-        found[name] = measure(
-            shrunk(config, args), args.device, repeats=repeats, steps=steps, compiled=compiled
-        )
-        print(name, json.dumps(found[name]), flush=True)
+        config = _shrunk(config, args)
+        found[config.name] = measure(config, args.device, repeats, steps, compiled)
+        print(config.name, json.dumps(found[config.name]), flush=True)
         store(args, "train", found)
 
 
-def shrunk(config: Config, args: argparse.Namespace) -> Config:
-    """The configuration, with tiny crops and batches for --small."""
+def _shrunk(config: Config, args: argparse.Namespace) -> Config:
+    """The configuration, with a tiny crop and batch for --small."""
     return replace(config, crop_size=(64, 64), batch_size=2) if args.small else config
 
 
 def infer(args: argparse.Namespace) -> None:
     """Inference of R-50-D8 in every form, batch 16 at 512x512."""
     size, batch, repeats = ((64, 96), 1, 1) if args.small else ((512, 512), 16, 7)
-    found = time_inference(
-        get_config("ccnet_resnet50os8_voc"), size, batch, repeats, args.device, not args.small
-    )
+    config = get_config("ccnet_resnet50os8_voc")
+    found = time_inference(config, size, batch, repeats, args.device, not args.small)
     print(*found, sep="\n", flush=True)
     store(args, "infer", [row._asdict() for row in found])
 
 
 def feed(args: argparse.Namespace) -> None:
-    """The share of a step that the GPU waits for its images with 16 workers: the fastest configurations on made-up files."""
+    """The share of a step that the GPU waits for images from 16 workers, on made-up files."""
     found = {}
+    workers, steps = (0, 3) if args.small else (16, 60)
     for key in ("voc",) if args.small else ("voc", "cityscapes"):
         if time.monotonic() > args.until:
             return
-        config = shrunk(get_config(f"ccnet_resnet50os16_{key}"), args)
+        config = _shrunk(get_config(f"ccnet_resnet50os16_{key}"), args)
         with tempfile.TemporaryDirectory() as folder:
             split = make_files(key, Path(folder), config.batch_size)
-            workers, steps = (0, 3) if args.small else (16, 60)
             found[config.name] = feeding(config, split, args.device, workers, steps)
         print(config.name, found[config.name], flush=True)
         store(args, "feed", found)
@@ -361,12 +344,10 @@ def feed(args: argparse.Namespace) -> None:
 
 def agree(args: argparse.Namespace) -> None:
     """A small network on CamVid in float32, bf16 and bf16 compiled, three seeds each."""
-    forms, seeds, steps = (
-        (("float32", "bf16"), 1, 2)
-        if args.small
-        else (("float32", "bf16", "bf16, compiled"), 3, 300)
-    )
-    workers = 0 if args.small else 12
+    forms: tuple[str, ...] = ("float32", "bf16", "bf16, compiled")
+    seeds, steps, workers = 3, 300, 12
+    if args.small:
+        forms, seeds, steps, workers = forms[:2], 1, 2, 0
     settings = Settings(
         data=args.data,
         device=str(args.device),
@@ -380,20 +361,13 @@ def agree(args: argparse.Namespace) -> None:
 
 
 def camvid(args: argparse.Namespace) -> None:
-    """The published recipe on CamVid, from scratch, crops of the images' own size, the same budget for each; three seeds.
+    """The published recipe on CamVid, from scratch, crops of the images' own size, three seeds.
 
     R-50-D8 at R = 2, 0, 1, 3, then the other depths and strides.
     """
     found: dict[str, Any] = {}
-    networks = (
-        (50, 8, 2),
-        (50, 8, 0),
-        (50, 8, 1),
-        (50, 8, 3),
-        (50, 16, 2),
-        (101, 8, 2),
-        (101, 16, 2),
-    )
+    r50_d8 = ((50, 8, 2), (50, 8, 0), (50, 8, 1), (50, 8, 3))  # depth, output stride, recurrence
+    networks = (*r50_d8, (50, 16, 2), (101, 8, 2), (101, 16, 2))
     workers, steps = (0, 2) if args.small else (12, None)
     settings = Settings(
         data=args.data,
@@ -410,13 +384,13 @@ def camvid(args: argparse.Namespace) -> None:
         "crop_size": (352, 480),
         "resize": (480, 360),
     }
-    recipe |= {"crop_size": (32, 32), "resize": (64, 48), "batch_size": 2} if args.small else {}
+    if args.small:
+        recipe |= {"crop_size": (32, 32), "resize": (64, 48), "batch_size": 2}
     for seed, (depth, stride, recurrence) in product(range(3), networks):
         if time.monotonic() > args.until:
             return
-        config = replace(
-            get_config(f"ccnet_resnet{depth}os{stride}_voc"), recurrence=recurrence, **recipe
-        )
+        base = get_config(f"ccnet_resnet{depth}os{stride}_voc")
+        config = replace(base, recurrence=recurrence, **recipe)
         name = f"{config.name}_seed{seed}"
         start = time.monotonic()
         scores = train(args.out / "runs" / name, config, replace(settings, seed=seed)) or {}
@@ -427,20 +401,6 @@ def camvid(args: argparse.Namespace) -> None:
         }
         print(name, json.dumps(found[name]), flush=True)
         store(args, "camvid", found)
-
-
-def _mark(args: argparse.Namespace) -> Any:
-    """A moment, on the GPU's own clock where there is one."""
-    if args.device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def _milliseconds(begin: Any, end: Any) -> float:
-    """Between two moments."""
-    return float(1e3 * (end - begin) if isinstance(begin, float) else begin.elapsed_time(end))
 
 
 def store(args: argparse.Namespace, part: str, content: Any) -> None:
@@ -455,9 +415,8 @@ def store(args: argparse.Namespace, part: str, content: Any) -> None:
     (args.out / f"gpu_{part}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-PARTS: dict[
-    str, tuple[Callable[[argparse.Namespace], None], float]
-] = {  # what runs, and its share of the minutes
+# What runs, and its share of the minutes.
+PARTS: dict[str, tuple[Callable[[argparse.Namespace], None], float]] = {
     "check": (check, 1.0),
     "attention": (attention, 1.5),
     "sync": (sync, 1.5),

@@ -1,4 +1,4 @@
-"""Train the embedded demo models and print how they score; the training itself is in ccnet_lab/training/demo.py."""
+"""Train the embedded demo models and print their scores; ccnet_lab/training/demo.py trains."""
 
 import argparse
 import time
@@ -10,7 +10,7 @@ from ccnet_lab.ending import ending
 import torch
 from tqdm import tqdm
 
-from ccnet_lab.evaluation.beacons import HELD_OUT, score_demo
+from ccnet_lab.evaluation.evaluate import HELD_OUT, score_demo
 from ccnet_lab.model.weights import save_weights
 from ccnet_lab.training.demo import demo_table, train_demo
 
@@ -18,20 +18,13 @@ from ccnet_lab.training.demo import demo_table, train_demo
 def main() -> None:
     """Train both, score both, write weights and table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("ccnet_lab/assets"),
-        help="where demo.safetensors and demo_r1.safetensors go",
-    )
-    parser.add_argument("--steps", type=int, default=1_000, help="optimiser steps of 16 scenes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--threads", type=int, default=2, help="CPU threads; another count rounds differently"
-    )
-    parser.add_argument(
-        "--scenes", type=int, default=len(HELD_OUT), help="held-out scenes to score on"
-    )
+    option = parser.add_argument
+    out = "where demo.safetensors and demo_r1.safetensors go"
+    option("--out", type=Path, default=Path("ccnet_lab/assets"), help=out)
+    option("--steps", type=int, default=1_000, help="optimiser steps of 16 scenes")
+    option("--seed", type=int, default=0)
+    option("--threads", type=int, default=2, help="CPU threads; another count rounds differently")
+    option("--scenes", type=int, default=len(HELD_OUT), help="held-out scenes to score on")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -40,22 +33,20 @@ def main() -> None:
     for name in ("demo", "demo_r1"):
         with tqdm(total=args.steps, desc=name, unit="step") as bar:
             models[name] = train_demo(
-                name, args.steps, args.seed, progress=lambda *_, bar=bar: bar.update()
+                name, args.steps, args.seed, on_step=lambda *_, bar=bar: bar.update()
             )
     trained = time.perf_counter() - start
     scenes = HELD_OUT[: args.scenes]
     table = demo_table(models, scenes)
+    facts = {"steps": args.steps, "seed": args.seed}
     for name, model in models.items():
-        notes = {
-            "scores": asdict(score_demo(model, seeds=scenes)),
-            "steps": args.steps,
-            "seed": args.seed,
-        }
-        save_weights(model, args.out / f"{name}.safetensors", name, **notes)
+        found = asdict(score_demo(model, seeds=scenes))
+        save_weights(model, args.out / f"{name}.safetensors", name, scores=found, **facts)
     (args.out / "README.md").write_text(table)
     print(table)
     print(
-        f"training took {trained:.0f} s on {args.threads} threads; weights and table are in {args.out}"
+        f"training took {trained:.0f} s on {args.threads} threads; "
+        f"weights and table are in {args.out}"
     )
 
 

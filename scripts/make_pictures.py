@@ -1,4 +1,4 @@
-"""Make the README's pictures: two figures that the library draws itself, and every tab of the app in headless Chromium, wide and narrow."""
+"""Make the README's pictures: a figure, and every tab of the app in Chromium, wide and narrow."""
 
 import argparse
 import socket
@@ -14,7 +14,7 @@ from typing import Any
 from ccnet_lab.ending import ending
 
 from ccnet_lab import Explorer
-from ccnet_lab.app.session import SCENE_SEEDS
+from ccnet_lab.app.examples import SCENE_SEEDS
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.explore.measures import first_pixel
 
@@ -36,13 +36,13 @@ READY = {  # what is waited for in each tab
 
 
 @contextmanager
-def serving(*words: str) -> Iterator[str]:
+def serving(*options: str) -> Iterator[str]:
     """The app on a free port, in a process of its own; yields its address."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port), *words], stdout=subprocess.DEVNULL
+        [sys.executable, "app.py", "--port", str(port), *options], stdout=subprocess.DEVNULL
     )
     address = f"http://127.0.0.1:{port}"
     try:

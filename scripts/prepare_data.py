@@ -1,4 +1,4 @@
-"""Get a data set, check it and decode it once; what is called is in ccnet_lab/data: prepare.py, doctor.py, cache.py."""
+"""Get a data set, check it, decode it once: ccnet_lab/data/prepare.py, check.py and cache.py."""
 
 import argparse
 import io
@@ -20,76 +20,55 @@ from ccnet_lab.errors import DataError, LabError
 def main() -> int:
     """0: every pair can be trained on. 1: faults were found. 2: nothing could be examined."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "what", help=f"{', '.join(KEYS)}, or the folder of a data set of your own, see the README"
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        help="the data root: the folder above VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/",
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="only examine what is there; fetch nothing"
-    )
-    words = "also store the training images decoded (25 GB for Cityscapes) in the data set's folder cache/; training then reads them"
-    parser.add_argument("--cache", action="store_true", help=words)
-    parser.add_argument(
-        "--figure",
-        type=Path,
-        metavar="FILE",
-        help="where to save the pixels per class as a picture (.png, .pdf, .svg)",
-    )
-    parser.add_argument(
-        "--base-url",
-        default="",
-        metavar="URL",
-        help="a mirror that has the archives under their own names",
-    )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads that read files in the check"
-    )
+    add = parser.add_argument
+    add("what", help=f"{', '.join(KEYS)}, or the folder of your own data, see the README")
+    root = "the folder above VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/"
+    add("--data", type=Path, help=f"the data root: {root}")
+    add("--check", action="store_true", help="only examine what is there; download nothing")
+    decoded = "also store the training images decoded in the data set's folder cache/"
+    add("--cache", action="store_true", help=f"{decoded}, for training (25 GB for Cityscapes)")
+    picture = "where to save the pixels per class as a picture (.png, .pdf, .svg)"
+    add("--figure", type=Path, metavar="FILE", help=picture)
+    mirror = "a mirror that has the archives under their own names"
+    add("--base-url", default="", metavar="URL", help=mirror)
+    add("--workers", type=int, metavar="N", help="threads that read files in the check")
     args = parser.parse_args()
     if args.workers is not None and args.workers < 1:
         parser.error(f"--workers {args.workers}: expected at least 1")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without block characters
+        sys.stdout.reconfigure(errors="replace")  # for a terminal without block characters
     try:
-        own = args.what not in KEYS and (
-            Path(args.what).is_dir() or not get_close_matches(args.what, KEYS)
-        )
-        if not own and args.data is None:
-            raise DataError(
-                f"--data is missing: python scripts/prepare_data.py {args.what} --data ROOT"
-            )
-        dataset = open_own(args.what) if own else get_dataset(args.what)
-        if not own and not args.check:
-            prepare(args.what, args.data, base_url=args.base_url)
-        report = examine(
-            dataset,
-            args.data or "",
-            workers=args.workers,
-            progress=progress_bar("checking", "pair"),
-        )
-        print(report_text(report))
-        if args.figure:
-            try:
-                histogram_figure(report).savefig(args.figure, dpi=150)
-            except (OSError, ValueError) as error:
-                raise DataError(f"the figure cannot be saved as {args.figure}: {error}") from None
-            print(f"the pixels per class are drawn in {args.figure}")
-        if args.cache:
-            build_cache(
-                open_split(dataset, args.data or ""), progress=progress_bar("decoding", "pair")
-            )
+        return run(args)
     except LabError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "\nstopped; what came so far is kept, and the next call goes on from there",
-            file=sys.stderr,
-        )
+        kept = "what came so far is kept, and the next call goes on from there"
+        print(f"\nstopped; {kept}", file=sys.stderr)
         return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Download, examine, draw and decode what was asked for."""
+    what, root = args.what, args.data or ""
+    misspelt = not Path(what).is_dir() and get_close_matches(what, KEYS)
+    own = what not in KEYS and not misspelt
+    if not own and args.data is None:
+        raise DataError(f"--data is missing: python scripts/prepare_data.py {what} --data ROOT")
+    dataset = open_own(what) if own else get_dataset(what)
+    if not own and not args.check:
+        prepare(what, root, base_url=args.base_url)
+    progress = progress_bar("checking", "pair")
+    report = examine(dataset, root, workers=args.workers, progress=progress)
+    print(report_text(report))
+    if args.figure:
+        try:
+            histogram_figure(report).savefig(args.figure, dpi=150)
+        except (OSError, ValueError) as error:
+            raise DataError(f"the figure cannot be saved as {args.figure}: {error}") from None
+        print(f"the pixels per class are drawn in {args.figure}")
+    if args.cache:
+        build_cache(open_split(dataset, root), progress=progress_bar("decoding", "pair"))
     return 0 if report.fine else 1
 
 

@@ -1,4 +1,4 @@
-"""Train one configuration, or go on with a run; the training itself is in ccnet_lab/training/loop.py.
+"""Train one configuration, or resume a run; the training itself is in ccnet_lab/training/loop.py.
 
 One GPU or CPU: python scripts/train.py CONFIG --data ROOT --runs runs
 Several GPUs:   torchrun --nproc_per_node 4 scripts/train.py CONFIG --data ROOT --runs runs
@@ -13,10 +13,7 @@ from ccnet_lab.ending import ending
 
 from ccnet_lab.configs import get_config
 from ccnet_lab.errors import RunBusyError
-from ccnet_lab.evaluation.metrics import miou_text
-from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import add_options, from_options, varied
-from ccnet_lab.training.signals import BUSY, Stopped, cause
 
 
 def main() -> None:
@@ -25,31 +22,33 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="one of the twelve, or an extra such as street")
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("runs"),
-        help="the run's folder is made in it, under the configuration's name",
-    )
+    place = "the run's folder is made in it, under the configuration's name"
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help=place)
     parser.add_argument("--name", help="another name for the run's folder")
     add_options(parser)
     args = parser.parse_args()
+
+    # These import torch, which --help need not wait for.
+    from ccnet_lab.causes import cause
+    from ccnet_lab.evaluation.metrics import miou_text
+    from ccnet_lab.training.loop import train
+    from ccnet_lab.training.signals import BUSY, Stopped
+
     folder = args.runs
     try:
         config = varied(get_config(args.config), args)
-        scores = train(folder := args.runs / (args.name or config.name), config, from_options(args))
+        folder = args.runs / (args.name or config.name)
+        scores = train(folder, config, from_options(args))
     except Stopped as stopped:
         leave(str(stopped), 128 + stopped.number)
-    except Exception as error:  # whatever ends a training, a sentence says what to do
-        words = cause(error, folder)
-        if words != str(error) and "--resume" not in words:
-            words += "; what was saved is kept, go on with --resume"
-        leave(f"{parser.prog}: error: {words}", BUSY if isinstance(error, RunBusyError) else 2)
+    except Exception as error:
+        message = cause(error, folder)
+        if message != str(error) and "--resume" not in message:
+            message += "; what was saved is kept, go on with --resume"
+        leave(f"{parser.prog}: error: {message}", BUSY if isinstance(error, RunBusyError) else 2)
     if scores is not None:
-        print(
-            f"{miou_text(scores)}, pixel accuracy {100 * scores['pixel_accuracy']:.2f} %",
-            flush=True,
-        )
+        accuracy = f"{100 * scores['pixel_accuracy']:.2f} %"
+        print(f"{miou_text(scores)}, pixel accuracy {accuracy}", flush=True)
     if several():
         os._exit(0)  # what torch tears down at an interpreter's end can hang
 
@@ -59,9 +58,9 @@ def several() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
-def leave(words: str, code: int) -> None:
-    """Say why and end; among several processes at once, since an orderly end would wait for the others."""
-    print(words, file=sys.stderr, flush=True)
+def leave(message: str, code: int) -> None:
+    """Print why and exit; of several processes at once, which would wait for each other."""
+    print(message, file=sys.stderr, flush=True)
     if several():
         os._exit(code)
     sys.exit(code)

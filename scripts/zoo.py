@@ -1,4 +1,4 @@
-"""The published files on this machine: list, download, remove. Where they lie and what is recorded of them is ccnet_lab/store.py's."""
+"""The published files on this machine: list, download, remove; see ccnet_lab/store.py."""
 
 import argparse
 import fnmatch
@@ -16,18 +16,17 @@ def main() -> int:
         description=__doc__, epilog=f"files are kept in {store.home()}; $CCNET_LAB_HOME moves that"
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser(
-        "list", help="what was published and what of it is on this machine, with sizes"
-    )
+    commands.add_parser("list", help="the published files, and which of them are on this machine")
     get = commands.add_parser(
         "get",
-        help="download checkpoints, logs (NAME.log) or start weights (resnet50_v1c); globs allowed, quoted",
+        help="download checkpoints, logs (NAME.log) or start weights (resnet50_v1c); "
+        "globs allowed, quoted",
     )
     get.add_argument("names", nargs="+", metavar="NAME")
     get.add_argument(
         "--mirror",
         default="",
-        help=f"an address that holds the same files; by default ${store.MIRROR} or the published one",
+        help=f"an address with the same files; by default ${store.MIRROR} or the published one",
     )
     remove = commands.add_parser(
         "remove", help="delete files from this machine; globs allowed, quoted ('*' for all)"
@@ -52,38 +51,32 @@ def main() -> int:
 
 
 def matching(patterns: list[str], known: list[str]) -> list[str]:
-    """The known names that fit, in order; raises `MissingFileError` for a pattern that fits none."""
+    """The known names that match, in order; raises `MissingFileError` where a pattern has none."""
     for pattern in patterns:
         if not fnmatch.filter(known, pattern):
-            raise MissingFileError(
-                f"no file is called {pattern!r}; {near(pattern, known) if known else 'there is none'}"
-            )
-    return [
-        name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    ]
+            remedy = near(pattern, known) if known else "there is none"
+            raise MissingFileError(f"no file is called {pattern!r}; {remedy}")
+    return [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
 
 
 def table() -> str:
-    """Every published file, then what else lies in the folder."""
-    kept = {file.path: file for file in store.kept()}
+    """Every published file, then what else is in the folder."""
+    files = store.kept()
+    others = {file.path: file for file in files}
     lines = [f"{'name':<36} {'MB':>8}  sha256"]
     for published in store.PUBLISHED.values():
-        whole, part = (
-            kept.pop(published.path, None),
-            kept.pop(published.path.with_name(published.path.name + ".part"), None),
-        )
-        size, state = (
-            "-",
-            f"the first {part.bytes / 1e6:.1f} MB are here" if part else "not on this machine",
-        )
+        path = published.path
+        whole, part = others.pop(path, None), others.pop(path.with_name(path.name + ".part"), None)
         if whole is not None:
             size, state = f"{whole.bytes / 1e6:.1f}", whole.sha256[:16] or "not recorded yet"
+        elif part is not None:
+            size, state = "-", f"the first {part.bytes / 1e6:.1f} MB are here"
+        else:
+            size, state = "-", "not on this machine"
         lines.append(f"{published.name:<36} {size:>8}  {state}")
-    lines += [
-        f"{file.path.name:<36} {file.bytes / 1e6:8.1f}  {file.sha256[:16]}"
-        for file in kept.values()
-    ]
-    total = sum(file.bytes for file in store.kept())
+    for file in others.values():
+        lines.append(f"{file.path.name:<36} {file.bytes / 1e6:8.1f}  {file.sha256[:16]}")
+    total = sum(file.bytes for file in files)
     return "\n".join([*lines, f"{total / 1e6:.1f} MB in {store.home()}"])
 
 

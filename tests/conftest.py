@@ -1,4 +1,4 @@
-"""What several tests share: the fill rule of the parity data, photographs where they are at hand, pictures made on the spot."""
+"""What several tests share: the fill rule of the parity data, photographs, generated pictures."""
 
 import json
 import math
@@ -21,7 +21,7 @@ if workers := int(
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the processes the tests start
     torch.set_num_threads(threads)
 
-# Programs compiled for one kind of CPU crash on another, and the usual folder may be kept or shared between machines.
+# Programs compiled for one kind of CPU crash on another, and the usual folder may be shared.
 os.environ.setdefault(
     "TORCHINDUCTOR_CACHE_DIR",
     f"{tempfile.gettempdir()}/ccnet_lab_inductor_{torch.backends.cpu.get_cpu_capability()}",
@@ -37,6 +37,15 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+# Test files that take more than some seconds, the longest first; `make test-fast` leaves them out.
+SLOW = (
+    "test_export", "test_train_all", "test_loop", "test_script_ends", "test_endings",
+    "test_notebooks", "test_scripts", "test_benchmark", "test_own", "test_step", "test_tracers",
+    "test_app_failures", "test_recipe_parts", "test_score_published", "test_attention_cuda",
+    "test_weights", "test_costs", "test_evaluate", "test_strange_files", "test_recipe",
+    "test_foreign", "test_deletion", "test_visitors", "test_progress", "test_street",
+)  # fmt: skip
+BROWSER = ("test_browser", "test_pictures_as_seen")
 HERE = Path(__file__).parent
 PARITY = HERE / "data" / "parity"
 SHARED = HERE.parent.parent / "shared" / "data"
@@ -70,7 +79,7 @@ def filled(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
 
 
 def published_shapes(config: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a published file, from the recorded keys; only the classes differ between data sets."""
+    """Names and shapes of a published file, from the recorded keys; data sets differ in classes."""
     depth, classes = (
         config.removeprefix("ccnet_resnet").split("os")[0],
         {"voc": 21, "ade20k": 150, "cityscapes": 19}[config.split("_")[-1]],
@@ -113,7 +122,7 @@ def saved(tmp_path):
 
 @pytest.fixture
 def door(monkeypatch, capsys):
-    """Run a script as `python SCRIPT WORDS` does, but in this process: (exit code, stdout, stderr)."""
+    """Run a script as `python SCRIPT WORDS` in this process: (exit code, stdout, stderr)."""
 
     def call(script: str, *words: object) -> tuple[int, str, str]:
         monkeypatch.chdir(HERE.parent)
@@ -129,23 +138,15 @@ def door(monkeypatch, capsys):
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest first, so that no worker is left alone with one at the end."""
-    longest = [
-        "train_all",
-        "export",
-        "notebooks",
-        "loop",
-        "browser",
-        "scripts",
-        "attention_cuda",
-        "benchmark",
-    ]
-    longest = [f"test_{name}.py" for name in longest]
-    items.sort(
-        key=lambda item: (
-            longest.index(item.path.name) if item.path.name in longest else len(longest)
-        )
-    )
+    """Mark what is slow or starts a browser; the slowest first, so that no worker is left alone."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+        if item.path.stem in BROWSER:
+            item.add_marker(pytest.mark.browser)
+    order = [*BROWSER, *SLOW]
+    known = {stem: place for place, stem in enumerate(order)}
+    items.sort(key=lambda item: known.get(item.path.stem, len(order)))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Small data sets in the real layouts, made on the spot: pictures of coloured blocks whose labels follow from their colours."""
+"""Small generated data sets in the real layouts: coloured blocks, a colour for each label."""
 
 import numpy as np
 from PIL import Image

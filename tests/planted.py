@@ -1,4 +1,4 @@
-"""Networks set by hand, for tests that know what must come out: features and projections are given, classes follow by two plain rules."""
+"""Networks set by hand, whose results are known: features are given, classes follow two rules."""
 
 from dataclasses import replace
 
@@ -14,7 +14,8 @@ def planted(
 ) -> View:
     """A view of features (C, h, w) under projections query and key (d, C), value (C, C).
 
-    A cell is class 1 where channel 1 ends above 0.5, class 2 where `painted` (h, w) is true, whatever the features; else class 0.
+    A cell is class 1 where channel 1 ends above 0.5, class 2 where `painted` (h, w) is true,
+    whatever the features; else class 0.
     """
     features, query, key, value = (
         torch.as_tensor(np.asarray(t), dtype=torch.float32) for t in (features, query, key, value)
@@ -59,7 +60,9 @@ def planted(
 
 
 def beacon_view(height, width, beacon, recurrence=2, seed=0, **options) -> View:
-    """One bright cell decides: every pixel that can, looks at it and becomes class 1. The other cells shine a little, at random.
+    """One bright cell decides: every pixel that can, looks at it and becomes class 1.
+
+    The other cells shine a little, at random.
 
     Channels: light, what was gathered, one. Scores depend on the key alone: 30 times the light.
     """

@@ -1,4 +1,4 @@
-"""Pictures as people bring them: formats x modes x depths x profiles x orientations, made on the spot, each with what it shows."""
+"""Generated pictures: formats x modes x depths x profiles x orientations, each with its look."""
 
 import io
 import struct
@@ -67,13 +67,22 @@ def profile(primaries=P3, gamma=2.2, grey=False):
     return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + data
 
 
-def with_chunks(png, *chunks):
-    """A PNG with more chunks before its palette and pixels."""
-    at = min(png.index(name) for name in (b"PLTE", b"IDAT") if name in png) - 4
-    extra = b"".join(
-        struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks
-    )
-    return png[:at] + extra + png[at:]
+def chunk(kind, data):
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_chunks(png, *chunks, at=None):
+    """A PNG with more chunks, by default before its palette and pixels."""
+    at = at or min(png.index(name) for name in (b"PLTE", b"IDAT") if name in png) - 4
+    return png[:at] + b"".join(chunk(*part) for part in chunks) + png[at:]
+
+
+def png_of(size, bits, colour_type, pixels, *chunks):
+    """A PNG of these already packed pixels."""
+    header = struct.pack(">IIBBBBB", *size, bits, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 def gama(gamma):
@@ -97,14 +106,14 @@ def scene(mode="RGB", size=(24, 16)):
     return picture.convert(mode)
 
 
-def saved(picture, form, **options):
+def saved(picture, form="PNG", **options):
     file = io.BytesIO()
     picture.save(file, form, **options)
     return file.getvalue()
 
 
 def corpus():
-    """(name, bytes, what shows the same pixels to a browser that cannot open the file itself: other bytes, or None) of every picture."""
+    """(name, bytes, other bytes of the same look for a browser that cannot open these, or None)."""
     profiles = {
         "none": b"",
         "sRGB": profile(SRGB, 2.2),
@@ -117,8 +126,9 @@ def corpus():
     for n, data in exif.items():
         data[0x0112] = n
     forms = {
-        "PNG": ("1", "L", "LA", "P", "RGB", "RGBA"), "JPEG": ("L", "RGB"), "WEBP": ("RGB", "RGBA"), "BMP": ("1", "L", "P", "RGB"),
-        "GIF": ("1", "L", "P", "RGB"), "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA"), "PPM": ("1", "L", "RGB"),
+        "PNG": ("1", "L", "LA", "P", "RGB", "RGBA"), "JPEG": ("L", "RGB"), "WEBP": ("RGB", "RGBA"),
+        "BMP": ("1", "L", "P", "RGB"), "GIF": ("1", "L", "P", "RGB"),
+        "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA"), "PPM": ("1", "L", "RGB"),
     }  # fmt: skip
     forms |= {"AVIF": ("RGB", "RGBA")} if features.check("avif") else {}
     lossy = {
@@ -147,7 +157,7 @@ def corpus():
                         **({"icc_profile": icc} if icc else {}),
                         **({"exif": data} if data else {}),
                     }
-                    # Chromium neither opens TIFF and PPM nor turns WebP, and of AVIF it rounds the alpha
+                    # Chromium opens no TIFF and PPM, turns no WebP and rounds the alpha of AVIF
                     other = (
                         form in ("TIFF", "PPM")
                         or (form == "WEBP" and n > 1)

@@ -1,6 +1,9 @@
 """configs.py: the twelve and their recipe."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,13 +70,8 @@ def test_a_variation_claims_no_published_score():
     [
         (lambda: get_config("ccnet_resnet50os8_vok"), "ccnet_resnet50os8_voc"),
         (lambda: get_config("zzz"), "demo"),
-        (lambda: dataclasses.replace(get_config("demo"), recurence=3), "recurrence"),
-        (
-            lambda: Config(
-                dataset="voc", deph=50, output_stride=8, crop_size=(1, 1), batch_size=1, epochs=1
-            ),
-            "depth",
-        ),
+        (lambda: Config.from_dict(get_config("demo").to_dict() | {"recurence": 3}), "recurrence"),
+        (lambda: Config.from_dict({"dataset": "voc", "deph": 50}), "depth"),
         (lambda: dataclasses.replace(get_config("demo"), dataset="vocs"), "'voc'"),
         (lambda: dataclasses.replace(get_config("demo"), depth=34), "50 or 101"),
         (
@@ -92,6 +90,11 @@ def test_a_variation_claims_no_published_score():
 def test_wrong_ones_are_refused_with_a_remedy(call, words):
     with pytest.raises(ConfigError, match=words):
         call()
+
+
+def test_a_misspelt_field_is_refused():
+    with pytest.raises(TypeError, match="'recurence'"):
+        dataclasses.replace(get_config("demo"), recurence=3)
 
 
 def test_round_trip_through_plain_values():
@@ -116,3 +119,11 @@ def test_catalogue_names_and_colours():
         128,
         128,
     )  # person, in the development kit's colour map
+
+
+@pytest.mark.parametrize("script", ["train.py", "zoo.py"])
+def test_the_help_of_a_script_needs_no_torch(script):
+    code = "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]\n"
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, f"scripts/{script}", "--help"]
+    subprocess.run(command, check=True, cwd=Path(__file__).parent.parent, capture_output=True)

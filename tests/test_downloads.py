@@ -1,4 +1,4 @@
-"""downloads.py: a file comes whole or not at all, over every kind of bad network, and nothing that came is lost."""
+"""downloads.py: a file comes whole or not at all, however bad the network, and is resumed."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""files.py: whole or not at all, under the name that was asked for, with the rights the umask gives."""
+"""files.py: a file is written whole or not at all, with the rights the umask gives."""
 
 import os
 import subprocess
@@ -73,7 +73,8 @@ def test_a_full_disk(tmp_path):
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
         "from ccnet_lab.errors import RunError; from ccnet_lab.files import write_whole\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))\n"
         "write_whole(Path(sys.argv[1]), lambda path: path.write_bytes(bytes(5_000)), RunError)"
     )
     (tmp_path / "a").write_text("old")
@@ -92,7 +93,7 @@ def test_a_full_disk(tmp_path):
 
 @pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o007, 0o660)])
 def test_the_rights_are_those_of_any_new_file(tmp_path, umask, rights):
-    """safetensors itself lets nobody but the owner read; what a killed process left has its rights, too."""
+    """safetensors itself makes files private; what a killed process left has its rights, too."""
     import torch
 
     path = tmp_path / "a.safetensors"

@@ -1,4 +1,4 @@
-"""How the house is built: imports point one way, one source of dependencies, every file says what it is."""
+"""How the house is built: imports point one way, every file says what it is."""
 
 import ast
 import re
@@ -34,7 +34,7 @@ def imported(path):
 
 
 def test_imports_point_one_way():
-    """The contracts in pyproject.toml; and nothing imports the whole package, which would go round them."""
+    """The contracts in pyproject.toml; nothing evades them by importing the package."""
     command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -50,7 +50,7 @@ def test_what_draws_keeps_no_state():
 
 
 def test_tests_mirror_the_tree():
-    """A test of one module is called as it is; what spans several modules has a name of its own beside them."""
+    """A test of one module is called as it is, and lies in the folder of its room."""
     rooms = {path.parent.name for path in LIBRARY} - {"ccnet_lab"}
     for folder in (
         path for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("test_*.py"))

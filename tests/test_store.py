@@ -1,4 +1,4 @@
-"""store.py: published files come once, are recorded and held against the record; two at once, cuts, mirrors, strange answers."""
+"""store.py: published files come once and are compared with their record; cuts, mirrors, locks."""
 
 import hashlib
 import json
@@ -95,7 +95,8 @@ def test_either_of_the_names_that_were_published(host, checkpoint):
 def test_neither_of_the_names_is_one_message(host):
     with pytest.raises(
         DownloadError,
-        match=rf"404 .* to {host.url}/{NAME}.pth; .*before that: .* 404 .*{NAME}_train.pth.*pan.baidu",
+        match=rf"404 .* to {host.url}/{NAME}.pth; .*before that: "
+        rf".* 404 .*{NAME}_train.pth.*pan.baidu",
     ):
         store.obtain(NAME)
 
@@ -183,7 +184,8 @@ def test_what_is_no_checkpoint_never_gets_the_name(host, checkpoint, cache, cont
     served(host, NAME, checkpoint[:-500] if content == "cut" else content)
     with pytest.raises(
         DownloadError,
-        match=rf"{words}.*it is removed; call again, or put the right file at .*{NAME}|by hand .*before that: .*{words}",
+        match=rf"{words}.*it is removed; call again, or put the right file at .*{NAME}|"
+        rf"by hand .*before that: .*{words}",
     ):
         store.obtain(NAME)
     assert names(cache / "checkpoints") == []

@@ -1,4 +1,4 @@
-"""A small web host with every vice a download can meet, and the small archives and pictures it gives to the tests."""
+"""A small web host with every vice a download can meet, and the small archives it serves."""
 
 import io
 import re

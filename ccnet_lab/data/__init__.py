@@ -1,1 +1,1 @@
-"""Data: facts about data sets (catalog.py), pictures from files (images.py), generated scenes (beacons.py)."""
+"""Data sets: facts, readers of pictures and masks, transforms, batches, preparing and checking."""

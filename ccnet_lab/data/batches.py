@@ -1,4 +1,7 @@
-"""Training batches: which samples make step n, and a loader that gives them. How a sample is made is in transforms.py."""
+"""Training batches: which samples make up step n, and the loader that reads them in workers.
+
+How a sample is made is in transforms.py.
+"""
 
 import errno
 import multiprocessing
@@ -27,37 +30,37 @@ PATIENCE = 3.0  # seconds that workers are given to end by themselves
 
 
 class Batch(NamedTuple):
-    """Samples as they leave the workers, in bytes; they are normalised where they are trained on."""
+    """Samples as bytes, as they leave the workers."""
 
     names: list[str]  # of the files
     images: Tensor  # (B, H, W, 3) uint8 RGB
     labels: Tensor  # (B, H, W) uint8
-    inside: Tensor  # (B, 4) int64: top, bottom, left, right of what is no padding
+    inside: Tensor  # (B, 4) int64: top, bottom, left, right of what is not padding
 
     def normalised(self, part: slice, device: torch.device) -> Tensor:
-        """(b, 3, H, W) float32 on the device: the images of a part of the batch as the network takes them."""
-        images, inside = (
-            tensor[part].to(device, non_blocking=True) for tensor in (self.images, self.inside)
-        )
-        return normalise_crops(images, inside)
+        """(b, 3, H, W) float32 on the device: the network's input for a part of the batch."""
+        tensors = (self.images[part], self.inside[part])
+        return normalise_crops(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
 def steps_per_epoch(images: int, batch_size: int, processes: int = 1) -> int:
-    """Whole batches in one pass over the images; what is left over is dropped. Raises `DataError` where there is none, `ConfigError` where
-    the processes cannot have as much of a batch each.
+    """Whole batches in one pass over the images; the remainder is dropped.
 
-    As in the recipe, several processes first repeat images until all have as many: Cityscapes has 371 steps in one and 372 in 2, 4 or 8.
+    Several processes first repeat images until all have the same number, as in the recipe:
+    Cityscapes has 371 steps in one process and 372 in 2, 4 or 8.
+
+    Raises:
+        DataError: there are fewer images than one batch holds.
+        ConfigError: the processes cannot have equal shares of a batch.
 
     Source: torch's DistributedSampler with drop_last loaders, as SSSegmentation uses them.
     """
     if images < batch_size:
-        raise DataError(
-            f"the training split has {images} images, fewer than one batch of {batch_size}; lower --batch-size"
-        )
+        what = f"the training split has {images} images, fewer than one batch of {batch_size}"
+        raise DataError(f"{what}; lower --batch-size")
     if batch_size % processes:
-        raise ConfigError(
-            f"a batch of {batch_size} cannot be shared by {processes} processes; change --batch-size or their number"
-        )
+        what = f"a batch of {batch_size} cannot be shared by {processes} processes"
+        raise ConfigError(f"{what}; change --batch-size or their number")
     return -(-images // processes) // (batch_size // processes)
 
 
@@ -72,10 +75,10 @@ def training_batches(
     pinned: bool = False,
     per_epoch: int | None = None,
 ) -> Generator[Batch, None, None]:
-    """The batches of `steps`, in order; to be closed where they are not read to their end, since the workers live until then.
+    """The batches of `steps`, in order; close it unless you read to the end, to end its workers.
 
-    A sample depends on the seed, the epoch and its place in the split alone: not on the number of workers or processes, nor on where a run
-    was resumed.
+    A sample depends on the seed, the epoch and its place in the split alone: not on the number of
+    workers or processes, nor on where a run was resumed.
 
     Args:
         split: the files to train on.
@@ -84,15 +87,13 @@ def training_batches(
         seed: of order, crops, flips and colours.
         rank, world: this process and how many there are; each gets its share of every batch.
         workers: processes that read and transform; 0 does it in this one.
-        pinned: whether to put the batches into memory that a GPU copies from without waiting.
+        pinned: whether to use memory that a GPU copies from without waiting.
         per_epoch: steps of an epoch, by default `steps_per_epoch` for `world` processes.
 
     Raises:
-        DataError, MemoryShortError: a pair cannot be read, or there are fewer images than one batch holds.
+        DataError, MemoryShortError: a pair cannot be read, or there is less than one batch.
     """
-    per_epoch = per_epoch or steps_per_epoch(
-        len(split), config.batch_size, world
-    )  # raises before any worker starts
+    per_epoch = per_epoch or steps_per_epoch(len(split), config.batch_size, world)
     loader: DataLoader[Any] = DataLoader(
         _Samples(split, config, seed),
         batch_sampler=_order(len(split), config.batch_size, per_epoch, steps, seed, rank, world),
@@ -106,9 +107,10 @@ def training_batches(
 
 
 def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
-    """What a loader gives, until an error is among it, which is raised; then, or when this is closed, its workers have ended.
+    """The loader's items; an item that is an error is raised. At the end its workers have ended.
 
-    They ignore SIGTERM: kept alive by an exception's traceback, they would let the interpreter wait for them for ever at its end.
+    Workers ignore SIGTERM: kept alive by an exception's traceback, they would make the interpreter
+    wait for them for ever when it ends.
     """
     before = multiprocessing.active_children()
     try:
@@ -118,13 +120,10 @@ def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
             worker.kill()
         for frame, _ in traceback.walk_tb(error.__traceback__):
             if isinstance(half_made := frame.f_locals.get("self"), _BaseDataLoaderIter):
-                half_made._shutdown = True  # type: ignore[attr-defined]  # else it complains when it goes
-        if (
-            isinstance(error, OSError) and error.errno == errno.ENOSPC
-        ):  # of a semaphore: no other file is made here
-            raise MemoryShortError(
-                "/dev/shm is full, so no workers start: enlarge it (docker run --shm-size 8g), or --workers 0"
-            ) from None
+                half_made._shutdown = True  # type: ignore[attr-defined]  # else its __del__ complains
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # for a semaphore
+            remedy = "enlarge it (docker run --shm-size 8g), or --workers 0"
+            raise MemoryShortError(f"/dev/shm is full, so no workers start: {remedy}") from None
         raise
     workers = getattr(items, "_workers", [])
     try:
@@ -134,9 +133,8 @@ def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
             yield item
     finally:
         if workers:
-            last_resort = threading.Timer(
-                PATIENCE, lambda: [worker.kill() for worker in workers]
-            )  # one may be stopped, or wait for a disk
+            # one may be stopped, or wait for a disk
+            last_resort = threading.Timer(PATIENCE, lambda: [w.kill() for w in workers])
             last_resort.daemon = True
             last_resort.start()
             with suppress(RuntimeError):  # torch's, of a worker that is killed only now
@@ -147,30 +145,31 @@ def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
 
 
 def fault(pair: Pair, error: Exception) -> LabError:
-    """What is told of an error that came while a pair was read; a loader would bury it in a worker's traceback, here the error's note."""
+    """The error to raise for one that occurred while a pair was read, with the remedy.
+
+    An unexpected error's traceback becomes its note; a loader would bury it in a worker's.
+    """
     again = "then go on with the same command, a training with --resume"
     if isinstance(error, LabError):
         return error
     if isinstance(error, MemoryError):
-        return MemoryShortError(
-            f"out of memory while {pair.image} and its mask were read; lower --workers or --batch-size, {again}"
-        )
+        what = f"out of memory while {pair.image} and its mask were read"
+        return MemoryShortError(f"{what}; lower --workers or --batch-size, {again}")
     if isinstance(error, OSError):
         what = error.filename or f"{pair.image} or its mask {pair.mask}"
-        return DataError(
-            f"{what} cannot be read: {error.strerror or error}; look at the file and at the disk it is on, {again}"
-        )
-    known = DataError(
-        f"{pair.image} or its mask {pair.mask} cannot be read ({error!r}); look at the files, {again}"
-    )
-    known.add_note("".join(traceback.format_exception(error)))
-    return known
+        remedy = f"look at the file and at the disk it is on, {again}"
+        return DataError(f"{what} cannot be read: {error.strerror or error}; {remedy}")
+    what = f"{pair.image} or its mask {pair.mask} cannot be read ({error!r})"
+    unexpected = DataError(f"{what}; look at the files, {again}")
+    unexpected.add_note("".join(traceback.format_exception(error)))
+    return unexpected
 
 
 def shared(value: Any) -> Any:
-    """Move the tensors of a worker's nested tuples and lists to where the parent sees them.
+    """Move the tensors in a worker's nested tuples and lists into shared memory.
 
-    Else a thread of the worker's queue does, which loses what it cannot move, so that the parent waits for ever where /dev/shm is small.
+    Otherwise a thread of the worker's queue does it, and loses what it cannot move, so that the
+    parent waits for ever where /dev/shm is small.
     """
     if get_worker_info() is not None:
         for part in value if isinstance(value, tuple | list) else ():
@@ -186,27 +185,24 @@ def _order(
     """For each step, this process's (epoch, index) pairs."""
     share = batch_size // world
     for epoch, same in groupby(steps, lambda step: step // per_epoch):
-        order = np.resize(
-            np.random.default_rng([seed, epoch]).permutation(images), per_epoch * batch_size
-        )  # the first again at its end
+        order = np.random.default_rng([seed, epoch]).permutation(images)
+        order = np.resize(order, per_epoch * batch_size)  # begins again at its end
         for step in same:
             first = step % per_epoch * batch_size + rank * share
             yield [(epoch, index) for index in order[first : first + share].tolist()]
 
 
 class _Samples(Dataset[Any]):
-    """(epoch, index) -> name, pixels, labels, inside; or the error, which would lose its words on its way out of a worker."""
+    """(epoch, index) -> name, pixels, labels, inside; or the error, as it should be raised."""
 
     def __init__(self, split: Split, config: Config, seed: int) -> None:
         self.split, self.config, self.seed = split, config, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         try:
-            sample = read_pair(self.split, key[1])
+            name, image, labels = read_pair(self.split, key[1])
             rng = np.random.default_rng([self.seed, *key])
-            return sample.name, *augment(
-                sample.image, sample.labels, rng, self.config.crop_size, self.config.resize
-            )
+            return name, *augment(image, labels, rng, self.config.crop_size, self.config.resize)
         except Exception as error:
             return fault(self.split.pairs[key[1]], error)
 
@@ -214,18 +210,13 @@ class _Samples(Dataset[Any]):
 def _collate(samples: list[Any]) -> Batch | LabError:
     if error := next((sample for sample in samples if isinstance(sample, LabError)), None):
         return error
-    names, images, labels, inside = zip(*samples, strict=True)
-    batch = Batch(
-        list(names),
-        torch.from_numpy(np.stack(images)),
-        torch.from_numpy(np.stack(labels)),
-        torch.tensor(inside),
-    )
-    return cast(Batch, shared(batch))
+    names, *arrays, inside = zip(*samples, strict=True)
+    images, labels = (torch.from_numpy(np.stack(array)) for array in arrays)
+    return cast(Batch, shared(Batch(list(names), images, labels, torch.tensor(inside))))
 
 
 def leave_signals_to_the_parent(_: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach every process of the group; the parent finishes its step, saves and ends the workers."""
+    """Ignore Ctrl-C and SIGTERM in a worker: the parent finishes its step, saves and ends it."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

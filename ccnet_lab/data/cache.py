@@ -1,12 +1,14 @@
-"""A split's images and labels decoded once, a file per pair, so that a training sample costs its crop's bytes; decoding is datasets.py's.
+"""Decoded pairs of a split on disk, a file each, so that a training sample reads only its crop.
 
-A file is safetensors: `image` (H, W, 3) and `labels` (H, W), uint8, and as metadata what it was made from.
+A file is safetensors: `image` (H, W, 3) and `labels` (H, W), uint8, and as metadata what they were
+made from. Decoding is in datasets.py.
 """
 
 import hashlib
 import json
 import shutil
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from ccnet_lab.data.archives import Say
 from ccnet_lab.data.datasets import Pair, Sample, Split, label_table
 from ccnet_lab.data.images import open_picture
 from ccnet_lab.downloads import Progress
@@ -24,9 +25,10 @@ from ccnet_lab.files import write_whole
 
 
 def read_pair(split: Split, index: int) -> Sample:
-    """Pair `index` of the split, mapped from its cache file where there is one, decoded where there is none: the same bytes.
+    """Pair `index` of the split: mapped from its cache file if there is one, else decoded.
 
-    Raises `DataError` where that file is damaged, or the pair's files are no longer those it was made from; or as `Split.read`.
+    Raises:
+        DataError: the cache file is damaged or was made from other files; or as `Split.read`.
     """
     pair = split.pairs[index]
     path = split.cache and _file(split.cache, pair)
@@ -35,12 +37,14 @@ def read_pair(split: Split, index: int) -> Sample:
     return Sample(pair.name, *_mapped(path, _origin(split, pair)))
 
 
-def build_cache(split: Split, say: Say = print, progress: Progress | None = None) -> None:
-    """Decode every pair of a split that has no sound, up-to-date file yet; killed and called again, it goes on.
+def build_cache(
+    split: Split, say: Callable[[str], None] = print, progress: Progress | None = None
+) -> None:
+    """Decode every pair that has no sound, up-to-date file yet; called again, it resumes.
 
     Args:
         split: of `open_split`, which knows the folder.
-        say: is told how much room the files take and how much there is, before anything is written.
+        say: takes a line with the room needed and free, before anything is written.
         progress: called with (pairs written, pairs to write).
 
     Raises:
@@ -52,32 +56,22 @@ def build_cache(split: Split, say: Say = print, progress: Progress | None = None
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise DataError(
-            f"the cache {folder} cannot be made: {error}; change its rights, {remedy}"
-        ) from None
-    lacking = [
-        index
-        for index, pair in enumerate(split.pairs)
-        if not _sound(split, _file(folder, pair), pair)
-    ]
-    needed = sum(_bytes(split.pairs[index]) for index in lacking)
+        why = f"the cache {folder} cannot be made: {error}"
+        raise DataError(f"{why}; change its rights, {remedy}") from None
+    lacking = [k for k, pair in enumerate(split.pairs) if not _sound(split, pair)]
+    needed = sum(_bytes(split.pairs[k]) for k in lacking)
     todo = f"{len(lacking):,} of the {len(split):,} pairs of {split.name} are still to be decoded"
-    say(
-        f"the cache {folder}: {todo}, which takes {needed / 1e9:,.2f} GB; {free / 1e9:,.2f} GB are free"
-    )
+    room = f"takes {needed / 1e9:,.2f} GB; {free / 1e9:,.2f} GB are free"
+    say(f"the cache {folder}: {todo}, which {room}")
     if needed > free:
-        raise DataError(
-            f"the cache {folder} needs {(needed - free) / 1e9:,.2f} GB more than are free; {remedy}"
-        )
+        more = f"{(needed - free) / 1e9:,.2f} GB more than are free"
+        raise DataError(f"the cache {folder} needs {more}; {remedy}")
 
     def make(index: int) -> None:
-        origin, sample = _origin(split, split.pairs[index]), split.read(index)
+        pair = split.pairs[index]
+        origin, sample = _origin(split, pair), split.read(index)
         arrays = {"image": sample.image, "labels": sample.labels}
-        write_whole(
-            _file(folder, split.pairs[index]),
-            lambda file: save_file(arrays, file, origin),
-            DataError,
-        )
+        write_whole(_file(folder, pair), lambda file: save_file(arrays, file, origin), DataError)
 
     with ThreadPoolExecutor() as pool:
         for done, _ in enumerate(pool.map(make, lacking), 1):
@@ -87,66 +81,58 @@ def build_cache(split: Split, say: Say = print, progress: Progress | None = None
 
 def _file(folder: Path, pair: Pair) -> Path:
     name = pair.name
-    if (
-        "/" in name or len(name.encode()) > 200
-    ):  # of a subfolder, or too long for a file's name with our ending
+    if "/" in name or len(name.encode()) > 200:  # of a subfolder, or too long with our ending
         name = f"{name.replace('/', '_')[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:24]}"
     return folder / f"{name}.safetensors"
 
 
 def _origin(split: Split, pair: Pair) -> dict[str, str]:
-    """What a cache file depends on: size and time of the pair's files, and which ids become which labels."""
+    """What a cache file depends on: size and time of both files, and which ids are which labels."""
     try:
         stats = {"image": pair.image.stat(), "mask": pair.mask.stat()}
     except OSError as error:
-        remedy = "get the data set again, or delete its folder cache/"
-        raise DataError(
-            f"a file of the pair {pair.name} cannot be found: {error}; {remedy}"
-        ) from None
-    sources = {
-        kind: f"{stat.st_size} bytes, changed {stat.st_mtime_ns}" for kind, stat in stats.items()
-    }
+        why = f"a file of the pair {pair.name} cannot be found: {error}"
+        raise DataError(f"{why}; get the data set again, or delete its folder cache/") from None
     table = label_table(split.dataset, pair.mask.stem.endswith("TrainIds"))
     return {
         "name": pair.name,
         "orientation": "as EXIF says",
         "label_table": f"{zlib.crc32(table.tobytes()):08x}",
-        **sources,
+        **{k: f"{stat.st_size} bytes, changed {stat.st_mtime_ns}" for k, stat in stats.items()},
     }
 
 
 def _mapped(path: Path, origin: dict[str, str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Image (H, W, 3) and labels (H, W) of a file; of their bytes those are read that are looked at."""
+    """Image (H, W, 3) and labels (H, W) of a file, memory-mapped."""
     remedy = "call `python scripts/prepare_data.py` with --cache again, or delete it"
     try:
         content = np.asarray(np.memmap(path, np.uint8, "r"))
-        start = 8 + int.from_bytes(
-            content[:8].tobytes(), "little"
-        )  # safetensors: the header's length, the header, the arrays by name
+        # safetensors: the header's length, the header, the arrays by name
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
         header = json.loads(content[8:start].tobytes())
         height, width = header["labels"]["shape"]
         image, labels = np.split(content[start:], [3 * height * width])
         arrays = image.reshape(height, width, 3), labels.reshape(height, width)
         made_from = header["__metadata__"]
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise DataError(
-            f"the cache file {path} is damaged, or none of ours: {error!r}; {remedy}"
-        ) from None
+        why = f"the cache file {path} is damaged, or of another program: {error!r}"
+        raise DataError(f"{why}; {remedy}") from None
     if made_from != origin:
-        raise DataError(
-            f"the cache file {path} was made from another image, mask or table of labels than there is now; {remedy}"
-        )
+        other = "another image, mask or table of labels than there is now"
+        raise DataError(f"the cache file {path} was made from {other}; {remedy}")
     return arrays
 
 
-def _sound(split: Split, path: Path, pair: Pair) -> bool:
+def _sound(split: Split, pair: Pair) -> bool:
+    assert split.cache
+    path = _file(split.cache, pair)
     with suppress(DataError):
         return path.is_file() and bool(_mapped(path, _origin(split, pair)))
     return False
 
 
 def _bytes(pair: Pair) -> int:
-    """That its file takes, but for the header; 0 where the image cannot be opened, which `Split.read` has the words for."""
+    """The size of a pair's arrays; 0 if the image cannot be opened, which `Split.read` reports."""
     with suppress(OSError), open_picture(pair.image) as picture:
         return 4 * picture.width * picture.height
     return 0

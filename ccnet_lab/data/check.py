@@ -1,61 +1,66 @@
-"""A data set's doctor: reads every pair of every split, reports counts, faults and pixels per class. Reading a pair is in datasets.py."""
+"""The data set doctor: reads every pair, accounts for every file, and says whether one can train.
 
-from collections.abc import Iterator
+Pairs are read in datasets.py; which file belongs to which split is decided in own.py.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ccnet_lab.data.accounts import account, own_splits
-from ccnet_lab.data.catalog import Dataset
+from ccnet_lab.data.catalog import IGNORE, Dataset
 from ccnet_lab.data.datasets import Split, locate, open_split
-from ccnet_lab.data.learnable import contradiction, never_fault, one_class_fault, pixels_of
+from ccnet_lab.data.masks import read_labels
+from ccnet_lab.data.own import SPLITS, Layout, Splits, divide, layout_of
 from ccnet_lab.downloads import Progress
-from ccnet_lab.draw.lettering import as_it_is
 from ccnet_lab.errors import DataError, LabError
+from ccnet_lab.files import sha256
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BAR = 30  # characters of the longest bar
 MOST = 20  # faults written out; the others are counted
+Counts = NDArray[np.int64]  # (K + 1,) pixels of each class, and last the ignored ones
 
 
 @dataclass(frozen=True)
 class SplitReport:
     """What was found in one split."""
 
-    name: str  # of the split
-    images: int  # how many pairs it names
-    expected: int  # how many the published data set has; 0 where that isn't known
-    pixels: NDArray[
-        np.int64
-    ]  # (K + 1,) of each class in the pairs that could be read, and last the unlabelled ones
-    faults: tuple[
-        str, ...
-    ]  # a line for each pair that can't be trained on, with file and remedy, and for what is wrong with all together
+    name: str
+    images: int  # pairs the split names
+    expected: int  # pairs in the published data set; 0 where that isn't known
+    pixels: Counts  # in the pairs that could be read
+    faults: tuple[str, ...]  # sentences with file and remedy
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """(K,) each class's share of the labelled pixels, in %; zeros where nothing is labelled."""
+        """(K,) each class's share of the labelled pixels, in %; zeros if nothing is labelled."""
         return 100.0 * self.pixels[:-1] / max(1, int(self.pixels[:-1].sum()))
 
     @property
     def unlabelled(self) -> float:
-        """The share of pixels that count for nothing, in %."""
+        """The share of ignored pixels, in %."""
         return 100.0 * float(self.pixels[-1]) / max(1, int(self.pixels.sum()))
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in a data set: its splits, the one trained on first."""
+    """What was found in a data set: its splits, the training split first."""
 
     dataset: Dataset
     folder: Path
     splits: tuple[SplitReport, ...]
-    notes: tuple[str, ...] = ()  # of files that are not used, and the like
+    notes: tuple[str, ...] = ()  # about unused files and the like
 
     @property
     def fine(self) -> bool:
@@ -64,26 +69,25 @@ class Report:
 
     @property
     def seen(self) -> NDArray[np.intp]:
-        """The classes that occur in some split, the most frequent of the first one first."""
+        """The classes that occur in some split, by their share of the first, then of any."""
         shares = np.stack([split.shares for split in self.splits])
         order: NDArray[np.intp] = np.lexsort((-shares.max(0), -shares[0]))
         return np.extract(shares.max(0)[order] > 0, order)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is no fault and yet worth knowing."""
-        found = [doubt] if (doubt := contradiction(self.dataset)) else []
+        """What is no fault but worth knowing."""
+        found = [_contradiction(self.dataset)]
         for split in self.splits:
             if split.expected and split.images != split.expected:
-                count = f"images in {split.name}: {split.images:,}, in the published data set: {split.expected:,}"
-                found.append(f"{count}; scores can't be compared with published ones")
-            if never := never_fault(self.dataset, split.name, split.pixels):
-                found.append(never)
+                count = f"images in {split.name}: {split.images:,}"
+                published = f"in the published data set: {split.expected:,}"
+                found.append(f"{count}, {published}; scores can't be compared with published ones")
+            found.append(_never(self.dataset, split.name, split.pixels))
             if split.name != self.dataset.train_split and np.count_nonzero(split.pixels[:-1]) == 1:
-                found.append(
-                    f"{split.name} has pixels of a single class: a score over it tells nothing apart"
-                )
-        return (*found, *self.notes)
+                what = f"{split.name} has pixels of a single class"
+                found.append(f"{what}: a score over it tells nothing apart")
+        return (*filter(None, found), *self.notes)
 
 
 def examine(
@@ -93,181 +97,136 @@ def examine(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Read every pair of the splits that are trained and scored on, and of a data set of one's own its test split.
+    """Read every pair of the training and validation splits, and of your own data every split.
 
     Args:
         dataset: a row of the catalog, or `open_own(folder)`.
-        root: the data root; ignored for a data set of one's own.
-        workers: threads; decoding is done outside Python's lock. None for as many as the machine allows.
+        root: the data root; ignored for your own data.
+        workers: threads; None for as many as the machine allows.
         progress: called with (pairs read, pairs in all).
 
     Raises:
         DataError: there is no such data set below the root, or none of its splits can be opened.
     """
-    opened = list(_opened(dataset, root))
+    own = _divided(dataset)
+    opened = list(_opened(dataset, root, own[1].pairs if own else {}))
     total, done, reports = sum(len(split) for split, _, _ in opened), 0, []
     if not total:
         raise DataError(opened[0][2])
-    accounts = account(dataset, [split for split, _, _ in opened])
+    splits = [split for split, _, _ in opened]
+    found, notes = _in_two_splits(splits)
+    if own:
+        for name, repeated in own[1].repeated.items():
+            if repeated:
+                what = f"the list of {name} names {_few(list(dict.fromkeys(repeated)))}"
+                found[name].append(f"{what} more than once; it is used once")
+        found[splits[0].name] += own[1].files.doubles
+        notes += _unused(*own, splits)
     with ThreadPoolExecutor(workers) as pool:
         for split, expected, fault in opened:
             pixels = np.zeros(dataset.num_classes + 1, np.int64)
-            faults = [*([fault] if fault else []), *accounts.faults.get(split.name, ())]
-            for found in pool.map(
-                lambda index, split=split: _count(split, index), range(len(split))
-            ):
-                if isinstance(found, str):
-                    faults.append(found)
+            faults = [*filter(None, [fault]), *found[split.name]]
+            for result in pool.map(_count, [split] * len(split), range(len(split))):
+                if isinstance(result, str):
+                    faults.append(result)
                 else:
-                    pixels += found
+                    pixels += result
                 done += 1
                 if progress:
                     progress(done, total)
-            if split.name == dataset.train_split and (
-                fault := one_class_fault(dataset, split.name, pixels)
-            ):
-                faults.append(fault)
+            if split.name == dataset.train_split:
+                faults += filter(None, [_one_class(dataset, split.name, pixels)])
             reports.append(SplitReport(split.name, len(split), expected, pixels, tuple(faults)))
-    return Report(dataset, locate(dataset, root), tuple(reports), accounts.notes)
+    return Report(dataset, locate(dataset, root), tuple(reports), tuple(notes))
 
 
-def report_text(report: Report, width: int = 30) -> str:
-    """The report for a terminal: counts, faults, warnings, and for each class a bar of the first split and the shares of all."""
-    lines = [
-        f"{report.dataset.title} at {report.folder}",
-        "",
-        f"{'split':12}{'images':>8}{'published':>11}{'faults':>8}{'unlabelled':>12}",
-    ]
-    for split in report.splits:
-        published = f"{split.expected:,}" if split.expected else "-"
-        lines.append(
-            f"{split.name:12}{split.images:8,}{published:>11}{len(split.faults):8,}{split.unlabelled:10.1f} %"
-        )
-    for split in report.splits:
-        if split.faults:
-            lines += [
-                "",
-                f"{_faults(len(split.faults))} in {split.name}",
-                *(f"  {fault}" for fault in split.faults[:MOST]),
-            ]
-            lines += (
-                [f"  and {len(split.faults) - MOST:,} more"] if len(split.faults) > MOST else []
-            )
-    lines += (
-        ["", *(f"warning: {warning}" for warning in report.warnings)] if report.warnings else []
-    )
-    shown = [split for split in report.splits if split.pixels[:-1].any()]
-    if shown:
-        names, first = report.dataset.class_names, shown[0].shares
-        longest = max(map(len, names))
-        lines += [
-            "",
-            f"{'% of the labelled pixels':{longest + width + 2}}"
-            + "".join(f"{split.name:>12}" for split in shown),
-        ]
-        for k in report.seen:
-            bar = "█" * round(width * first[k] / first.max()) or ("▏" if first[k] else "")
-            lines.append(
-                f"{names[k]:{longest}}  {bar:{width}}"
-                + "".join(f"{_percent(split.shares[k]):>12}" for split in shown)
-            )
-    lines += [
-        "",
-        "every pair can be read and fits"
-        if report.fine
-        else f"{_faults(sum(len(s.faults) for s in report.splits))} in all",
-    ]
-    return "\n".join(lines)
+def _divided(dataset: Dataset) -> tuple[Layout, Splits] | None:
+    """Your own data; None if that fails, which opening a split reports, or for published data."""
+    if dataset.classes:
+        with suppress(DataError):
+            layout = layout_of(Path(dataset.root))
+            return layout, divide(layout)
+    return None
 
 
-def histogram_figure(report: Report) -> Figure:
-    """Pixels per class of the first split as bars in the data set's colours, most frequent first; the other splits as marks on them."""
-    splits = [split for split in report.splits if split.pixels[:-1].any()]
-    if not splits:
-        raise DataError(f"{report.dataset.title} has no labelled pixels to draw; see its faults")
-    columns = -(-len(report.seen) // 50)
-    rows = -(-len(report.seen) // columns)
-    figure = Figure(figsize=(6.2 * columns + 0.6, 0.235 * rows + 1.5), layout="constrained")
-    shares = np.stack([split.shares for split in splits])
-    low, high = max(1e-3, 10.0 ** np.floor(np.log10(shares[shares > 0].min()))), float(shares.max())
-    for axis, classes in zip(
-        figure.subplots(1, columns, squeeze=False)[0],
-        np.array_split(report.seen, columns),
-        strict=True,
-    ):
-        axis.set(xscale="log", xlim=(low, 1.3 * high))
-        _draw(axis, report.dataset, splits, classes, rows)
-    title = " · ".join(
-        f"{split.name} {split.images:,} images, {split.unlabelled:.1f} % unlabelled"
-        for split in splits
-    )
-    figure.suptitle(f"{report.dataset.title}: pixels per class\n{title}", fontsize=10, **as_it_is())
-    return figure
-
-
-def _draw(
-    axis: Axes, dataset: Dataset, splits: list[SplitReport], classes: NDArray[np.intp], rows: int
-) -> None:
-    names, shares = (
-        [dataset.class_names[k] for k in classes],
-        np.stack([split.shares[classes] for split in splits]),
-    )
-    colours = ["#{:02x}{:02x}{:02x}".format(*dataset.palette[k]) for k in classes]
-    axis.barh(
-        range(len(names)), shares[0], color=colours, edgecolor="0.45", linewidth=0.5, height=0.78
-    )
-    keys = [f"bars {splits[0].name}"]
-    for split, values, mark, key in zip(splits[1:], shares[1:], "Do", "◇○", strict=False):
-        axis.plot(
-            values, range(len(names)), mark, color="white", markeredgecolor="black", markersize=4
-        )
-        keys.append(f"{key} {split.name}")
-    for column, split in enumerate(splits):  # the numbers stand in a table on the right
-        place: dict[str, Any] = dict(
-            transform=axis.get_yaxis_transform(),
-            ha="right",
-            va="center",
-            fontsize=7.5,
-            color="0.25",
-        )
-        for row, text in enumerate([split.name, *map(_percent, shares[column])], -1):
-            axis.text(1.11 + 0.13 * column, row, text, **place)
-    axis.set_yticks(range(len(names)), names, fontsize=8, **as_it_is())
-    axis.set_ylim(rows - 0.4, -0.6)
-    axis.set_xlabel(f"% of the labelled pixels, logarithmic: {', '.join(keys)}", fontsize=8)
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.tick_params(axis="x", labelsize=8)
-    axis.tick_params(axis="y", length=0)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def _count(split: Split, index: int) -> NDArray[np.int64] | str:
-    """(K + 1,) pixels of each class and unlabelled ones of a pair, or what is wrong with it."""
-    try:
-        labels = split.read(index).labels
-    except LabError as error:
-        return str(error)
-    except (
-        Exception
-    ) as error:  # a damaged file can make a decoder raise anything; one must not hide the others
-        return f"{split.pairs[index].image} or its mask {split.pairs[index].mask} cannot be read: {error!r}"
-    return pixels_of(labels, split.dataset)
-
-
-def _opened(dataset: Dataset, root: str | Path) -> Iterator[tuple[Split, int, str]]:
-    """Each split, its published size and ""; in place of one that can't be opened an empty one, and why."""
+def _opened(
+    dataset: Dataset, root: str | Path, own: Iterable[str]
+) -> Iterator[tuple[Split, int, str]]:
+    """Each split, its published size, and why it is empty if it cannot be opened."""
     sizes = {dataset.train_split: dataset.train_images, dataset.val_split: dataset.val_images}
-    with suppress(DataError):  # which opening a split tells
-        sizes |= (
-            dict.fromkeys(own_splits(Path(dataset.root)) - sizes.keys(), 0)
-            if dataset.classes
-            else {}
-        )
+    sizes |= dict.fromkeys({*own} - sizes.keys(), 0)
     for name, expected in sizes.items():
         try:
             yield open_split(dataset, root, name), expected, ""
         except DataError as error:
             yield Split(dataset, name, ()), expected, str(error)
+
+
+def _count(split: Split, index: int) -> Counts | str:
+    """The pixels of each class in a pair, or what is wrong with it."""
+    try:
+        return _pixels(split.read(index).labels, split.dataset)
+    except LabError as error:
+        return str(error)
+    except Exception as error:  # of whatever kind a decoder raises: it must not hide other pairs
+        pair = split.pairs[index]
+        return f"{pair.image} or its mask {pair.mask} cannot be read: {error!r}"
+
+
+def _pixels(labels: NDArray[np.uint8], dataset: Dataset) -> Counts:
+    counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+    return np.append(counts[: dataset.num_classes], counts[IGNORE])
+
+
+# The report
+
+
+def report_text(report: Report) -> str:
+    """The report for a terminal: counts, faults, warnings, and a bar for each class."""
+    lines = [f"{report.dataset.title} at {report.folder}", ""]
+    lines += [f"{'split':12}{'images':>8}{'published':>11}{'faults':>8}{'unlabelled':>12}"]
+    for split in report.splits:
+        published = f"{split.expected:,}" if split.expected else "-"
+        counts = f"{split.images:8,}{published:>11}{len(split.faults):8,}"
+        lines.append(f"{split.name:12}{counts}{split.unlabelled:10.1f} %")
+    for split in report.splits:
+        if split.faults:
+            lines += ["", f"{_faults(len(split.faults))} in {split.name}"]
+            lines += [f"  {fault}" for fault in split.faults[:MOST]]
+        if len(split.faults) > MOST:
+            lines += [f"  and {len(split.faults) - MOST:,} more"]
+    if report.warnings:
+        lines += ["", *(f"warning: {warning}" for warning in report.warnings)]
+    shown = [split for split in report.splits if split.pixels[:-1].any()]
+    if shown:
+        names, first = report.dataset.class_names, shown[0].shares
+        longest = max(map(len, names))
+        columns = "".join(f"{split.name:>12}" for split in shown)
+        lines += ["", f"{'% of the labelled pixels':{longest + BAR + 2}}{columns}"]
+        for k in report.seen:
+            bar = "█" * round(BAR * first[k] / first.max()) or ("▏" if first[k] else "")
+            columns = "".join(f"{_percent(split.shares[k]):>12}" for split in shown)
+            lines.append(f"{names[k]:{longest}}  {bar:{BAR}}{columns}")
+    in_all = f"{_faults(sum(len(split.faults) for split in report.splits))} in all"
+    lines += ["", "every pair can be read and fits" if report.fine else in_all]
+    return "\n".join(lines)
+
+
+def histogram_figure(report: Report) -> "Figure":
+    """Pixels per class of every split, the classes that are most frequent in the first on top."""
+    from ccnet_lab.draw.figures import class_histogram
+
+    splits = [split for split in report.splits if split.pixels[:-1].any()]
+    if not splits:
+        raise DataError(f"{report.dataset.title} has no labelled pixels to draw; see its faults")
+    about = [f"{s.name} {s.images:,} images, {s.unlabelled:.1f} % unlabelled" for s in splits]
+    return class_histogram(
+        [report.dataset.class_names[k] for k in report.seen],
+        [report.dataset.palette[k] for k in report.seen],
+        {split.name: split.shares[report.seen] for split in splits},
+        f"{report.dataset.title}: pixels per class\n{' · '.join(about)}",
+        _percent,
+    )
 
 
 def _percent(share: float) -> str:
@@ -278,3 +237,154 @@ def _percent(share: float) -> str:
 
 def _faults(count: int) -> str:
     return f"{count:,} fault" + "s" * (count != 1)
+
+
+# Every file accounted for
+
+
+def _in_two_splits(splits: Sequence[Split]) -> tuple[dict[str, list[str]], list[str]]:
+    """Faults of each split that shares pictures with another, and notes about equal content."""
+    faults: dict[str, list[str]] = defaultdict(list)
+    notes = []
+    for first, second in combinations(splits, 2):
+        if shared := overlap(first, second):
+            faults[second.name].append(shared)
+        images, others = ({pair.image for pair in split.pairs} for split in (first, second))
+        if same := _same_content(images - others, others - images):
+            what = f"{first.name} and {second.name} have pictures of the same content"
+            why = "a score that counts what was trained on is too high"
+            notes.append(f"{what}: {_few(same)}; {why}")
+    return faults, notes
+
+
+def _unused(layout: Layout, own: Splits, opened: Sequence[Split]) -> list[str]:
+    """Notes about the files of your own data that are in no pair."""
+    folder, files = layout.folder, own.files
+    read = {folder / "cache", *(path for part in layout.parts for path in part[:2])}
+    lists = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".txt", ".csv", ".lst")
+        and path.stem.lower() in SPLITS
+        and not (path.suffix == ".txt" and path.parent == layout.lists)
+        and not read & {*path.parents}
+    ]
+    pairs = [pair for some in (*own.pairs.values(), *(s.pairs for s in opened)) for pair in some]
+    used = {pair.image for pair in pairs} | {*own.left_out}
+    unused = {
+        "lists of splits that are not read": lists,
+        "masks without a picture, not used": files.alone,
+        "files without a picture's ending, not used": files.strange,
+        "pictures without a mask, left out": own.left_out,
+        "pictures in no split": [item.image for item in files.items if item.image not in used],
+    }
+    below = {what: [p.relative_to(folder).as_posix() for p in ps] for what, ps in unused.items()}
+    return [f"{what}: {_few(names)}" for what, names in below.items() if names]
+
+
+def overlap(first: Split, second: Split) -> str:
+    """Which pictures two splits have in common; "" if none."""
+    both = sorted({pair.image for pair in first.pairs} & {pair.image for pair in second.pairs})
+    if not both:
+        return ""
+    what = f"{first.name} and {second.name} have pictures in common"
+    remedy = "a score would count what was trained on, so name each in one of them"
+    return f"{what}: {_few([path.name for path in both])}; {remedy}"
+
+
+def _same_content(first: set[Path], second: set[Path]) -> list[str]:
+    """Pictures of the first with the bytes of one of the second; reads only those of one size."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in sorted(second):
+        with suppress(OSError):
+            by_size[path.stat().st_size].append(path)
+    digest, found = cache(sha256), []
+    for path in sorted(first):
+        with suppress(OSError):
+            others = by_size.get(path.stat().st_size, [])
+            if same := next((other for other in others if digest(other) == digest(path)), None):
+                found.append(f"{path.name} = {same.name}")
+    return found
+
+
+def _few(names: Sequence[str], most: int = 5, others: str = "more") -> str:
+    rest = f" and {len(names) - most:,} {others}" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+# Whether anything can be learnt
+
+
+def check_learnable(split: Split, say: Callable[[str], None] | None = None) -> None:
+    """Raise `DataError` if the masks of a split of your own data hold fewer than two classes.
+
+    Masks are read until a second class is found, mostly in the first. With `say` they are read
+    until every class was seen, and it takes a warning if one never is, or is ignored at once.
+    Masks that cannot be read are skipped: `Split.read` reports them.
+    """
+    dataset = split.dataset
+    pixels = np.zeros(dataset.num_classes + 1, np.int64)
+    enough = max(2, dataset.num_classes) if say and dataset.classes else 2
+    for pair in split.pairs:
+        with suppress(DataError):
+            pixels += _pixels(read_labels(pair.mask, dataset), dataset)
+        if np.count_nonzero(pixels[:-1]) >= enough:
+            break
+    if fault := _one_class(dataset, split.name, pixels):
+        raise DataError(fault)
+    if say and dataset.classes:
+        for doubt in filter(None, (_contradiction(dataset), _never(dataset, split.name, pixels))):
+            say(f"warning: {doubt}")
+
+
+def _ids(dataset: Dataset) -> Sequence[int]:
+    return dataset.label_ids or range(dataset.num_classes)
+
+
+def _names(dataset: Dataset, found: Iterable[int]) -> list[str]:
+    return [dataset.class_names[k] for k in found]
+
+
+def _contradiction(dataset: Dataset) -> str:
+    """What to do about ids that are a class and ignored at once; "" if there are none."""
+    names = dict(zip(_ids(dataset), dataset.class_names, strict=True))
+    both = [f"{i} ({names[i]})" for i in sorted({*names} & {*dataset.ignored_ids})]
+    remedy = "the class counts, so take the id out of ignore_id or the class out of names"
+    what = f"id {', '.join(both)} of {dataset.title}: a class and ignored at once"
+    return f"{what}; {remedy}" if both else ""
+
+
+def _never(dataset: Dataset, split: str, pixels: Counts) -> str:
+    """Which classes have no pixel in a split; "" if all have some, or nothing was counted."""
+    never = _names(dataset, np.flatnonzero(pixels[:-1] == 0))
+    if not never or not pixels.any():
+        return ""
+    remedy = _ids_remedy(dataset, pixels) if len(never) == 1 else ""
+    what = f"{split} has no pixel of {_few(never, 8, 'other classes')}"
+    return f"{what}; {remedy}" if remedy else what
+
+
+def _one_class(dataset: Dataset, split: str, pixels: Counts) -> str:
+    """Why nothing can be learnt from a split of your own data, and the cure; "" if it can.
+
+    The most common cause is a mask drawn in black and white, 0 and 255, where 255 is ignored.
+    """
+    seen = _names(dataset, np.flatnonzero(pixels[:-1]))
+    if not dataset.classes or len(seen) > 1 or not pixels.any():
+        return ""
+    what = f"every labelled pixel is {seen[0]!r}" if seen else "no pixel is labelled"
+    why = f"{what}, and a score over one class would be 100 % whatever is predicted"
+    remedy = _ids_remedy(dataset, pixels) or "look at the masks and at the ids in classes.json"
+    return f"nothing can be learnt from {split} of {dataset.title}: {why}; {remedy}"
+
+
+def _ids_remedy(dataset: Dataset, pixels: Counts) -> str:
+    """What to write into `classes.json` if id 255 is meant as a class; "" if it can't be."""
+    known = IGNORE in dataset.label_ids or {*dataset.ignored_ids} - {IGNORE}
+    if not dataset.classes or known or not pixels[-1]:
+        return ""
+    ids = [_ids(dataset)[k] for k in np.flatnonzero(pixels[:-1]).tolist()] or [0]
+    names = "" if dataset.num_classes == len(ids) + 1 else f" and {len(ids) + 1} names"
+    share = f"{100 * pixels[-1] / pixels.sum():.1f} % of the pixels are ignored"
+    why = f"{share}, as the id {IGNORE} is unless a class has it"
+    return f'{why}: if it stands for one, add "ids": {[*ids, IGNORE]}{names} to classes.json'

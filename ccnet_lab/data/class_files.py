@@ -1,29 +1,32 @@
-"""The files that name a data set's classes, ours and those of labelling tools -> names, colours, ids. Folders are own.py's."""
+"""Readers of the files that name a data set's classes: classes.json and those of labelling tools.
+
+Which folder has which file is decided in own.py.
+"""
 
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ccnet_lab.data.catalog import IGNORE
 from ccnet_lab.errors import DataError, near
 
 Colour = tuple[int, ...]
 BORDER = (224, 224, 192)  # PASCAL VOC's colour of what is ignored
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Names and colours of K classes, the ids that mean them in grey masks (their positions where empty), and the ids that mean nothing."""
+    """K classes, and which numbers or colours mean them in masks."""
 
     names: list[str]
     colours: list[Colour]
-    ids: tuple[int, ...] = ()
+    ids: tuple[int, ...] = ()  # in grey masks; empty for their positions
     ignored: tuple[int, ...] = ()
-    coloured: bool = False  # whether the file says the colours, so that masks may be of them; else only their ids count
+    coloured: bool = False  # whether the file states the colours, so that masks may be of them
 
 
 def read_classes(path: Path) -> Classes:
@@ -39,27 +42,14 @@ def read_classes(path: Path) -> Classes:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is no JSON ({error}); expected {expected}") from None
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        RecursionError,
-        OverflowError,
-    ) as error:
+    except _MALFORMED as error:
         raise DataError(f"{path} cannot be read ({error!r}); expected {expected}") from None
     names, ids, ignored = found.names, found.ids, found.ignored
     if len(set(ids)) < len(ids) or not {*ids, *ignored} <= set(range(IGNORE + 1)):
-        raise DataError(
-            f"{path} has the ids {ids} and ignores {ignored}; expected each id once, all from 0 to {IGNORE}"
-        )
-    if (
-        not names
-        or len(set(names)) < len(names)
-        or (ids and len(ids) != len(names))
-        or len(names) > IGNORE
-    ):
+        expected = f"each id once, all from 0 to {IGNORE}"
+        raise DataError(f"{path} has the ids {ids} and ignores {ignored}; expected {expected}")
+    different = 0 < len(set(names)) == len(names) <= IGNORE
+    if not different or (ids and len(ids) != len(names)):
         expected = f"1 to {IGNORE} different names and as many ids, or no ids"
         raise DataError(f"{path} has {len(names)} names and {len(ids)} ids; expected {expected}")
     return found
@@ -67,10 +57,8 @@ def read_classes(path: Path) -> Classes:
 
 def voc_colour(index: int) -> Colour:
     """PASCAL VOC's colour of a class index: the bits of the index spread over R, G, B."""
-    return tuple(
-        sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3))
-        for channel in range(3)
-    )
+    bits = [[(index >> (3 * bit + channel)) & 1 for bit in range(3)] for channel in range(3)]
+    return tuple(128 * high + 64 * middle + 32 * low for high, middle, low in bits)
 
 
 def _text(path: Path) -> str:
@@ -81,8 +69,12 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in _text(path).splitlines() if line.strip()]
 
 
-def _coloured(names: list[str]) -> list[Colour]:
+def _voc_colours(names: list[str]) -> list[Colour]:
     return [voc_colour(k) for k in range(len(names))]
+
+
+def _unless_positions(ids: list[int]) -> tuple[int, ...]:
+    return () if ids == [*range(len(ids))] else tuple(ids)
 
 
 def _classes_json(path: Path) -> Classes:
@@ -93,123 +85,97 @@ def _classes_json(path: Path) -> Classes:
         raise ValueError("names are not a list of words in quotes")
     if strange := [key for key in content if key not in known]:
         raise ValueError(f"it has {strange[0]!r}; {near(strange[0], known)}")
+    numbers = {}
     for key in ("ids", "ignore_id"):
-        numbers = content.get(key, ())
-        for number in numbers if isinstance(numbers, list) else [numbers] if key in content else ():
+        value = content.get(key, [])
+        numbers[key] = tuple(value) if isinstance(value, list) else (value,)
+        for number in numbers[key]:
             if type(number) is not int:
                 raise ValueError(f"{key} has {number!r}, which is no whole number")
-    stated = content.get("palette")
-    colours: Iterable[Any] = stated or _coloured(names)
-    ignored = content.get("ignore_id", ())
-    ignored = tuple(map(int, ignored)) if isinstance(ignored, list | tuple) else (int(ignored),)
-    return Classes(
-        names,
-        [tuple(map(int, colour)) for colour in colours][: len(names)],
-        tuple(map(int, content.get("ids", ()))),
-        ignored,
-        bool(stated) and "ids" not in content,
-    )
+    palette = content.get("palette")
+    colours = [tuple(map(int, colour)) for colour in palette or _voc_colours(names)]
+    coloured = bool(palette) and "ids" not in content
+    return Classes(names, colours[: len(names)], numbers["ids"], numbers["ignore_id"], coloured)
 
 
 def _labelmap(path: Path) -> Classes:
-    """CVAT's and Datumaro's: a line `name:r,g,b:parts:actions` per class; what is called "ignored", or has VOC's border colour, is none."""
+    """CVAT's and Datumaro's: a line `name:r,g,b:parts:actions` per class.
+
+    What is called "ignored", or has VOC's border colour, is ignored.
+    """
     names, colours, ids, ignored = list[str](), list[Colour](), list[int](), list[int]()
     for line in _lines(path):
-        fields = line.rsplit(":", 3) if line.count(":") >= 3 else line.split(":")
-        found = re.fullmatch(
-            r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", fields[1] if len(fields) > 1 else ""
-        )
-        if line.startswith("#") and not found:  # a name can begin with it
+        name, *fields = line.rsplit(":", 3) if line.count(":") >= 3 else line.split(":")
+        stated = fields[0] if fields else ""
+        found = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", stated)
+        if line.startswith("#") and not found:  # a comment; but a name can begin with # as well
             continue
-        if not found and len(fields) > 1 and fields[1].strip():
+        if not found and stated.strip():
             raise ValueError(f"the line {line!r} has no colour r,g,b")
-        index = len(names) + len(ignored)  # in grey masks
+        index = len(names) + len(ignored)  # the id in grey masks
         colour = tuple(map(int, found.groups())) if found else voc_colour(index)
-        if colour != BORDER and fields[0].lower() != "ignored":
-            names.append(fields[0])
-            colours.append(colour)
-            ids.append(index)
-        else:
+        if colour == BORDER or name.lower() == "ignored":
             ignored.append(index)
-    return Classes(
-        names,
-        colours,
-        tuple(ids) if ids != [*range(len(ids))] else (),
-        tuple(ignored),
-        coloured=True,
-    )
+            continue
+        names.append(name)
+        colours.append(colour)
+        ids.append(index)
+    return Classes(names, colours, _unless_positions(ids), tuple(ignored), coloured=True)
 
 
 def _label_colors(path: Path) -> Classes:
-    """Datumaro's and CVAT's of the layouts CamVid, KITTI and Cityscapes: a line `r g b name` per class, or only `name`."""
-    found = [
-        re.fullmatch(r"(?:(\d+)\s+(\d+)\s+(\d+)\s+)?(.+)", line)
-        for line in _lines(path)
-        if not line.startswith("# ")
-    ]
+    """Datumaro's and CVAT's in CamVid, KITTI and Cityscapes layouts: `r g b name`, or `name`."""
+    lines = [line for line in _lines(path) if not line.startswith("# ")]
+    found = [re.fullmatch(r"(?:(\d+)\s+(\d+)\s+(\d+)\s+)?(.+)", line) for line in lines]
     rows = [match.groups() for match in found if match]
-    coloured = any(row[0] for row in rows)
     colours = [tuple(map(int, row[:3])) if row[0] else voc_colour(k) for k, row in enumerate(rows)]
-    return Classes([row[3] for row in rows], colours, coloured=coloured)
+    return Classes([row[3] for row in rows], colours, coloured=any(row[0] for row in rows))
 
 
 def _dataset_meta(path: Path) -> Classes:
     """Datumaro's: `label_map` of position and name with `segmentation_colors`, or only `labels`."""
     content = json.loads(_text(path))
-    by_id = {int(k): str(name) for k, name in content.get("label_map", {}).items()} or dict(
-        enumerate(map(str, content["labels"]))
-    )
-    ids = sorted(by_id)
-    stated = content.get("segmentation_colors") or ()
+    by_id = {int(k): str(name) for k, name in content.get("label_map", {}).items()}
+    by_id = by_id or dict(enumerate(map(str, content["labels"])))
+    ids, stated = sorted(by_id), content.get("segmentation_colors") or ()
     colours = [tuple(map(int, stated[k])) if stated else voc_colour(k) for k in ids]
-    return Classes(
-        [by_id[k] for k in ids],
-        colours,
-        () if ids == [*range(len(ids))] else tuple(ids),
-        coloured=bool(stated),
-    )
+    names = [by_id[k] for k in ids]
+    return Classes(names, colours, _unless_positions(ids), coloured=bool(stated))
 
 
 def _class_names(path: Path) -> Classes:
-    """Labelme's: a line per class, at first perhaps `__ignore__`, which is 255 in the masks."""
+    """Labelme's: a line per class, perhaps first `__ignore__`, which is 255 in the masks."""
     names = [line for line in _lines(path) if line != "__ignore__"]
-    return Classes(names, _coloured(names))
+    return Classes(names, _voc_colours(names))
 
 
 def _roboflow(path: Path) -> Classes:
-    """Roboflow's: `Pixel Value, Class`, a row per class."""
+    """Roboflow's: `Pixel Value, Class`, a row per class; the file of each split must agree."""
     rows = [row for row in csv.reader(_text(path).splitlines(), skipinitialspace=True) if row]
     rows = rows[1:] if not rows[0][0].strip().isdigit() else rows
     names = [", ".join(row[1:]).strip() for row in rows]
-    for other in sorted(
-        path.parent.parent.glob("*/_classes.csv")
-    ):  # each of train/, valid/, test/ has one
-        if (
-            other != path
-            and other.parent.name.lower() in ("train", "valid", "val", "test")
-            and _text(other).split() != _text(path).split()
-        ):
+    for other in sorted(path.parent.parent.glob("*/_classes.csv")):
+        split = other.parent.name.lower() in ("train", "valid", "val", "test")
+        if other != path and split and _text(other).split() != _text(path).split():
             raise ValueError(f"{other.parent.name}/_classes.csv has other classes")
-    return Classes(names, _coloured(names), tuple(int(row[0]) for row in rows))
+    return Classes(names, _voc_colours(names), tuple(int(row[0]) for row in rows))
 
 
 def _supervisely(path: Path) -> Classes:
-    """Supervisely's: `{"classes": [{"title": ..., "color": "#RRGGBB"}]}`; machine masks count them from 1, 0 has no label."""
-    titles = [
-        (str(row["title"]), tuple(bytes.fromhex(row["color"].removeprefix("#"))))
-        for row in json.loads(_text(path))["classes"]
-    ]
-    ids = {title: k for k, (title, _) in enumerate(titles, 1)}
+    """Supervisely's: `{"classes": [{"title": ..., "color": "#RRGGBB"}]}`.
+
+    Machine masks count the classes from 1; 0 has no label.
+    """
+    rows = json.loads(_text(path))["classes"]
+    names = [str(row["title"]) for row in rows]
+    colours = [tuple(bytes.fromhex(row["color"].removeprefix("#"))) for row in rows]
+    ids = {name: k for k, name in enumerate(names, 1)}
     machine = path.with_name("obj_class_to_machine_color.json")
     if machine.is_file():
-        ids |= {str(title): int(colour[0]) for title, colour in json.loads(_text(machine)).items()}
-    names = [title for title, _ in titles]
+        ids |= {str(name): int(colour[0]) for name, colour in json.loads(_text(machine)).items()}
     nothing = next(name for name in ("background", "unlabeled", "no label") if name not in names)
-    return Classes(
-        [nothing, *names],
-        [(0, 0, 0), *(colour for _, colour in titles)],
-        (0, *(ids[name] for name in names)),
-    )
+    all_ids = (0, *(ids[name] for name in names))
+    return Classes([nothing, *names], [(0, 0, 0), *colours], all_ids)
 
 
 # name of the file: its reader, what is expected in it; the first one found counts

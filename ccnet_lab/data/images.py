@@ -1,68 +1,61 @@
-"""THE reader of pictures: a file, bytes, a Pillow image or an array, as the eye sees them, into RGB; colours are in colours.py.
+"""THE reader of pictures: a file, bytes, a Pillow image or an array -> RGB in sRGB, upright.
 
-The same picture is the same array in app, notebooks, training and evaluation, but for the published data sets: the scores published on them
-were measured on pictures as OpenCV decodes them, see `read_image`.
+App, notebooks, training and evaluation get the same array from the same picture. Only the published
+data sets are read as OpenCV decodes them, because the scores published on them were measured so.
+Masks are read in masks.py.
 """
 
 import io
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
-from ccnet_lab.data.colours import depth_of, eight_bits, note_coding, to_srgb
 from ccnet_lab.errors import ImageError, MissingFileError
 
-# What is opened, whatever the file is called. Pillow knows more formats, and one of them, EPS, starts a program.
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "AVIF",
-    "TIFF",
-    "BMP",
-    "GIF",
-    "PPM",
-)  # JPEG's reader opens MPO, too
+Pixels = NDArray[np.uint8]
+
+# Opened whatever the file is called. Pillow knows more formats; one of them, EPS, runs a program.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")  # MPO opens as JPEG
 PROMISED = "JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF, MPO or PPM"
-MAX_PIXELS = 50_000_000  # a 50-megapixel photograph; more is refused from the file's header, before anything is decoded
-_OTHERS = {  # how files of other kinds begin, from which byte on
-    (0, b"%PDF"): "PDF", (0, b"%!PS"): "PostScript", (0, b"\xc5\xd0\xd3\xc6"): "PostScript", (0, b"8BPS"): "Photoshop",
-    (0, b"\x89HDF"): "HDF5", (0, b"<?xml"): "XML or SVG", (0, b"<svg"): "SVG", (0, b"<"): "HTML or SVG", (0, b"\x93NUMPY"): "NumPy",
-    (0, b"PK\x03\x04"): "zip", (0, b"\x1f\x8b"): "gzip", (0, b"\x00\x00\x01\x00"): "icon", (4, b"jP  "): "JPEG 2000",
-    (4, b"ftyphei"): "HEIC", (4, b"ftyphev"): "HEIC", (4, b"ftypmif1"): "HEIF", (4, b"ftypmsf1"): "HEIF", (4, b"ftypcrx"): "Canon raw",
-    (4, b"ftyp"): "film", (0, b"\x1aE\xdf\xa3"): "film",
-    (0, b"\xff\x0a"): "JPEG XL", (4, b"JXL "): "JPEG XL", (0, b"MM\x00+"): "BigTIFF", (0, b"II+\x00"): "BigTIFF",
+MAX_PIXELS = 50_000_000  # more is refused from the header, before anything is decoded
+_OTHERS = {  # how files of other kinds begin, and from which byte on
+    (0, b"%PDF"): "PDF", (0, b"%!PS"): "PostScript", (0, b"\xc5\xd0\xd3\xc6"): "PostScript",
+    (0, b"8BPS"): "Photoshop", (0, b"\x89HDF"): "HDF5", (0, b"<?xml"): "XML or SVG",
+    (0, b"<svg"): "SVG", (0, b"<"): "HTML or SVG", (0, b"\x93NUMPY"): "NumPy",
+    (0, b"PK\x03\x04"): "zip", (0, b"\x1f\x8b"): "gzip", (0, b"\x00\x00\x01\x00"): "icon",
+    (4, b"jP  "): "JPEG 2000", (4, b"ftyphei"): "HEIC", (4, b"ftyphev"): "HEIC",
+    (4, b"ftypmif1"): "HEIF", (4, b"ftypmsf1"): "HEIF", (4, b"ftypcrx"): "Canon raw",
+    (4, b"ftyp"): "film", (0, b"\x1aE\xdf\xa3"): "film", (0, b"\xff\x0a"): "JPEG XL",
+    (4, b"JXL "): "JPEG XL", (0, b"MM\x00+"): "BigTIFF", (0, b"II+\x00"): "BigTIFF",
 }  # fmt: skip
 _STARTS = {
-    b"\xff\xd8": "JPEG",
-    b"\x89PNG": "PNG",
-    b"II*\x00": "TIFF",
-    b"MM\x00*": "TIFF",
-    b"RIFF": "WebP",
-    b"BM": "BMP",
-    b"GIF8": "GIF",
-}
+    b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"II*\x00": "TIFF", b"MM\x00*": "TIFF",
+    b"RIFF": "WebP", b"BM": "BMP", b"GIF8": "GIF",
+}  # fmt: skip
 
 
-def read_image(source: Any, as_published: bool = False, turned: bool = True) -> NDArray[np.uint8]:
+def read_image(source: Any, as_published: bool = False, turned: bool = True) -> Pixels:
     """A picture as (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
 
-    Colours are sRGB by the file's profile; grey, palette, CMYK, 16-bit and floating-point pictures are converted, see `colours.eight_bits`;
-    transparent ones are laid on white; of an animation the first frame is taken, of a Pillow image the one it stands at.
+    Colours become sRGB by the file's profile; grey, palette, CMYK, 16-bit and floating-point
+    pictures are converted (see `_eight_bits`); transparent ones are laid on white. Of an animation
+    the first frame is taken, of a Pillow image the one it stands at.
 
     Args:
-        source: a path, the file's bytes, a Pillow image, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
-        as_published: as OpenCV decodes it, for VOC, ADE20K and Cityscapes: profiles are ignored and transparency is dropped.
+        source: a path, the file's bytes, a Pillow image, or a uint8 array (H, W), (H, W, 3) or
+            (H, W, 4).
+        as_published: decode as OpenCV does, for VOC, ADE20K and Cityscapes: profiles are ignored
+            and transparency is dropped.
         turned: False leaves the picture as it is stored.
 
     Raises:
         MissingFileError: there is no such file.
-        ImageError: no picture of the `FORMATS`, a damaged one, or one of more than `MAX_PIXELS` pixels.
+        ImageError: not one of the `FORMATS`, damaged, or more than `MAX_PIXELS` pixels.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -76,21 +69,17 @@ def read_image(source: Any, as_published: bool = False, turned: bool = True) -> 
         if not file.is_file():
             raise MissingFileError(f"there is no picture {source}")
     else:
-        raise ImageError(
-            f"a {type(source).__name__} is no picture; expected a path, bytes, a Pillow image or an array"
-        )
+        expected = "a path, bytes, a Pillow image or an array"
+        raise ImageError(f"a {type(source).__name__} is no picture; expected {expected}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", Image.DecompressionBombWarning
-            )  # the cap below is the lower one
+        with warnings.catch_warnings():  # Pillow's, which come above the cap below
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = open_picture(file)
     except Image.DecompressionBombError:
-        raise ImageError(
-            f"{name} has more than {MAX_PIXELS:,} pixels, the most that is decoded here; reduce it first"
-        ) from None
+        why = f"has more than {MAX_PIXELS:,} pixels, the most that is decoded here; reduce it first"
+        raise ImageError(f"{name} {why}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} {unsupported(file)}") from None
+        raise ImageError(f"{name} {_unsupported(file)}") from None
     except Exception as error:  # decoders raise many kinds
         raise ImageError(f"{name} cannot be read as a picture: {error}") from None
     with picture:
@@ -98,64 +87,46 @@ def read_image(source: Any, as_published: bool = False, turned: bool = True) -> 
 
 
 def open_picture(file: Any) -> ImageFile.ImageFile:
-    """The picture in a file of one of the `FORMATS`, told by its content, not decoded yet; `UnidentifiedImageError` for any other file.
+    """Open a file of one of the `FORMATS`, recognised by its content, without decoding it.
 
-    HEIC, which iPhones write, is opened where the package pillow-heif is installed.
+    HEIC, which iPhones write, is opened where the package pillow-heif is installed. Raises
+    `UnidentifiedImageError` for any other file.
     """
     Image.init()
-    try:
+    with suppress(ImportError):
         import pillow_heif  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        pass
-    else:
+
         pillow_heif.register_heif_opener()
-    return Image.open(
-        file, formats=[known for known in (*FORMATS, "HEIF") if known in Image.OPEN]
-    )  # AVIF depends on how Pillow was built
+    formats = [known for known in (*FORMATS, "HEIF") if known in Image.OPEN]  # AVIF may lack
+    return Image.open(file, formats=formats)
 
 
-def is_plain(path: Path) -> bool:
-    """Whether a file is a JPEG or PNG that any decoder reads alike: grey or RGB of 8 bits, nothing said of its colours, no transparency."""
-    with suppress(Exception), open_picture(path) as picture:
-        said = {"icc_profile", "gamma", "transparency"} & picture.info.keys()
-        return picture.format in ("JPEG", "PNG") and picture.mode in ("L", "RGB") and not said
-    return False
-
-
-def unsupported(file: Any) -> str:
-    """What a file (a path or an open one) is that no reader knows, and what is expected: goes on where a sentence has named it."""
+def _unsupported(file: Any) -> str:
+    """Why a file that no decoder recognises is refused: the end of a sentence that names it."""
     try:
-        if isinstance(file, Path):
-            with file.open("rb") as opened:
-                start = opened.read(64)
-        else:
-            file.seek(0)
-            start = file.read(64)
+        with file.open("rb") if isinstance(file, Path) else file as opened:
+            opened.seek(0)
+            start = opened.read(64)
     except OSError as error:
         return f"cannot be read: {error}"
     if not start:
         return "is empty; save or download it again"
-    kind = next(
-        (
-            kind
-            for (first, mark), kind in _OTHERS.items()
-            if start.lstrip()[first:].startswith(mark)
-        ),
-        "",
-    )
+    text = start.lstrip()
+    kinds = (kind for (first, mark), kind in _OTHERS.items() if text[first:].startswith(mark))
+    kind = next(kinds, "")
     if kind in ("HEIC", "HEIF"):
         return f"is a {kind} picture: pip install pillow-heif, or save it as JPEG"
     if promised := next((kind for mark, kind in _STARTS.items() if start.startswith(mark)), ""):
-        return f"is a {promised} file, but damaged, or of a sort that is not read here; save it again as PNG or JPEG with 8 bits a channel"
-    what = (
-        f"is a {kind} file, which is not read here"
-        if kind
-        else "is no picture that can be read here"
-    )
-    return f"{what}; expected {PROMISED}"
+        why = "damaged, or of a sort that is not read here"
+        return (
+            f"is a {promised} file, but {why}; save it again as PNG or JPEG with 8 bits a channel"
+        )
+    if kind:
+        return f"is a {kind} file, which is not read here; expected {PROMISED}"
+    return f"is no picture that can be read here; expected {PROMISED}"
 
 
-def _decode(picture: Image.Image, name: str, as_published: bool, turned: bool) -> NDArray[np.uint8]:
+def _decode(picture: Image.Image, name: str, as_published: bool, turned: bool) -> Pixels:
     width, height = picture.size
     if width < 1 or height < 1:
         raise ImageError(f"{name} is {width} x {height} pixels; expected at least 1 x 1")
@@ -164,71 +135,214 @@ def _decode(picture: Image.Image, name: str, as_published: bool, turned: bool) -
         raise ImageError(f"{name} is {width} x {height} = {width * height:,} pixels; {most}")
     try:
         if not as_published:
-            note_coding(picture)
+            _note_coding(picture)
         picture.load()
-        depth = depth_of(picture)
-        picture = eight_bits(as_seen(picture, name) if turned else picture, depth)
-        if as_published:
-            return np.array(picture.convert("RGB"))
-        transparent = picture.has_transparency_data
-        if transparent or picture.mode == "P":
-            about, grey = picture.info, picture.mode in ("1", "L", "LA", "La")
-            picture = picture.convert(("L" if grey else "RGB") + "A" * transparent)
-            picture.info = about
-        alpha = picture.getchannel("A") if transparent else None
-        seen = to_srgb(picture)
-        if alpha is not None:
-            seen.putalpha(alpha)
-            seen = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
-        return np.array(seen)
+        depth = _depth(picture)  # before turning, which loses the tags
+        picture = _eight_bits(_upright(picture, name) if turned else picture, depth)
+        return np.array(picture.convert("RGB") if as_published else _as_seen(picture))
     except MemoryError:
         raise
     except ImageError as error:
         raise ImageError(f"{name} {error}") from None
     except Exception as error:  # decoders raise many kinds
-        way = (
-            f" ({picture.info['compression']})"
-            if picture.format == "TIFF" and "compression" in picture.info
-            else ""
-        )
+        compression = picture.info.get("compression") if picture.format == "TIFF" else None
+        way = f" ({compression})" if compression is not None else ""
         why = f"is damaged or cut short, or stored in a way that is not read here{way}"
-        raise ImageError(
-            f"{name} {why}: {error}; save it again as PNG or JPEG, or download it again"
-        ) from None
+        remedy = "save it again as PNG or JPEG, or download it again"
+        raise ImageError(f"{name} {why}: {error}; {remedy}") from None
 
 
-def as_seen(picture: Image.Image, name: str) -> Image.Image:
-    """The picture turned as its EXIF orientation says; as it is stored, with a warning, where that cannot be read."""
+def _upright(picture: Image.Image, name: str) -> Image.Image:
+    """Turned as its EXIF orientation says; as stored, with a warning, if that cannot be read."""
     try:
         return ImageOps.exif_transpose(picture)
-    except (
-        Exception
-    ):  # broken metadata, of any kind, over sound pixels: viewers show such a picture unturned
-        warnings.warn(
-            f"the EXIF data of {name} cannot be read; the picture is shown as it is stored",
-            stacklevel=3,
-        )
+    except Exception:  # broken metadata, of any kind, over sound pixels
+        why = f"the EXIF data of {name} cannot be read; the picture is shown as it is stored"
+        warnings.warn(why, stacklevel=3)
         return picture
 
 
-def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
-    if (
-        array.dtype != np.uint8
-        or array.ndim not in (2, 3)
-        or (array.ndim == 3 and array.shape[2] not in (3, 4))
-        or array.size == 0
-    ):
-        raise ImageError(
-            f"an array of {array.dtype} {array.shape} is no picture; expected uint8 (H, W), (H, W, 3) or (H, W, 4), not empty"
-        )
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise ImageError(
-            f"the array has {array.shape[0] * array.shape[1]:,} pixels; at most {MAX_PIXELS:,} are taken here"
-        )
+def _as_seen(picture: Image.Image) -> Image.Image:
+    """In sRGB, on white where it is transparent."""
+    transparent = picture.has_transparency_data
+    if transparent or picture.mode == "P":
+        info, grey = picture.info, picture.mode in ("1", "L", "LA", "La")
+        picture = picture.convert(("L" if grey else "RGB") + "A" * transparent)
+        picture.info = info
+    seen = _to_srgb(picture)
+    if not transparent:
+        return seen
+    seen.putalpha(picture.getchannel("A"))
+    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+
+
+def _from_array(array: NDArray[Any]) -> Pixels:
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not shaped or array.size == 0:
+        expected = "uint8 (H, W), (H, W, 3) or (H, W, 4), not empty"
+        what = f"an array of {array.dtype} {array.shape} is no picture"
+        raise ImageError(f"{what}; expected {expected}")
+    if (pixels := array.shape[0] * array.shape[1]) > MAX_PIXELS:
+        raise ImageError(f"the array has {pixels:,} pixels; at most {MAX_PIXELS:,} are taken here")
     if array.ndim == 2:
         return np.repeat(array[..., None], 3, axis=-1)
     if array.shape[2] == 4:
-        return _decode(
-            Image.fromarray(array, "RGBA"), "the array", as_published=False, turned=False
-        )
+        return _decode(Image.fromarray(array, "RGBA"), "the array", False, False)
     return np.ascontiguousarray(array)
+
+
+# Depth: what the numbers of a decoded picture mean
+
+# TIFF's tags BitsPerSample, PhotometricInterpretation, PlanarConfiguration, SampleFormat
+_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE = 258, 262, 284, 339
+
+
+class _Depth(NamedTuple):
+    bits: int  # per channel
+    signed: bool
+    inverted: bool  # whether white is 0
+
+
+def _depth(picture: Image.Image) -> _Depth:
+    """What the file says about its numbers; 16 bits where it says nothing."""
+    tags = getattr(picture, "tag_v2", {})
+    bits, sample = tags.get(_BITS, (16,))[0], tags.get(_SAMPLE, (1,))[0]
+    return _Depth(int(bits), sample == 2, tags.get(_PHOTOMETRIC) == 0)
+
+
+def _eight_bits(picture: Image.Image, depth: _Depth) -> Image.Image:
+    """The picture with 8 bits per channel.
+
+    Integers are divided by the maximum of the file's depth (4,095 for 12 bits, 65,535 for 16, also
+    where Pillow holds them in 32). Floating point has no maximum: white is the first of 1, 255 and
+    65,535 that 99 % of the finite values exceed by a tenth at most, else their 99th percentile;
+    NaN is black, infinity white.
+    """
+    if picture.mode not in ("I", "F") and not picture.mode.startswith("I;"):
+        return picture
+    values = np.asarray(picture).astype(np.float64)
+    if picture.mode == "F":
+        finite = values[np.isfinite(values)]
+        most = float(np.quantile(finite, 0.99)) if finite.size else 1.0
+        white = next((top for top in (1.0, 255.0, 65_535.0) if most <= 1.1 * top), most)
+    else:
+        if depth.bits == 32 and not depth.signed:
+            values %= 2.0**32  # Pillow holds them with a sign
+        white = 2.0 ** (depth.bits - (depth.bits == 32 and depth.signed)) - 1
+        values = white - values if depth.inverted else values
+    levels = np.nan_to_num(np.clip(values / white, 0, 1), nan=0.0)
+    out = Image.fromarray((levels * 255 + 0.5).astype(np.uint8))
+    out.info = picture.info
+    return out
+
+
+# Colour: into sRGB, by what the file says
+
+_SRGB = ImageCms.createProfile("sRGB")
+_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space: Pillow's mode
+_TO_SRGB = np.array([  # from XYZ, D65
+    [3.2404542, -1.5371385, -0.4985314],
+    [-0.9692660, 1.8760108, 0.0415560],
+    [0.0556434, -0.2040259, 1.0572252],
+])  # fmt: skip
+_BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
+# x and y of white, red, green, blue, by their number in H.273: sRGB, Display P3, BT.2020
+_D65 = (0.3127, 0.3290)
+_GAMUTS = {
+    1: (*_D65, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06),
+    12: (*_D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
+    9: (*_D65, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046),
+}
+_GAMMAS = {13: 0.0, 4: 1 / 2.2, 5: 1 / 2.8, 8: 1.0}  # H.273's transfer curves; 0: sRGB's
+
+
+def _note_coding(picture: Image.Image) -> None:
+    """Put a PNG's chunk cICP, which Pillow skips, into `info`.
+
+    Raises `ImageError` for what Pillow would decode wrongly.
+    """
+    tags = getattr(picture, "tag_v2", {})
+    if tags.get(_PLANES) == 2 and max(tags.get(_BITS, (8,))) > 8:
+        what = "is a TIFF with more than 8 bits a channel in separate planes"
+        raise ImageError(f"{what}, which is not read here; save it interleaved")
+    if any(name == b"CgBI" for name, _ in getattr(picture, "private_chunks", ())):
+        what = "is a PNG as Xcode packs it for iPhones, which is not read here"
+        raise ImageError(f"{what}; save it as an ordinary PNG")
+    file = getattr(picture, "fp", None)
+    if picture.format != "PNG" or file is None:
+        return
+    place = file.tell()
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"cICP" and length == 4:
+            picture.info["cicp"] = file.read(4)
+            break
+        file.seek(length + 4, 1)
+    file.seek(place)
+
+
+def _to_srgb(picture: Image.Image) -> Image.Image:
+    """The picture as "RGB" in sRGB, without alpha, as Chromium shows it.
+
+    By its ICC profile, relative colorimetric, or by a PNG's cICP, or its gamma and primaries.
+    A profile that is damaged or for another kind of picture, and primaries without a gamma, are
+    ignored.
+    """
+    base = {"LA": "L", "RGBA": "RGB", "1": "L"}.get(picture.mode, picture.mode)
+    info, colours = picture.info, picture if base == picture.mode else picture.convert(base)
+    if cicp := info.get("cicp"):
+        return _by_code_points(colours.convert("RGB"), *cicp)
+    if profile := info.get("icc_profile"):
+        with suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            mode = _SPACES.get(source.profile.xcolor_space.strip())
+            if mode == "RGB" and base == "L":
+                colours = colours.convert("RGB")
+            if mode == colours.mode:
+                how = ImageCms.Intent.RELATIVE_COLORIMETRIC
+                found = ImageCms.profileToProfile(colours, source, _SRGB, how, outputMode="RGB")
+                if found is not None:
+                    return found
+    elif (gamma := info.get("gamma")) and "srgb" not in info:
+        primaries = info.get("chromaticity")
+        if primaries is not None or abs(gamma - 1 / 2.2) > 1e-4:  # else it is sRGB
+            return _by_gamma(colours.convert("RGB"), gamma, primaries or _GAMUTS[1])
+    return colours.convert("RGB")
+
+
+def _by_code_points(
+    picture: Image.Image, primaries: int, transfer: int, matrix: int, whole: int
+) -> Image.Image:
+    """By a PNG's chunk cICP (H.273); `ImageError` for high dynamic range and the like."""
+    if primaries not in _GAMUTS or transfer not in _GAMMAS or matrix != 0 or whole != 1:
+        what = f"codes its colours as {primaries}-{transfer}-{matrix} (cICP)"
+        why = "such as high dynamic range, which is not read here; save it as sRGB"
+        raise ImageError(f"{what}, {why}")
+    if (primaries, transfer) == (1, 13):
+        return picture
+    return _by_gamma(picture, _GAMMAS[transfer], _GAMUTS[primaries])
+
+
+def _by_gamma(picture: Image.Image, gamma: float, primaries: tuple[float, ...]) -> Image.Image:
+    """By gamma (0 for sRGB's curve) and primaries; the white is adapted by Bradford's matrix."""
+
+    def xyz(x: float, y: float) -> NDArray[np.float64]:
+        return np.array([x / y, 1, (1 - x - y) / y])
+
+    try:
+        white, *colours = (xyz(*primaries[i : i + 2]) for i in range(0, 8, 2))
+        matrix = np.array(colours).T
+        matrix = matrix * np.linalg.solve(matrix, white)
+        cones = (_BRADFORD @ xyz(*_D65)) / (_BRADFORD @ white)
+        matrix = _TO_SRGB @ np.linalg.inv(_BRADFORD) @ np.diag(cones) @ _BRADFORD @ matrix
+        levels = np.arange(256) / 255
+        srgb = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+        curve = levels ** (1 / gamma) if gamma else srgb
+    except (ZeroDivisionError, np.linalg.LinAlgError, IndexError, TypeError, ValueError):
+        return picture
+    linear = np.clip(curve[np.asarray(picture)] @ matrix.T, 0, 1)  # (H, W, 3)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return Image.fromarray((encoded * 255 + 0.5).astype(np.uint8))

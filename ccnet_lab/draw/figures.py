@@ -1,22 +1,17 @@
-"""Arrays in, a matplotlib Figure out; no torch, no pyplot, no files. The quick pictures of the app are in pictures.py."""
+"""Figures of maps, labels and curves: arrays in, a matplotlib Figure out, no pyplot state.
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+Charts of scores, costs and trainings are in charts.py, quick pictures for the app in pictures.py.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, PathPatch, Rectangle
-from matplotlib.path import Path
-from matplotlib.text import Text
-from matplotlib.transforms import Affine2D, Bbox
+from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import ImageColor
 
 from ccnet_lab.draw.lettering import as_it_is, class_legend
 from ccnet_lab.draw.pictures import (
@@ -33,64 +28,17 @@ from ccnet_lab.draw.pictures import (
 Array = NDArray[np.floating]
 Ids = NDArray[np.uint8]
 Palette = Sequence[tuple[int, int, int]]
-ATTENDED, RANDOM = (
-    "#d55e00",
-    "#0072b2",
-)  # vermilion and blue of Okabe and Ito, told apart with any colour vision
+# Vermilion and blue of Okabe and Ito, distinct with any colour vision.
+ATTENDED, RANDOM = "#d55e00", "#0072b2"
 PANEL, GAP = 264, 16  # pixels: a panel's width, and between two
-
-
-class Sheet(Artist):
-    """A finished RGB picture that fills its figure, row 0 on top. Drawn at the figure's own dpi it is copied, not resampled."""
-
-    def __init__(self, picture: Rgb) -> None:
-        super().__init__()
-        self.picture = picture
-
-    def get_window_extent(self, renderer: Any = None) -> Bbox:
-        """The figure's box in pixels, wherever a tight frame has put it."""
-        return Bbox(self.get_figure(root=True).transFigure.transform([(0, 0), (1, 1)]))  # type: ignore[union-attr]
-
-    def draw(self, renderer: Any) -> None:
-        """Copy the picture, scaled only where it must be."""
-        box = self.get_window_extent()
-        shown = resized(self.picture, (round(box.height), round(box.width)))
-        renderer.draw_image(
-            renderer.new_gc(),
-            round(box.x0),
-            round(box.y0),
-            np.asarray(Image.fromarray(shown).convert("RGBA"))[::-1],
-        )
-
-
-class Word(Text):
-    """Level text that becomes pixels in one go: matplotlib places every letter on its own, the most costly part of a redraw."""
-
-    def draw(self, renderer: Any) -> None:
-        """Draw it with Pillow where the figure becomes pixels, and as text in a PDF or an SVG."""
-        other_script = max(self.get_text(), default="") >= "\u2e80"
-        if not isinstance(renderer, RendererAgg) or "\n" in self.get_text() or other_script:
-            super().draw(renderer)
-            return
-        anchor = {"left": "l", "center": "m", "right": "r"}[self.get_horizontalalignment()]
-        anchor += {"top": "a", "bottom": "d", "center": "m"}[self.get_verticalalignment()]
-        font = _font(findfont(self.get_fontproperties()), self.get_fontsize() * renderer.dpi / 72)  # type: ignore[operator]
-        left, top, right, bottom = map(round, font.getbbox(self.get_text(), anchor=anchor))
-        if right <= left or bottom <= top:
-            return
-        picture = Image.new("RGBA", (right - left, bottom - top), (0, 0, 0, 0))
-        ImageDraw.Draw(picture).text((-left, -top), self.get_text(), "black", font, anchor)
-        x, y = map(round, self.get_transform().transform(self.get_position()))
-        renderer.draw_image(renderer.new_gc(), x + left, y - bottom, np.asarray(picture)[::-1])
-
-
-@lru_cache(16)
-def _font(path: str, size: float) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
+OUTLINE = ((3.0, "black"), (1.4, "white"))  # width and colour, one over the other: on any ground
 
 
 def panel(width: float, height: float, title: str = "", bars: bool = False) -> tuple[Figure, Axes]:
-    """An empty figure of that many inches, its axes open to the top and the right, a faint grid; for lying `bars` open to the left, too."""
+    """An empty figure of that many inches in the style of all charts here; `bars` lie.
+
+    Open to the top and the right, to the left as well for lying bars; a faint grid.
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
     axis.set_title(title, fontsize=11)
@@ -115,15 +63,15 @@ def attention_figure(
     opacity: float = 0.45,
     title: str = "",
 ) -> Figure:
-    """An image with its labels and a chosen pixel, and beside them that pixel's maps, each over its colour scale.
+    """An image with its labels and a chosen pixel, and that pixel's maps, each over its scale.
 
-    Made for sliders: one finished picture and a few words draw several times faster than a pair of axes for each panel.
+    Made for sliders: one finished picture draws several times faster than axes for each panel.
 
     Args:
         image: (H, W, 3). labels: (H, W) class ids. palette, class_names: K of each.
         pixel: (x, y). box: (left, top, right, bottom) of its cell, image pixels.
         maps: title -> (h, w), drawn over the image's extent. captions: a line below each.
-        top: where the colour scales end, one for all maps or one for each; None for the largest weight of all.
+        top: where the colour scales end, one for all maps or one each; None for the maps' peak.
         opacity: 0..1, of the labels over the image.
     """
     height, width = labels.shape
@@ -135,77 +83,57 @@ def attention_figure(
     head = 56 if title else 32
     sheet = np.full((head + h + 62, GAP + len(panels) * (w + GAP), 3), 255, np.uint8)
     figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100), dpi=100)
-    pixels = (
-        Affine2D().scale(1 / sheet.shape[1], -1 / sheet.shape[0]).translate(0, 1)
-        + figure.transFigure
-    )
-    outlines = []
-
-    def write(x: float, y: float, text: str, **style: Any) -> None:
-        figure.add_artist(Word(x, y, text, transform=pixels, **as_it_is(), **style))
-
-    figure.add_artist(Sheet(sheet))
-    for k, (name, panel) in enumerate(
-        zip(["labels and the chosen pixel", *maps], panels, strict=True)
-    ):
-        left, foot = GAP + k * (w + GAP), head + h
-        sheet[head:foot, left : left + w] = panel
-        write(left + w / 2, head - 7, name, fontsize=10, ha="center", va="bottom")
-        if k == 0:
-            x, y = left + (pixel[0] + 0.5) * w / width, head + (pixel[1] + 0.5) * h / height
-            for colour, length, edge in (("white", 11, 3), ("black", 9, 1)):
-                figure.lines.append(
-                    Line2D(
-                        [x],
-                        [y],
-                        color=colour,
-                        marker="+",
-                        markersize=length,
-                        markeredgewidth=edge,
-                        transform=pixels,
-                    )
-                )
-                figure.lines[-1].set_figure(
-                    figure
-                )  # a notebook shows no figure without axes or lines of its own
-            continue
-        corners = [
-            (box[across], box[down]) for across, down in ((0, 1), (2, 1), (2, 3), (0, 3), (0, 1))
-        ]
-        outlines.append(
-            Path(corners, closed=True).transformed(
-                Affine2D().scale(w / width, h / height).translate(left, head)
-            )
-        )
-        write(
-            left + w / 2,
-            foot + 6,
-            captions[k - 1] if k <= len(captions) else "",
-            fontsize=9,
-            ha="center",
-            va="top",
-        )
-        start, end = left + w // 5, left + w - w // 5
-        sheet[foot + 36 : foot + 46, start:end] = heat(
-            np.arange(256.0)[None], 255, (10, end - start)
-        )
-        write(start - 5, foot + 41, "0", fontsize=8, ha="right", va="center")
-        cut = "≥ " if maps[name].max() > tops[k - 1] else ""
-        write(end + 5, foot + 41, f"{cut}{tops[k - 1]:.2g}", fontsize=8, va="center")
-    for thickness, colour in ((3.0, "black"), (1.4, "white")):
-        cells = Path.make_compound_path(*outlines)
-        figure.add_artist(
-            PathPatch(cells, fill=False, edgecolor=colour, linewidth=thickness, transform=pixels)
-        )
-    for k, i in enumerate(
-        np.argsort(-np.bincount(labels.ravel(), minlength=len(palette)), kind="stable")[:6]
-    ):
-        if (labels == i).any():
-            left, upper = GAP + k % 3 * w // 3, head + h + 12 + 20 * (k // 3)
-            sheet[upper : upper + 11, left : left + 11] = palette[i]
-            write(left + 16, upper + 6, class_names[i], fontsize=8, va="center")
-    write(sheet.shape[1] / 2, 8, title, fontsize=11, ha="center", va="top")
+    axis = _in_pixels(figure, sheet.shape[1], sheet.shape[0])
+    _write(axis, sheet.shape[1] / 2, 8, title, fontsize=11, ha="center", va="top")
+    names = ["labels and the chosen pixel", *maps]
+    for k, (name, part) in enumerate(zip(names, panels, strict=True)):
+        left = GAP + k * (w + GAP)
+        sheet[head : head + h, left : left + w] = part
+        _write(axis, left + w / 2, head - 7, name, fontsize=10, ha="center", va="bottom")
+    x, y = GAP + (pixel[0] + 0.5) * w / width, head + (pixel[1] + 0.5) * h / height
+    for colour, length, edge in (("white", 11, 3), ("black", 9, 1)):
+        axis.plot(x, y, "+", color=colour, markersize=length, markeredgewidth=edge)
+    counts = np.bincount(labels.ravel(), minlength=len(palette))
+    for k, i in enumerate(i for i in np.argsort(-counts, kind="stable")[:6] if counts[i]):
+        left, upper = GAP + k % 3 * w // 3, head + h + 12 + 20 * (k // 3)
+        sheet[upper : upper + 11, left : left + 11] = palette[i]
+        _write(axis, left + 16, upper + 6, class_names[i], fontsize=8, va="center")
+    cell = np.array(box) * np.tile([w / width, h / height], 2)  # left, top, right, bottom
+    for k, (weights, level) in enumerate(zip(maps.values(), tops, strict=True)):
+        left = GAP + (k + 1) * (w + GAP)
+        _outline(axis, (left + cell[0], head + cell[1]), cell[2] - cell[0], cell[3] - cell[1])
+        caption = captions[k] if k < len(captions) else ""
+        _write(axis, left + w / 2, head + h + 6, caption, fontsize=9, ha="center", va="top")
+        _scale(axis, sheet, head + h + 36, left + w // 5, left + w - w // 5, weights.max(), level)
+    extent = (0, sheet.shape[1], sheet.shape[0], 0)
+    axis.imshow(sheet, extent=extent, aspect="auto", interpolation="nearest")
     return figure
+
+
+def _in_pixels(figure: Figure, width: int, height: int) -> Axes:
+    """Axes over the whole figure, without frame, whose unit is a pixel; (0, 0) is upper left."""
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    axis.set_axis_off()
+    return axis
+
+
+def _write(axis: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    if text:
+        axis.text(x, y, text, **as_it_is(), **style)
+
+
+def _scale(axis: Axes, sheet: Rgb, row: int, start: int, end: int, peak: float, top: float) -> None:
+    """A colour scale from 0 to `top` into the sheet, and its ends."""
+    sheet[row : row + 10, start:end] = heat(np.arange(256.0)[None], 255, (10, end - start))
+    _write(axis, start - 5, row + 5, "0", fontsize=8, ha="right", va="center")
+    clipped = "≥ " if peak > top else ""
+    _write(axis, end + 5, row + 5, f"{clipped}{top:.2g}", fontsize=8, va="center")
+
+
+def _outline(axis: Axes, corner: tuple[float, float], width: float, height: float) -> None:
+    for thickness, colour in OUTLINE:
+        style: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": thickness}
+        axis.add_patch(Rectangle(corner, width, height, **style))
 
 
 def grid_figure(
@@ -214,7 +142,7 @@ def grid_figure(
     numbers: bool = False,
     columns: int = 4,
 ) -> Figure:
-    """Small maps (h, w) as grids of cells, each on its own scale from 0, the chosen cell (i, j) outlined, values written on request."""
+    """Small maps (h, w) as grids of cells, each on its own scale from 0, cell (i, j) outlined."""
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
     figure = Figure(figsize=(3.1 * columns, 2.7 * rows), layout="constrained")
@@ -224,23 +152,12 @@ def grid_figure(
         axis.imshow(weights, cmap=COLOURS, vmin=0, vmax=top, interpolation="nearest")
         axis.set_title(name, fontsize=10)
         if cell is not None:
-            for thickness, colour in ((3.0, "black"), (1.4, "white")):  # shows on dark and on light
-                axis.add_patch(
-                    Rectangle(
-                        (cell[1] - 0.5, cell[0] - 0.5),
-                        1,
-                        1,
-                        fill=False,
-                        edgecolor=colour,
-                        linewidth=thickness,
-                    )
-                )
+            _outline(axis, (cell[1] - 0.5, cell[0] - 0.5), 1, 1)
         digits = 2 if np.any(weights % 1) else 0
         for (i, j), value in np.ndenumerate(weights) if numbers else ():
             colour = "black" if value > 0.6 * top else "white"
-            axis.text(
-                j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=7, color=colour
-            )
+            style: dict[str, Any] = {"ha": "center", "va": "center", "color": colour}
+            axis.text(j, i, f"{value:.{digits}f}", fontsize=7, **style)
     for k, axis in enumerate(axes):
         axis.set(xticks=[], yticks=[], visible=k < len(maps))
     return figure
@@ -258,14 +175,8 @@ def curve_figure(
     figure, axis = panel(6.4, 3.6)
     for name, values in curves.items():
         (line,) = axis.plot(x, values, linewidth=2)
-        axis.annotate(
-            name,
-            (x[-1], values[-1]),
-            (5, 0),
-            textcoords="offset points",
-            color=line.get_color(),
-            va="center",
-        )
+        end: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+        axis.annotate(name, (x[-1], values[-1]), (5, 0), color=line.get_color(), **end)
     if logarithmic:
         axis.set_yscale("log")
     axis.set(xlabel=xlabel, ylabel=ylabel)
@@ -285,25 +196,16 @@ def bar_figure(
     axis = figure.subplots()
     width = 0.8 / len(series)
     for k, (name, values) in enumerate(series.items()):
-        bars = axis.bar(
-            np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width,
-            values,
-            width * 0.92,
-            label=name,
-        )
+        places = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
+        bars = axis.bar(places, values, width * 0.92, label=name)
         axis.bar_label(bars, fmt="%.2f", fontsize=8)
     if chance is not None:
         axis.axhline(chance, color="black", linestyle=":", linewidth=1, label=f"chance {chance:g}")
     axis.set_xticks(np.arange(len(groups)), groups)
     axis.set_ylabel(ylabel)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(
-        frameon=False,
-        fontsize=9,
-        ncols=len(series) + 1,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-    )
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+    axis.legend(frameon=False, fontsize=9, ncols=len(series) + 1, **place)
     return figure
 
 
@@ -316,71 +218,35 @@ def deletion_figure(
     score: str,
     title: str = "",
 ) -> Figure:
-    """How a score falls as cells are removed: the most attended first, and in random order; the area between them is named.
+    """How a score falls as cells are removed, most attended first and in random order.
 
     Args:
         counts: (S,) cells removed, 0 first, then growing by equal ratios.
-        attended: (S,) the score, most attended cells first. controls: (D, S) the score in each random order.
+        attended: (S,) the score, most attended first. controls: (D, S) in each random order.
         area, noise: numbers of a `Deletion`.
         score: what the score is, for the axis.
     """
     figure, axis = panel(6.4, 3.8, title)
     mean = controls.mean(0)
-    axis.fill_between(
-        counts,
-        attended,
-        mean,
-        where=list(mean >= attended),
-        color=ATTENDED,
-        alpha=0.16,
-        linewidth=0,
-        interpolate=True,
-    )
-    axis.fill_between(
-        counts,
-        attended,
-        mean,
-        where=list(mean < attended),
-        color=RANDOM,
-        alpha=0.16,
-        linewidth=0,
-        interpolate=True,
-    )
-    axis.fill_between(
-        counts, controls.min(0), controls.max(0), color=RANDOM, alpha=0.3, linewidth=0
-    )
-    axis.plot(
-        counts,
-        mean,
-        color=RANDOM,
-        linewidth=2,
-        linestyle="--",
-        label=f"random cells first (mean and range of {len(controls)})",
-    )
-    axis.plot(
-        counts,
-        attended,
-        color=ATTENDED,
-        linewidth=2,
-        marker="o",
-        markersize=4,
-        label="most attended cells first",
-    )
+    for where, colour in ((mean >= attended, ATTENDED), (mean < attended, RANDOM)):
+        style: dict[str, Any] = {"color": colour, "alpha": 0.16, "linewidth": 0}
+        axis.fill_between(counts, attended, mean, where=list(where), interpolate=True, **style)
+    low, high = controls.min(0), controls.max(0)
+    axis.fill_between(counts, low, high, color=RANDOM, alpha=0.3, linewidth=0)
+    random = f"random cells first (mean and range of {len(controls)})"
+    axis.plot(counts, mean, "--", color=RANDOM, linewidth=2, label=random)
+    first = "most attended cells first"
+    axis.plot(counts, attended, "o-", color=ATTENDED, linewidth=2, markersize=4, label=first)
     axis.set_xscale("symlog", linthresh=1, linscale=0.4)
     powers = 10 ** np.arange(len(str(int(counts[-1]))))
     ticks = [0, *powers[powers < counts[-1] / 2], counts[-1]]
     axis.set_xticks(ticks, [f"{int(tick):,}" for tick in ticks])
     axis.minorticks_off()
-    axis.set(
-        xlabel="cells removed",
-        ylabel=score,
-        xlim=(0, counts[-1] * 1.05),
-        ylim=(0, max(1.02 * float(controls.max()), 0.05)),
-    )
-    handles = [
-        *axis.get_legend_handles_labels()[0],
-        Patch(color=ATTENDED, alpha=0.16, label=f"area {area:.3f}  (chance: 0 ± {noise:.3f})"),
-    ]
+    top = max(1.02 * float(controls.max()), 0.05)
+    axis.set(xlabel="cells removed", ylabel=score, xlim=(0, counts[-1] * 1.05), ylim=(0, top))
+    label = f"area {area:.3f}  (chance: 0 ± {noise:.3f})"
+    between = Patch(color=ATTENDED, alpha=0.16, label=label)
+    handles = [*axis.get_legend_handles_labels()[0], between]
     figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside lower center", ncols=1)
     return figure
 
@@ -393,10 +259,11 @@ def recurrence_figure(
     class_names: Sequence[str],
     title: str = "",
 ) -> Figure:
-    """The labels at each R in a row, and below each the pixels that differ from the R the model was trained with, in orange.
+    """The labels at each R in a row, below each the pixels that differ from the trained R.
 
     Args:
-        image: (H, W, 3). labels: R -> (H, W) class ids, the trained R among them. palette, class_names: K of each.
+        image: (H, W, 3). labels: R -> (H, W) class ids, the trained R among them.
+        palette, class_names: K of each.
     """
     height, width = image.shape[:2]
     ratio = min(1.6, max(0.4, height / width))
@@ -406,54 +273,104 @@ def recurrence_figure(
     ground = blend(grey(image), np.full_like(image, 255), 0.55)
     for (above, below), (recurrence, ids) in zip(axes.T, labels.items(), strict=True):
         changed = ids != labels[trained]
-        name, weight, words = (
-            f"R = {recurrence}",
-            "normal",
-            f"changed {100 * changed.mean():.1f} % of the pixels",
-        )
+        name, weight = f"R = {recurrence}", "normal"
+        caption = f"changed {100 * changed.mean():.1f} % of the pixels"
         if recurrence == trained:
-            name, weight, words = f"{name}, as trained", "bold", "what the others are held against"
+            name, weight, caption = f"{name}, as trained", "bold", "the others' baseline"
         above.imshow(blend(image, label_picture(ids, palette, (height, width)), 0.7), aspect=aspect)
         above.set_title(name, fontsize=11, fontweight=weight)
-        below.imshow(
-            np.where(changed[..., None], ImageColor.getrgb(ATTENDED), ground).astype(np.uint8),
-            aspect=aspect,
-        )
-        below.set_xlabel(words, fontsize=9)
+        marked = np.where(changed[..., None], ImageColor.getrgb(ATTENDED), ground)
+        below.imshow(marked.astype(np.uint8), aspect=aspect)
+        below.set_xlabel(caption, fontsize=9)
         for axis in (above, below):
             axis.set(xticks=[], yticks=[])
-    counts = np.bincount(
-        np.concatenate([ids.ravel() for ids in labels.values()]), minlength=len(palette)
-    )
+    seen = np.concatenate([ids.ravel() for ids in labels.values()])
+    counts = np.bincount(seen, minlength=len(palette))
     shown = [k for k in np.argsort(-counts) if counts[k]][:12]
-    class_legend(
-        figure, [class_names[k] for k in shown], [palette[k] for k in shown], fontsize=8, ncols=6
-    )
+    names, colours = [class_names[k] for k in shown], [palette[k] for k in shown]
+    class_legend(figure, names, colours, fontsize=8, ncols=6)
     figure.suptitle(title, fontsize=11)
     return figure
 
 
 def iou_figure(class_names: Sequence[str], iou: Mapping[str, Array], title: str = "") -> Figure:
-    """Per-class IoU 0..1 as a heat map in percent, one column (K,) per name; classes that are NaN in every column are left out."""
+    """Per-class IoU 0..1 as a heat map in percent, one column (K,) per name, their means below.
+
+    Classes that are NaN in every column are left out.
+    """
+    import seaborn as sns  # takes a second
+
     values = 100 * np.stack(list(iou.values()), axis=1)  # (K, columns), percent
     kept = np.flatnonzero(~np.isnan(values).all(1)).tolist()
     values = np.vstack([values[kept], np.nanmean(values, axis=0)])
     figure = Figure(figsize=(2.2 + 0.95 * len(iou), 1.1 + 0.3 * len(values)), layout="constrained")
     axis = figure.subplots()
-    drawn = axis.imshow(values, cmap=COLOURS, vmin=0, vmax=100, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        text, colour = (
-            ("–", "black")
-            if np.isnan(value)
-            else (f"{value:.1f}", "black" if value > 60 else "white")
-        )
-        axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-    axis.set_xticks(range(len(iou)), list(iou), fontsize=9)
-    axis.set_yticks(
-        range(len(values)), [*(class_names[k] for k in kept), "mean"], fontsize=9, **as_it_is()
+    sns.heatmap(
+        values,
+        vmin=0,
+        vmax=100,
+        cmap=COLOURS,
+        annot=True,
+        fmt=".1f",
+        annot_kws={"fontsize": 8},
+        cbar_kws={"label": "IoU, %", "shrink": 0.8},
+        xticklabels=list(iou),
+        yticklabels=False,
+        ax=axis,
     )
-    axis.axhline(len(values) - 1.5, color="white", linewidth=2)
+    for row, column in np.argwhere(np.isnan(values)):
+        axis.text(column + 0.5, row + 0.5, "–", ha="center", va="center", fontsize=8)
+    rows = [*(class_names[k] for k in kept), "mean"]
+    axis.set_yticks(np.arange(len(rows)) + 0.5, rows, fontsize=9, rotation=0, **as_it_is())
+    axis.axhline(len(rows) - 1, color="white", linewidth=2)
     axis.tick_params(length=0)
     axis.set_title(title, fontsize=11)
-    figure.colorbar(drawn, label="IoU, %", shrink=0.8)
+    return figure
+
+
+def class_histogram(
+    class_names: Sequence[str],
+    palette: Palette,
+    shares: Mapping[str, Array],
+    title: str,
+    text: Callable[[float], str],
+) -> Figure:
+    """Each class's share of the pixels: bars for the first split, marks on them for the others.
+
+    Args:
+        class_names: K, in the order they are drawn, top to bottom.
+        palette: the K colours of the bars.
+        shares: split -> (K,) in %.
+        title: drawn as it is.
+        text: writes a share, for the columns of numbers on the right.
+    """
+    columns = -(-len(class_names) // 50)
+    rows = -(-len(class_names) // columns)
+    figure = Figure(figsize=(6.2 * columns + 0.6, 0.235 * rows + 1.5), layout="constrained")
+    table = np.stack(list(shares.values()))
+    low, high = max(1e-3, 10.0 ** np.floor(np.log10(table[table > 0].min()))), float(table.max())
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axis, part in zip(axes, np.array_split(np.arange(len(class_names)), columns), strict=True):
+        names, places = [class_names[k] for k in part], range(len(part))
+        colours = ["#{:02x}{:02x}{:02x}".format(*palette[k]) for k in part]
+        bars = dict(color=colours, edgecolor="0.45", linewidth=0.5, height=0.78)
+        axis.barh(places, table[0, part], **bars)
+        keys = [f"bars {next(iter(shares))}"]
+        marks = dict(color="white", markeredgecolor="black", markersize=4)
+        for split, values, mark, key in zip([*shares][1:], table[1:], "Do", "◇○", strict=False):
+            axis.plot(values[part], places, mark, **marks)
+            keys.append(f"{key} {split}")
+        for column, (split, values) in enumerate(shares.items()):
+            style = dict(ha="right", va="center", fontsize=7.5, color="0.25")
+            for row, number in enumerate([split, *map(text, values[part])], -1):
+                x, across = 1.11 + 0.13 * column, axis.get_yaxis_transform()
+                axis.text(x, row, number, transform=across, **style)
+        axis.set(xscale="log", xlim=(low, 1.3 * high), ylim=(rows - 0.4, -0.6))
+        axis.set_yticks(places, names, fontsize=8, **as_it_is())
+        axis.set_xlabel(f"% of the labelled pixels, logarithmic: {', '.join(keys)}", fontsize=8)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.tick_params(axis="x", labelsize=8)
+        axis.tick_params(axis="y", length=0)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=10, **as_it_is())
     return figure

@@ -1,4 +1,4 @@
-"""Arrays in, RGB arrays out, in milliseconds: what the app shows after a click. Figures with axes and captions are in figures.py."""
+"""RGB arrays made in milliseconds, for the app; figures with axes are in figures.py."""
 
 import io
 from collections.abc import Sequence
@@ -11,10 +11,11 @@ from PIL import Image
 Rgb = NDArray[np.uint8]
 COLOURS = "inferno"  # perceptually uniform, dark to light, readable with any colour vision
 _SCALE = (colormaps[COLOURS](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8)  # (256, 3)
+_SHARP = Image.Resampling.NEAREST
 
 
 def shown_size(height: int, width: int, longest: int) -> tuple[int, int]:
-    """(height, width) a picture is shown in: its longer side `longest`, the other at least a quarter, so that it can be clicked."""
+    """(height, width) with the longer side `longest`, the other at least a quarter, to click on."""
     factor = longest / max(height, width)
     return max(longest // 4, round(height * factor)), max(longest // 4, round(width * factor))
 
@@ -22,24 +23,23 @@ def shown_size(height: int, width: int, longest: int) -> tuple[int, int]:
 def resized(image: Rgb, size: tuple[int, int]) -> Rgb:
     """(H, W, 3) to (height, width): sharp pixels where a small picture grows, smooth otherwise."""
     grows = size[0] >= 3 * image.shape[0] or size[1] >= 3 * image.shape[1]
-    how = Image.Resampling.NEAREST if grows else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), how, reducing_gap=2.0))
+    how = _SHARP if grows else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(image).resize(size[::-1], how, reducing_gap=2.0))
 
 
 def label_picture(
     labels: NDArray[np.uint8], palette: Sequence[tuple[int, int, int]], size: tuple[int, int]
 ) -> Rgb:
     """(H, W) class ids in their colours, shown at (height, width)."""
-    ids = Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    ids = Image.fromarray(labels).resize(size[::-1], _SHARP)
     ids.putpalette(np.asarray(palette, np.uint8).tobytes())
     return np.asarray(ids.convert("RGB"))
 
 
 def blend(below: Rgb, above: Rgb, opacity: float) -> Rgb:
     """`above` over `below`, opacity clamped to 0..1."""
-    return np.asarray(
-        Image.blend(Image.fromarray(below), Image.fromarray(above), min(max(opacity, 0.0), 1.0))
-    )
+    opacity = min(max(opacity, 0.0), 1.0)
+    return np.asarray(Image.blend(Image.fromarray(below), Image.fromarray(above), opacity))
 
 
 def grey(image: Rgb) -> Rgb:
@@ -48,14 +48,14 @@ def grey(image: Rgb) -> Rgb:
 
 
 def heat(weights: NDArray[np.floating], top: float, size: tuple[int, ...]) -> Rgb:
-    """A map (h, w) in colours from 0 to `top`, everything above clipped; every cell a sharp rectangle of (height, width)."""
+    """A map (h, w) in colours from 0 to `top`, clipped above; each cell a sharp rectangle."""
     cells = Image.fromarray(np.clip(weights * (255 / max(top, 1e-30)), 0, 255).astype(np.uint8))
     cells.putpalette(_SCALE.tobytes())
-    return np.asarray(cells.convert("RGB").resize((size[1], size[0]), Image.Resampling.NEAREST))
+    return np.asarray(cells.convert("RGB").resize((size[1], size[0]), _SHARP))
 
 
 def clip_level(maps: Sequence[NDArray[np.floating]], amount: float) -> float:
-    """The one top of the colour scale for several maps: their largest weight at amount 0, falling to a thousandth of it at 1."""
+    """The top of the maps' one colour scale: their peak at amount 0, a thousandth of it at 1."""
     peak = max(float(weights.max()) for weights in maps)
     return peak * float(10.0 ** (-3 * min(max(amount, 0.0), 1.0)))
 

@@ -1,1 +1,1 @@
-"""Evaluation: predict.py (image -> labels), metrics.py, protocol.py, evaluate.py, published.py (others' numbers)."""
+"""Evaluation: predictions, metrics and protocols; published.py has others' numbers."""

@@ -1,10 +1,13 @@
-"""Evaluation: a model's scores on a split, with the protocol beside them. Counts are in metrics.py, predictions in inference.py."""
+"""A model's scores on a split, with the protocol beside them; and a demo model's on beacons.
+
+The counts are in metrics.py, the predictions in predict.py, others' numbers in published.py.
+"""
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +17,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ccnet_lab.configs import Config
-from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.catalog import Dataset, get_dataset
 from ccnet_lab.data.datasets import Split
+from ccnet_lab.data.generated import beacons
+from ccnet_lab.data.transforms import normalise
 from ccnet_lab.device import arithmetic
 from ccnet_lab.errors import ConfigError, ProtocolError
 from ccnet_lab.evaluation.metrics import (
@@ -29,27 +34,29 @@ from ccnet_lab.evaluation.metrics import (
     save_arrays,
     scores,
 )
-from ccnet_lab.evaluation.predict import load, predict
-from ccnet_lab.evaluation.protocol import Protocol, check_comparable, plan, published_protocol
+from ccnet_lab.evaluation.predict import Item, load, predict
+from ccnet_lab.evaluation.protocol import Protocol, check_comparable, plan
+from ccnet_lab.evaluation.published import beside_published
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.folding import ready
+from ccnet_lab.model.upsample import upsampled_labels
+from ccnet_lab.runs import Run
 
 SAVE_EVERY = 60.0  # seconds
-
-__all__ = ["Evaluation", "confusion_matrix", "evaluate", "published_line", "score_table", "scores"]
+HELD_OUT = range(10_000_000, 10_000_500)  # seeds of beacon scenes that are never trained on
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found. All scores are fractions 0..1.
+    """The result of an evaluation. All scores are fractions 0..1.
 
     Attributes:
         protocol: how it was measured. class_names: K names. confusions: of every image.
-        boundaries: (2, K) intersection and union of the classes' boundaries, pixels; None where they were left out.
+        boundaries: (2, K) intersection and union of the classes' boundaries, pixels.
         seconds: it took, reading included.
         confusion: (K, K), the sum over the images.
-        iou, miou, pixel_accuracy: as in `scoring.metrics.Scores`.
-        boundary_iou: (K,), as `iou`; None where it was left out.
+        iou, miou, pixel_accuracy: as in `metrics.Scores`.
+        boundary_iou: (K,), as `iou`; like `boundaries` None where it was left out.
     """
 
     protocol: Protocol
@@ -64,9 +71,10 @@ class Evaluation:
     boundary_iou: NDArray[np.float64] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For scores.json; null for a class that neither occurs nor is predicted, and for what was left out.
+        """For scores.json; null for a class without pixels, and for what was left out.
 
-        miou_interval is the 95 % bootstrap interval over the images, [null, null] for fewer than two.
+        miou_interval is the 95 % bootstrap interval over the images, [null, null] for fewer than
+        two.
         """
         edges = self.boundary_iou
         return {
@@ -74,13 +82,14 @@ class Evaluation:
             "miou_interval": [_plain(value) for value in bootstrap_interval(self.confusions)],
             "pixel_accuracy": self.pixel_accuracy,
             "boundary_iou": None if edges is None else _plain(mean(edges)),
-            "per_class_iou": dict(zip(self.class_names, map(_plain, self.iou), strict=True)),
-            "per_class_boundary_iou": None
-            if edges is None
-            else dict(zip(self.class_names, map(_plain, edges), strict=True)),
+            "per_class_iou": self._by_class(self.iou),
+            "per_class_boundary_iou": None if edges is None else self._by_class(edges),
             "protocol": self.protocol.to_dict(),
             "images_per_second": self.protocol.images / self.seconds,
         }
+
+    def _by_class(self, values: NDArray[np.float64]) -> dict[str, float | None]:
+        return dict(zip(self.class_names, map(_plain, values), strict=True))
 
 
 def evaluate(
@@ -88,176 +97,176 @@ def evaluate(
     split: Split,
     config: Config,
     *,
-    mode: str = "whole",
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
     device: str | torch.device = "cpu",
-    precision: str = "fp32",
     workers: int = 0,
-    recurrence: int | None = None,
     boundaries: bool = True,
-    progress: Callable[[int, float], object] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     keep: Path | None = None,
     key: str = "",
+    **how: Any,
 ) -> Evaluation:
     """Score a model on a split, image by image; memory does not grow with the split.
 
     Args:
-        model: moved to `device`; its train or eval mode is as before afterwards.
+        model: moved to `device`; afterwards in train or eval mode as before.
         split: from `data.datasets.open_split`.
         config: what the model was built from; its data set must be the split's.
-        mode, scales, flip, precision, recurrence: the protocol's; the defaults are those of the published numbers.
-        workers: processes that decode and resize ahead; 0 does it in turn.
+        device, workers: where to compute; processes that decode and resize ahead.
         boundaries: whether to count the boundary IoU, too.
-        progress: called with (images done, mIoU so far) after every image; NaN as long as it is that of one class.
-        keep: a file for what is counted so far, written every minute and when the evaluation is broken off; the next call with the same
-            protocol and `key` goes on from there. It is removed at the end.
-        key: what tells this model from others, such as the hash of its weights.
+        progress: called with (images done, of how many) after every image.
+        keep: a file for the counts so far, written every minute and on any interruption; the next
+            call with the same protocol and `key` resumes there. It is removed at the end.
+        key: identifies this model, such as the hash of its weights.
+        **how: mode, scales, flip, precision, recurrence of `protocol.plan`; by default published.
 
-    Raises:
-        ConfigError: the split is of another data set.
-        DataError, DeviceError, WeightsError, ProtocolError: as `Split.read`, `inference.predict` and `Protocol`.
+    Raises `ConfigError` for a split of another data set; else as `Split.read` and `predict`.
 
     Source: SSSegmentation's evaluation (one confusion matrix over the whole split).
     """
     if split.dataset.key != config.dataset:
         raise ConfigError(
-            f"{config.name} was trained on {get_dataset(config.dataset).title} and the split is of {split.dataset.title}, whose classes "
-            f"are others; evaluate it on {config.dataset}"
+            f"{config.name} was trained on {get_dataset(config.dataset).title} and the split is "
+            f"of {split.dataset.title}, whose classes are others; evaluate it on {config.dataset}"
         )
-    protocol = plan(
-        split,
-        config,
-        mode=mode,
-        scales=scales,
-        flip=flip,
-        precision=precision,
-        recurrence=recurrence,
-    )
-    device, training, classes = torch.device(device), model.training, config.num_classes
+    protocol, device = plan(split, config, **how), torch.device(device)
+    tally = _Tally.resume(keep, protocol, key, config.num_classes)
+    training = model.training
     model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network = ready(cast(CCNet, model), device) if precision.startswith("fast") else model
-    tally = _Tally.begin(keep, protocol, key, classes)
-    running = tally.confusions().total()
-    start = saved = time.perf_counter()
+    fast = protocol.precision.startswith("fast")
+    network = ready(cast(CCNet, model), device) if fast else model
     try:
         with (
-            arithmetic(device, precision),
+            arithmetic(device, protocol.precision),
             closing(load(split, protocol, workers, first=len(tally.names))) as items,
         ):
             for item in items:
-                target, prediction = item.labels.numpy(), predict(network, item, protocol, device)
-                confusion = confusion_matrix(target, prediction, classes)
-                tally.add(
-                    item.name,
-                    confusion,
-                    boundary_tally(target, prediction, classes) if boundaries else None,
-                )
-                running += confusion
-                now = time.perf_counter()
-                tally.seconds, start = tally.seconds + now - start, now
-                if keep is not None and now - saved > SAVE_EVERY:
-                    tally.save(keep)
-                    saved = now
+                tally.add(item, predict(network, item, protocol, device), boundaries)
+                tally.save(every=SAVE_EVERY)
                 if progress is not None:
-                    so_far = scores(running)
-                    progress(
-                        len(tally.names), float("nan") if one_class(so_far.iou) else so_far.miou
-                    )
+                    progress(len(tally.names), len(split))
     except BaseException:
-        if keep is not None and tally.names:
-            tally.save(keep)
+        tally.save()
         raise
     finally:
         model.train(training)
     if keep is not None:
         keep.unlink(missing_ok=True)
-    confusions, edges = tally.confusions(), tally.edges if boundaries else None
-    edge_iou = None if edges is None else ratio(*edges)
-    return Evaluation(
-        protocol,
-        split.dataset.class_names,
-        confusions,
-        edges,
-        tally.seconds,
-        running,
-        **scores(running)._asdict(),
-        boundary_iou=edge_iou,
-    )
+    return tally.scored(protocol, split.dataset.class_names, boundaries)
 
 
 @dataclass
 class _Tally:
-    """Counts over the first images of a split, which can be stored and gone on with.
+    """Counts over the first images of a split, which can be saved and resumed.
 
     Attributes:
-        mark: of what was counted: protocol and model; only the same is gone on with.
-        parts: each image's confusion matrix, as (cells, counts) of its entries other than 0.
+        path: the file they are saved to, if any.
+        mark: protocol and model; only the same are resumed.
         edges: (2, K) intersection and union of the classes' boundaries, pixels.
+        parts: each image's confusion matrix, as (cells, counts) of its entries other than 0.
+        seconds: spent, over all resumptions, up to the clock `now`.
     """
 
+    path: Path | None
     mark: str
     num_classes: int
-    names: list[str]
-    parts: list[tuple[NDArray[Any], NDArray[Any]]]
     edges: NDArray[np.int64]
+    names: list[str] = field(default_factory=list)
+    parts: list[tuple[NDArray[Any], NDArray[Any]]] = field(default_factory=list)
     seconds: float = 0.0
+    now: float = field(default_factory=time.perf_counter)
+    saved: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def begin(cls, path: Path | None, protocol: Protocol, key: str, num_classes: int) -> "_Tally":
-        """What `save` left at `path` for this protocol and model, or an empty one."""
+    def resume(cls, path: Path | None, protocol: Protocol, key: str, num_classes: int) -> "_Tally":
+        """The counts saved at `path` for this protocol and model, or empty ones."""
         mark = json.dumps([protocol.to_dict(), key], sort_keys=True)
-        if path is not None and path.is_file():
-            with (
-                suppress(Exception),
-                np.load(path) as file,
-            ):  # damaged archives raise many kinds; then it is counted anew
-                if str(file["mark"]) == mark:
-                    ends = np.cumsum(file["lengths"])[:-1]
-                    parts = list(
-                        zip(
-                            np.split(file["cells"], ends),
-                            np.split(file["counts"], ends),
-                            strict=True,
-                        )
-                    )
-                    return cls(
-                        mark,
-                        num_classes,
-                        list(map(str, file["names"])),
-                        parts,
-                        file["edges"],
-                        float(file["seconds"]),
-                    )
-        return cls(mark, num_classes, [], [], np.zeros((2, num_classes), np.int64))
+        tally = cls(path, mark, num_classes, np.zeros((2, num_classes), np.int64))
+        if path is None or not path.is_file():
+            return tally
+        # Damaged archives raise many kinds of errors; then the counts begin anew.
+        with suppress(Exception), np.load(path) as file:
+            if str(file["mark"]) == mark:
+                cells, counts = (
+                    np.split(file[name], file["starts"][1:-1]) for name in ("cells", "counts")
+                )
+                saved = {"edges": file["edges"], "seconds": float(file["seconds"])}
+                names, parts = list(map(str, file["names"])), list(zip(cells, counts, strict=True))
+                return replace(tally, names=names, parts=parts, **saved)
+        return tally
 
-    def add(self, name: str, confusion: NDArray[np.int64], edges: NDArray[np.int64] | None) -> None:
-        """Count one image: its (K, K) confusion matrix and (2, K) boundaries."""
+    def add(self, item: Item, prediction: NDArray[np.uint8], boundaries: bool) -> None:
+        """Count one image and its prediction (H, W)."""
+        target = item.labels.numpy()
+        confusion = confusion_matrix(target, prediction, self.num_classes)
         cells = np.flatnonzero(confusion)
-        self.names.append(name)
+        self.names.append(item.name)
         self.parts.append((cells.astype(np.uint16), confusion.ravel()[cells].astype(np.uint32)))
-        if edges is not None:
-            self.edges += edges
+        if boundaries:
+            self.edges += boundary_tally(target, prediction, self.num_classes)
+        before, self.now = self.now, time.perf_counter()
+        self.seconds += self.now - before
 
+    @property
     def confusions(self) -> Confusions:
         """The confusion matrices of the images so far."""
         return Confusions.collect(self.names, self.num_classes, self.parts)
 
-    def save(self, path: Path) -> None:
-        """Store it, whole or not at all."""
-        cells, counts = zip(*self.parts, strict=True)
-        arrays = {
-            "lengths": [len(part) for part in cells],
-            "cells": np.concatenate(cells),
-            "counts": np.concatenate(counts),
-        }
-        save_arrays(
-            path, mark=self.mark, names=self.names, edges=self.edges, seconds=self.seconds, **arrays
+    def scored(
+        self, protocol: Protocol, class_names: tuple[str, ...], boundaries: bool
+    ) -> Evaluation:
+        """The scores of what was counted."""
+        confusions = self.confusions
+        confusion = confusions.total()
+        return Evaluation(
+            protocol,
+            class_names,
+            confusions,
+            self.edges if boundaries else None,
+            self.seconds,
+            confusion,
+            **scores(confusion)._asdict(),
+            boundary_iou=ratio(*self.edges) if boundaries else None,
         )
+
+    def save(self, every: float = 0.0) -> None:
+        """Write the counts, whole or not at all, if they are older than `every` seconds."""
+        if self.path is None or not self.names or self.now - self.saved < every:
+            return
+        self.saved = self.now
+        found = {name: getattr(self, name) for name in ("mark", "names", "edges", "seconds")}
+        cells = {name: getattr(self.confusions, name) for name in ("starts", "cells", "counts")}
+        save_arrays(self.path, **found, **cells)
+
+
+def on_own(config: Config, own: Dataset) -> Config:
+    """A model's configuration on a user's own folder; `ConfigError` for other classes."""
+    trained = get_dataset(config.dataset)
+    if own.class_names != trained.class_names:
+        there, here = (
+            ", ".join(d.class_names[:8]) + (", ..." if d.num_classes > 8 else "")
+            for d in (own, trained)
+        )
+        raise ConfigError(
+            f"{own.root} has {own.num_classes} classes ({there}) and the model was trained on "
+            f"{trained.num_classes} of {trained.title} ({here}); give a folder whose "
+            "classes.json has the model's names in their order"
+        )
+    return config if trained.classes else replace(config, dataset=own.key, alias="")
+
+
+def conflict(run: Run, protocol: Protocol) -> str:
+    """Why scores under `protocol` must not replace the run's; "" where they may."""
+    if run.scores is None:
+        return ""
+    try:
+        check_comparable(Protocol.from_dict(run.scores.get("protocol", {})), protocol)
+        return ""
+    except ProtocolError as error:
+        return f"{run.folder} holds scores under another protocol, which stay as they are: {error}"
 
 
 def score_table(found: Mapping[str, Any]) -> str:
-    """A Markdown table, in percent, of `Evaluation.to_dict`'s scores (or a scores.json): per class, the mean, the pixel accuracy."""
+    """A Markdown table, in percent, of a scores.json: per class, the mean, the pixel accuracy."""
     edges = found.get("per_class_boundary_iou") or {}
     rows = [
         (name, _percent(iou), _percent(edges.get(name)))
@@ -266,27 +275,58 @@ def score_table(found: Mapping[str, Any]) -> str:
     miou, interval = _percent(found["miou"]), found.get("miou_interval")
     if interval and None not in interval:
         miou += f" ({_percent(interval[0])} to {_percent(interval[1])})"
-    alone = one_class(found["per_class_iou"].values())
-    rows.append(
-        (f"**mean** ({alone or '95 % over images'})", miou, _percent(found.get("boundary_iou")))
-    )
-    lines = [
-        "| class | IoU % | boundary IoU % |",
-        "| --- | ---: | ---: |",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
+    remark = one_class(found["per_class_iou"].values()) or "95 % over images"
+    rows.append((f"**mean** ({remark})", miou, _percent(found.get("boundary_iou"))))
+    lines = ["| class | IoU % | boundary IoU % |", "| --- | ---: | ---: |"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", f"pixel accuracy {_percent(found['pixel_accuracy'])} %"]) + "\n"
 
 
 def published_line(config: Config, found: Mapping[str, Any]) -> str:
     """One sentence that sets the score beside the published one, or says why it can't be."""
-    if config.published_miou is None:
-        return f"no mIoU is published for {config.name} as it is configured here"
-    try:
-        check_comparable(Protocol.from_dict(found["protocol"]), published_protocol(config))
-    except ProtocolError as error:
-        return f"published: {config.published_miou:.2f} %, not comparable: {error}"
-    return f"mIoU {_percent(found['miou'])} %, published {config.published_miou:.2f} % under the same protocol ({config.published_url})"
+    return beside_published(config, found).line
+
+
+@dataclass(frozen=True)
+class BeaconScores:
+    """Scores on beacon scenes, 0..1; accuracies are over disc pixels (chance 0.25).
+
+    Attributes:
+        miou: over background and the discs' four kinds.
+        on_cross: accuracy on discs whose cell shares a row or column with the beacon.
+        off_cross: accuracy on the other disc pixels.
+        out_of_reach: accuracy on disc pixels off the cross that not even the upsampling connects
+            with it at R = 1.
+    """
+
+    miou: float
+    on_cross: float
+    off_cross: float
+    out_of_reach: float
+
+
+@torch.inference_mode()
+def score_demo(
+    model: CCNet, recurrence: int | None = None, seeds: range = HELD_OUT
+) -> BeaconScores:
+    """Scores of a demo model on the scenes of `seeds`, by default at its own recurrence."""
+    classes = get_dataset("beacons").num_classes
+    confusion = np.zeros((classes, classes), np.int64)
+    right = {"on_cross": 0, "off_cross": 0, "out_of_reach": 0}  # disc pixels
+    count = dict.fromkeys(right, 0)
+    for seed in seeds:
+        scene = beacons.make_scene(seed)
+        image = normalise(scene.image[None]).to(model.attention.gamma.device)
+        logits = model(image, recurrence=recurrence).logits[0]
+        predicted = upsampled_labels([logits], scene.labels.shape).cpu().numpy()
+        confusion += confusion_matrix(scene.labels, predicted, classes)
+        disc, on = scene.labels > 0, beacons.on_cross(scene)
+        places = {"on_cross": on, "off_cross": ~on, "out_of_reach": beacons.out_of_reach(scene)}
+        for name, place in places.items():
+            right[name] += int((predicted == scene.labels)[disc & place].sum())
+            count[name] += int((disc & place).sum())
+    accuracies = {name: right[name] / max(1, count[name]) for name in right}
+    return BeaconScores(scores(confusion).miou, **accuracies)
 
 
 def _plain(value: float | NDArray[np.float64]) -> float | None:

@@ -1,37 +1,34 @@
-"""Labels of pictures as files, in the data set's own ids; who predicts them is handed in, what they score is evaluation.py's."""
+"""Predicted labels of pictures as PNG files, in the data set's own ids.
+
+What predicts them is passed in; how they score is in evaluate.py.
+"""
 
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
+from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import Dataset
-from ccnet_lab.data.images import PROMISED
-from ccnet_lab.errors import ImageError, MissingFileError, RunError
+from ccnet_lab.data.images import PROMISED, read_image
+from ccnet_lab.data.transforms import fit
+from ccnet_lab.device import arithmetic
+from ccnet_lab.errors import DeviceError, ImageError, MissingFileError, RunError
+from ccnet_lab.evaluation.predict import Item, predict
+from ccnet_lab.evaluation.protocol import Protocol
 from ccnet_lab.files import write_text, write_whole
+from ccnet_lab.model.folding import ready
 
 ENDINGS = (
-    *(
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".webp",
-        ".avif",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".gif",
-        ".mpo",
-    ),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"),
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".tif", ".tiff"),
+    *(".bmp", ".gif", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"),
 )
 RECORD = "predicted.json"  # beside the labels: what made them
 
@@ -44,7 +41,7 @@ class Wanted(NamedTuple):
 
 
 def pictures_of(source: Path, out: Path) -> list[Wanted]:
-    """The picture `source`, or all in that folder and its subfolders, which are kept below `out`; `a.jpg` becomes `a.png`.
+    """The picture `source`, or all in that folder; subfolders are kept, `a.jpg` becomes `a.png`.
 
     Where two would become the same file, both keep their endings: `a.jpg.png`, `a.webp.png`.
 
@@ -58,21 +55,19 @@ def pictures_of(source: Path, out: Path) -> list[Wanted]:
         raise MissingFileError(f"there is no picture or folder {source}; give one that exists")
     if out.resolve() == source.resolve():
         raise RunError(
-            f"--out is the folder of the pictures, {source}; give another, so that labels are not taken for pictures"
+            f"--out is the folder of the pictures, {source}; give another, "
+            "so that labels are not taken for pictures"
         )
-    found = [
-        path
-        for path in sorted(source.rglob("*"))
-        if path.suffix.lower() in ENDINGS and path.is_file()
-    ]
-    found = [
-        path
-        for path in found
-        if not _hidden(path.relative_to(source)) and out.resolve() not in path.resolve().parents
-    ]
+
+    def is_picture(path: Path) -> bool:
+        hidden = any(part.startswith(".") for part in path.relative_to(source).parts)
+        inside_out = out.resolve() in path.resolve().parents
+        return path.suffix.lower() in ENDINGS and path.is_file() and not hidden and not inside_out
+
+    found = [path for path in sorted(source.rglob("*")) if is_picture(path)]
     if not found:
         raise MissingFileError(
-            f"there is no picture in {source}; expected {PROMISED} files, in it or in its subfolders"
+            f"there is no picture in {source}; expected {PROMISED} files, in it or its subfolders"
         )
     names = [path.relative_to(source).with_suffix(".png") for path in found]
     return [
@@ -82,28 +77,55 @@ def pictures_of(source: Path, out: Path) -> list[Wanted]:
 
 
 def begin(out: Path, record: Mapping[str, Any]) -> None:
-    """Note in `out` what makes the labels; raises `RunError` where others are there, made otherwise, which would be mixed."""
+    """Note in `out` what makes the labels; `RunError` where labels made otherwise are there."""
     if out.exists() and not out.is_dir():
         raise RunError(
             f"{out} is a file; expected a folder for the labels, which is made where there is none"
         )
     out.mkdir(parents=True, exist_ok=True)
-    path = out / RECORD
+    path, now = out / RECORD, json.loads(json.dumps(record))
     if path.is_file():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-            differing = [
-                name
-                for name in {**before, **record}
-                if before.get(name) != json.loads(json.dumps(record.get(name)))
-            ]
-        except (OSError, ValueError, AttributeError) as error:
+            differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             raise RunError(f"{path} cannot be read ({error}); give another --out") from None
         if differing:
             raise RunError(
-                f"{out} holds labels that were made otherwise ({', '.join(differing)} in {RECORD}); give another --out"
+                f"{out} holds labels that were made otherwise ({', '.join(differing)} in "
+                f"{RECORD}); give another --out"
             )
     write_text(path, json.dumps(record, indent=1) + "\n", RunError)
+
+
+def labeller(
+    model: nn.Module, config: Config, device: torch.device, precision: str
+) -> Callable[[Path], NDArray[np.uint8]]:
+    """A function from a picture to its class ids (H, W); the model is in eval mode on `device`."""
+    protocol = Protocol(
+        dataset=config.dataset,
+        split="",
+        images=1,
+        resize=config.resize,
+        precision=precision,
+        recurrence=config.recurrence,
+    )
+    network = ready(model, device) if precision.startswith("fast") else model  # type: ignore[arg-type]
+
+    def labels(path: Path) -> NDArray[np.uint8]:
+        try:
+            image = read_image(path)
+            size = torch.empty(image.shape[:2], dtype=torch.uint8)
+            item = Item(path.name, size, torch.from_numpy(fit(image, *config.resize)))
+            with arithmetic(device, precision):
+                return predict(network, item, protocol, device)
+        except (DeviceError, MemoryError):
+            raise DeviceError(
+                f"{device} ran out of memory on {path}; "
+                "use --precision bf16 or --device cpu, or make it smaller"
+            ) from None
+
+    return labels
 
 
 def label_files(
@@ -112,29 +134,34 @@ def label_files(
     dataset: Dataset,
     colour: bool = False,
 ) -> Iterator[tuple[Wanted, str]]:
-    """Write the labels of each picture that has none yet; gives each with "" or, where it cannot be read, the reason.
+    """Write the labels of each picture that has none yet; yields each with "" or its error.
 
     Args:
-        wanted: as `pictures_of` gives them.
-        predict: a picture's file to its class ids (H, W); raises `ImageError` for one that cannot be read.
+        wanted: from `pictures_of`.
+        predict: from `labeller`; raises `ImageError` for a picture that cannot be read.
+        dataset: whose ids and colours are written.
         colour: whether to write RGB in the data set's colours instead of ids.
     """
     for one in wanted:
         fault = ""
         if not one.labels.is_file():
             try:
-                content = labels_png(predict(one.picture), dataset, colour)
-                one.labels.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(one.labels, partial(Path.write_bytes, data=content), RunError)
+                _write(one.labels, labels_png(predict(one.picture), dataset, colour))
             except (ImageError, MissingFileError) as error:
                 fault = str(error)
             except PermissionError as error:
-                fault = f"{error.filename or one.picture} cannot be read ({error.strerror}); look at its rights"
+                path = error.filename or one.picture
+                fault = f"{path} cannot be read ({error.strerror}); look at its rights"
         yield one, fault
 
 
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda temporary: temporary.write_bytes(content), RunError)
+
+
 def labels_png(labels: NDArray[np.uint8], dataset: Dataset, colour: bool = False) -> bytes:
-    """A PNG file of class ids (H, W): the ids of the data set's mask files under its palette, or its colours as RGB."""
+    """A PNG of class ids (H, W): ids of the data set's masks with its palette, or RGB colours."""
     palette = np.array(dataset.palette, np.uint8)  # (K, 3)
     if colour:
         picture = Image.fromarray(palette[labels])
@@ -142,19 +169,8 @@ def labels_png(labels: NDArray[np.uint8], dataset: Dataset, colour: bool = False
         ids = np.array(dataset.label_ids or range(dataset.num_classes), np.uint8)  # (K,)
         colours = np.zeros((256, 3), np.uint8)
         colours[ids] = palette
-        picture = _with_palette(ids[labels], colours)
+        picture = Image.fromarray(ids[labels])
+        picture.putpalette(colours.tobytes())
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
-
-
-def _with_palette(ids: NDArray[np.uint8], colours: NDArray[np.uint8]) -> Image.Image:
-    picture = Image.frombytes(
-        "P", (ids.shape[1], ids.shape[0]), np.ascontiguousarray(ids).tobytes()
-    )
-    picture.putpalette(colours.tobytes())
-    return picture
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)

@@ -1,7 +1,10 @@
-"""Metrics: an image's counts, kept for every image, and the numbers that follow from them. Where predictions come from is inference.py."""
+"""Counts of pixels per image, and the scores and intervals that follow from them.
+
+Where the predictions come from is in predict.py.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +21,7 @@ LEVEL = 0.95  # of the intervals
 
 
 class Scores(NamedTuple):
-    """iou: (K,), NaN for a class that neither occurs nor is predicted; miou: mean over the others; pixel_accuracy."""
+    """iou: (K,), NaN for a class that neither occurs nor is predicted; miou: of the others."""
 
     iou: NDArray[np.float64]
     miou: float
@@ -28,7 +31,7 @@ class Scores(NamedTuple):
 def confusion_matrix(
     target: NDArray[np.integer], prediction: NDArray[np.integer], num_classes: int
 ) -> NDArray[np.int64]:
-    """(K, K) counts of pixels: row true class, column predicted class; pixels labelled `IGNORE` are left out."""
+    """(K, K) counts of pixels, row true class, column predicted class; `IGNORE` is left out."""
     if target.shape != prediction.shape:
         raise ValueError(
             f"labels are {target.shape} and predictions {prediction.shape}; expected one size"
@@ -46,47 +49,46 @@ def scores(confusion: NDArray[np.integer]) -> Scores:
 
 
 def one_class(iou: Iterable[float | None]) -> str:
-    """What stands beside a mean of these IoUs, None or NaN for classes without pixels, where it is a single class's; "" where it is not."""
-    return (
-        "a single class: nothing was told apart"
-        if sum(value is not None and value == value for value in iou) == 1
-        else ""
-    )
+    """A remark for a mean of IoUs that is a single class's; "" for other means.
+
+    None or NaN stand for classes without pixels.
+    """
+    known = sum(value is not None and value == value for value in iou)
+    return "a single class: nothing was told apart" if known == 1 else ""
 
 
 def miou_text(found: Mapping[str, Any]) -> str:
-    """The mIoU of a scores.json in words, in percent, with what `one_class` says of it."""
-    alone = one_class(found["per_class_iou"].values())
+    """The mIoU of a scores.json in percent, with the remark of `one_class`."""
+    remark = one_class(found["per_class_iou"].values())
     value = "-" if found["miou"] is None else f"{100 * found['miou']:.2f} %"
-    return f"mIoU {value}" + (f" ({alone})" if alone else "")
+    return f"mIoU {value}" + (f" ({remark})" if remark else "")
 
 
 def boundary(labels: NDArray[np.uint8], distance: int) -> NDArray[np.bool_]:
-    """(H, W): the pixels within `distance` of their region's contour, for all regions at once; the image's border is a contour.
+    """(H, W): pixels within `distance` of their region's contour or the image's border.
 
-    A pixel is inside its region if the square of 2 `distance` + 1 pixels around it holds no other label and lies in the image, which is
-    the erosion of every region by that square.
+    A pixel is inside its region if the square of 2 `distance` + 1 pixels around it holds no other
+    label and lies in the image, which is the erosion of every region by that square.
 
-    Source: Cheng et al., "Boundary IoU", CVPR 2021, and its boundary_iou_api (`mask_to_boundary`).
+    Source: Cheng et al., "Boundary IoU", CVPR 2021, and its boundary_iou_api
+    (`mask_to_boundary`).
     """
     near = np.ones(labels.shape, np.bool_)
     if min(labels.shape) > 2 * distance:
         inner = near[distance : labels.shape[0] - distance, distance : labels.shape[1] - distance]
-        np.not_equal(
-            _filter(labels, 2 * distance + 1, np.maximum),
-            _filter(labels, 2 * distance + 1, np.minimum),
-            out=inner,
-        )
+        most = _filter(labels, 2 * distance + 1, np.maximum)
+        least = _filter(labels, 2 * distance + 1, np.minimum)
+        np.not_equal(most, least, out=inner)
     return near
 
 
 def boundary_tally(
     target: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
 ) -> NDArray[np.int64]:
-    """(2, K) pixels: intersection and union of each class's boundaries in target and prediction, both (H, W).
+    """(2, K) pixels: intersection and union of each class's boundaries in two maps (H, W).
 
-    Boundaries reach max(1, round(0.02 x the image's diagonal)) pixels inwards. Pixels labelled `IGNORE` count for no class; in both maps
-    they are a region of their own, so that a perfect prediction scores 1.
+    Boundaries reach max(1, round(0.02 x the image's diagonal)) pixels inwards. `IGNORE` counts
+    for no class and is a region of its own in both maps, so that a perfect prediction scores 1.
     """
     distance = max(1, round(DILATION_RATIO * float(np.hypot(*target.shape))))
     prediction = np.where(target == IGNORE, np.uint8(IGNORE), prediction)
@@ -103,9 +105,11 @@ def boundary_tally(
 
 @dataclass(frozen=True)
 class Confusions:
-    """The confusion matrix of every image, kept as its non-zero cells. N images, K classes, M cells in all.
+    """The confusion matrix of every image, kept as its non-zero cells.
 
     Attributes:
+        names: of the N images.
+        num_classes: K.
         starts: (N + 1,) int64; image n has the cells starts[n] : starts[n + 1].
         cells: (M,) uint16, true class * K + predicted class.
         counts: (M,) uint32 pixels.
@@ -126,15 +130,12 @@ class Confusions:
     ) -> "Confusions":
         """From each image's (cells, counts)."""
         starts = np.cumsum([0, *(len(cells) for cells, _ in parts)])
-        cells, counts = (
-            np.concatenate([part[i] for part in parts] or [np.zeros(0)]) for i in (0, 1)
-        )
-        return cls(
-            tuple(names), num_classes, starts, cells.astype(np.uint16), counts.astype(np.uint32)
-        )
+        cells = np.concatenate([cells for cells, _ in parts] or [np.zeros(0)]).astype(np.uint16)
+        counts = np.concatenate([counts for _, counts in parts] or [np.zeros(0)]).astype(np.uint32)
+        return cls(tuple(names), num_classes, starts, cells, counts)
 
     def total(self, weights: NDArray[np.number] | None = None) -> NDArray[np.int64]:
-        """(K, K) sum of the matrices, image n taken weights[n] times, a whole number; all once by default."""
+        """(K, K) sum of the matrices; image n counts weights[n] times, by default once."""
         repeats = np.ones(len(self.names)) if weights is None else np.asarray(weights, np.float64)
         values = self.counts * np.repeat(repeats, np.diff(self.starts))
         sums = np.bincount(self.cells, values, minlength=self.num_classes**2)
@@ -145,28 +146,25 @@ class Confusions:
         """(2, N, K): each image's right pixels per class, and true plus predicted ones."""
         rows = np.repeat(np.arange(len(self.names)), np.diff(self.starts))
         true, predicted = np.divmod(self.cells.astype(np.int64), self.num_classes)
+        right = true == predicted
         margins = np.zeros((2, len(self.names), self.num_classes))
-        np.add.at(
-            margins[0],
-            (rows[true == predicted], true[true == predicted]),
-            self.counts[true == predicted],
-        )
+        np.add.at(margins[0], (rows[right], true[right]), self.counts[right])
         np.add.at(margins[1], (rows, true), self.counts)
         np.add.at(margins[1], (rows, predicted), self.counts)
         return margins
 
     def resampled_iou(self, weights: NDArray[np.number]) -> NDArray[np.float64]:
-        """The IoU per class (..., K) of the sum of the matrices, image n taken weights[..., n] times; weights (..., N)."""
+        """(..., K) IoU where image n counts weights[..., n] times; weights (..., N)."""
         right, both = weights @ self._margins[0], weights @ self._margins[1]  # (..., K)
         return ratio(right, both - right)
 
     def resampled_miou(
         self, weights: NDArray[np.number]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The mIoU (...,) of that sum, and its standard error as the images' influences on it give it (the infinitesimal jackknife).
+        """(...,) mIoU of `resampled_iou`, and its standard error by the infinitesimal jackknife.
 
-        Influence of an image: the derivative of the mIoU by its weight, the mean over the classes of
-        (right (1 + IoU) - IoU (true + predicted)) / union.
+        The influence of an image is the derivative of the mIoU by its weight: the mean over the
+        classes of (right (1 + IoU) - IoU (true + predicted)) / union.
 
         Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 21.3.
         """
@@ -175,20 +173,14 @@ class Confusions:
         known = ~np.isnan(iou)
         part = ratio(known, (both - right) * np.maximum(known.sum(-1, keepdims=True), 1))
         part, value = np.where(known, part, 0), np.where(known, iou, 0)
-        influence = (part * (1 + value)) @ self._margins[0].T - (part * value) @ self._margins[
-            1
-        ].T  # (..., N)
-        return mean(iou), np.sqrt((weights * influence**2).sum(-1))
+        gain = (part * (1 + value)) @ self._margins[0].T  # (..., N)
+        loss = (part * value) @ self._margins[1].T
+        return mean(iou), np.sqrt((weights * (gain - loss) ** 2).sum(-1))
 
     def save(self, path: str | Path) -> None:
         """Write a compressed .npz of the five attributes, whole or not at all."""
-        save_arrays(
-            Path(path),
-            **{
-                name: getattr(self, name)
-                for name in ("names", "num_classes", "starts", "cells", "counts")
-            },
-        )
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        save_arrays(Path(path), **arrays)
 
 
 def save_arrays(path: Path, **arrays: Any) -> None:
@@ -202,25 +194,20 @@ def save_arrays(path: Path, **arrays: Any) -> None:
 
 
 def load_confusions(path: str | Path) -> Confusions:
-    """What `Confusions.save` wrote; raises `MissingFileError` or `RunError` where it cannot be read."""
+    """Read what `Confusions.save` wrote; raises `MissingFileError`, or `RunError` if damaged."""
     if not Path(path).is_file():
         raise MissingFileError(
-            f"there are no confusion matrices {path}; `python scripts/evaluate.py RUN --data ROOT` writes them"
+            f"there are no confusion matrices {path}; "
+            "`python scripts/evaluate.py RUN --data ROOT` writes them"
         )
     try:
         with np.load(path) as file:
             names = tuple(map(str, file["names"]))
-            found = Confusions(
-                names, int(file["num_classes"]), file["starts"], file["cells"], file["counts"]
-            )
-        starts, cells, counts = found.starts, found.cells, found.counts
+            starts, cells, counts = (file[name] for name in ("starts", "cells", "counts"))
+            found = Confusions(names, int(file["num_classes"]), starts, cells, counts)
         kinds = starts.dtype.kind + cells.dtype.kind + counts.dtype.kind
-        if (
-            kinds != "iuu"
-            or not 0 < len(names) == len(starts) - 1
-            or starts[0] != 0
-            or (np.diff(starts) < 0).any()
-        ):
+        whole = kinds == "iuu" and 0 < len(names) == len(starts) - 1 and starts[0] == 0
+        if not whole or (np.diff(starts) < 0).any():
             raise ValueError("its images have no cells of their own")
         if not starts[-1] == len(cells) == len(counts) or (cells >= found.num_classes**2).any():
             raise ValueError(f"its cells are not those of {found.num_classes} classes")
@@ -232,24 +219,24 @@ def load_confusions(path: str | Path) -> Confusions:
 def bootstrap_interval(
     confusions: Confusions, draws: int = 1000, seed: int = 0, level: float = LEVEL
 ) -> tuple[float, float]:
-    """(low, high) of the mIoU, 0..1, when as many images are drawn anew with replacement; NaN for fewer than two images.
+    """(low, high) of the mIoU (0..1) over resampled images; NaN for fewer than two images.
 
-    The symmetric bootstrap-t interval: a draw's distance from the score counts in the draw's own standard errors. Plain percentiles of the
-    draws miss the truth too often where classes occur in few images, since every draw's mIoU is biased once more
-    (tests/test_board.py measures both). It says nothing of the spread between trainings, which for this network is larger (1.0-1.3 points).
+    The symmetric bootstrap-t interval: a draw's distance from the score counts in the draw's own
+    standard errors. Plain percentiles miss the truth too often where classes occur in few images,
+    since every draw's mIoU is biased once more (tests/reports/test_board.py measures both). It
+    does not cover the spread between trainings, which is larger here (1.0-1.3 points).
 
     Source: Hall, The Bootstrap and Edgeworth Expansion, 1992, section 3.6.
     """
     if draws < 1:
         raise ValueError(f"draws is {draws}; expected 1 or more")
-    if len(confusions.names) < 2:
+    count = len(confusions.names)
+    if count < 2:
         return float("nan"), float("nan")
-    miou, error = confusions.resampled_miou(np.ones(len(confusions.names)))
+    miou, error = confusions.resampled_miou(np.ones(count))
     if not error > 1e-12:  # identical images, or none that is labelled
         return float(miou), float(miou)
-    found = [
-        confusions.resampled_miou(weights) for weights in _drawn(len(confusions.names), draws, seed)
-    ]
+    found = [confusions.resampled_miou(weights) for weights in _drawn(count, draws, seed)]
     values, errors = (np.concatenate(parts) for parts in zip(*found, strict=True))
     reach = float(error * np.nanquantile(ratio(np.abs(values - miou), errors), level))
     return max(0.0, float(miou) - reach), min(1.0, float(miou) + reach)
@@ -258,23 +245,23 @@ def bootstrap_interval(
 def paired_intervals(
     a: Confusions, b: Confusions, draws: int = 1000, seed: int = 0, level: float = LEVEL
 ) -> NDArray[np.float64]:
-    """(2, K + 1) low and high of the IoU of `a` less that of `b`, per class and for the mIoU last; both hold the same images in one order.
+    """(2, K + 1) low and high of the IoU of `a` less that of `b`, the mIoU's last.
 
-    Percentiles of the draws, which are the same for both; NaN for a class that neither has, and for fewer than two images.
+    Both hold the same images in one order. Percentiles of draws that are the same for both; NaN
+    for a class that neither has, and for fewer than two images.
     """
-    if len(a.names) < 2:
+    count = len(a.names)
+    if count < 2:
         return np.full((2, a.num_classes + 1), np.nan)
     found = []
-    for weights in _drawn(len(a.names), draws, seed):
-        ours, theirs = a.resampled_iou(weights), b.resampled_iou(weights)
-        found.append(np.concatenate([ours - theirs, (mean(ours) - mean(theirs))[:, None]], axis=1))
+    for weights in _drawn(count, draws, seed):
+        first, second = a.resampled_iou(weights), b.resampled_iou(weights)
+        means = (mean(first) - mean(second))[:, None]
+        found.append(np.concatenate([first - second, means], axis=1))
     table = np.concatenate(found)  # (draws, K + 1)
     table[:, np.isnan(table).all(0)] = 0  # np.nanquantile warns of columns without a number
-    known = ~np.isnan(
-        np.concatenate(
-            [a.resampled_iou(np.ones(len(a.names))) - b.resampled_iou(np.ones(len(b.names))), [0.0]]
-        )
-    )
+    whole = a.resampled_iou(np.ones(count)) - b.resampled_iou(np.ones(count))
+    known = ~np.isnan(np.append(whole, 0.0))
     limits = np.nanquantile(table, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return np.where(known, limits, np.nan)
 
@@ -301,7 +288,7 @@ def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _filter(labels: NDArray[np.uint8], size: int, reduce: np.ufunc) -> NDArray[np.uint8]:
-    """(H - size + 1, W - size + 1): `reduce` over every whole square of `size`, by doubling the reach."""
+    """(H - size + 1, W - size + 1): `reduce` over every square of `size`, by doubling the reach."""
     for _ in range(2):
         reach = 1
         while reach < size:

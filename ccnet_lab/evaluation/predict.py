@@ -1,4 +1,7 @@
-"""Prediction over a split as a protocol says: whole image or sliding window, scales, flip. What the labels score is in evaluation.py."""
+"""Class ids of images as a protocol says: whole or by windows, at several scales, flipped.
+
+What they score is in evaluate.py; how they are written to files in label_files.py.
+"""
 
 from collections.abc import Generator
 from typing import Any, NamedTuple
@@ -16,11 +19,11 @@ from ccnet_lab.data.transforms import fit, normalise
 from ccnet_lab.device import out_of_memory
 from ccnet_lab.errors import DeviceError, LabError, ProtocolError
 from ccnet_lab.evaluation.protocol import Protocol
-from ccnet_lab.model.upsample import check_finite, upsampled_labels
+from ccnet_lab.model.upsample import check_finite, upsample, upsampled_labels
 
 
 class Item(NamedTuple):
-    """One image of a split as the network takes it: labels (H, W) uint8, pixels (H', W', 3) uint8 RGB at scale 1."""
+    """One image: labels (H, W) uint8 at its own size, pixels (H', W', 3) uint8 RGB at scale 1."""
 
     name: str
     labels: Tensor
@@ -30,30 +33,31 @@ class Item(NamedTuple):
 def load(
     split: Split, protocol: Protocol, workers: int = 0, first: int = 0
 ) -> Generator[Item, None, None]:
-    """The images of a split in order, from number `first` on, decoded and fitted ahead by `workers`; raises as `Split.read` does.
+    """The images of a split in order, from number `first` on; raises as `Split.read` does.
 
-    To be closed where they are not read to their end, since the workers live until then.
+    `workers` processes read ahead. They live until the generator is closed or at its end.
     """
-    how: dict[str, Any] = dict(
-        num_workers=workers, collate_fn=shared, worker_init_fn=leave_signals_to_the_parent
+    loader = DataLoader(
+        _Items(split, protocol),
+        batch_size=None,
+        sampler=range(first, len(split)),
+        num_workers=workers,
+        collate_fn=shared,
+        worker_init_fn=leave_signals_to_the_parent,
     )
-    return given(DataLoader(_Items(split, protocol), None, sampler=range(first, len(split)), **how))
+    return given(loader)
 
 
 class _Items(Dataset[Any]):
-    """An error is an item, too, since a loader would bury its sentence in a worker's traceback."""
-
     def __init__(self, split: Split, protocol: Protocol) -> None:
         self.split, self.protocol = split, protocol
 
     def __getitem__(self, index: int) -> Item | LabError:
+        """An image, or its error: raised here, a worker's traceback would bury it."""
         try:
             sample = self.split.read(index)
-            return Item(
-                sample.name,
-                torch.from_numpy(sample.labels),
-                torch.from_numpy(fit(sample.image, *self.protocol.resize)),
-            )
+            pixels = torch.from_numpy(fit(sample.image, *self.protocol.resize))
+            return Item(sample.name, torch.from_numpy(sample.labels), pixels)
         except Exception as error:
             return fault(self.split.pairs[index], error)
 
@@ -64,8 +68,8 @@ def predict(
 ) -> NDArray[np.uint8]:
     """(H, W) class ids of one image at its labels' size.
 
-    The model is in eval mode on `device`. Scales, mode, flip and recurrence are the protocol's: the normalised image is scaled, each
-    scale is predicted as it is and mirrored, and the raw logits of all passes are averaged at the labels' size.
+    The model is in eval mode on `device`. The normalised image is scaled, each scale is predicted
+    as it is and mirrored, and the raw logits of all passes are averaged at the labels' size.
 
     Raises:
         ProtocolError: a scale leaves nothing of the image.
@@ -75,22 +79,21 @@ def predict(
     Source: SSSegmentation's `auginference` and tester.
     """
     forward = _slide if protocol.mode == "slide" else _logits
-    passes = []
+    smallest, passes = min(protocol.scales), []
+    height, width = item.pixels.shape[:2]
+    if min(height, width) * smallest < 1:
+        raise ProtocolError(
+            f"{item.name} is {width} x {height} pixels as the network takes it, "
+            f"of which --scales {smallest:g} leaves none; give a larger scale"
+        )
     try:
         image = normalise(item.pixels.to(device))[None]  # (1, 3, H', W')
-        if min(item.pixels.shape[:2]) * min(protocol.scales) < 1:
-            came = (
-                f"{item.name} is {image.shape[3]} x {image.shape[2]} pixels as the network takes it"
-            )
-            raise ProtocolError(
-                f"{came}, of which --scales {min(protocol.scales):g} leaves none; give a larger scale"
-            )
         for scale in protocol.scales:
-            scaled = (
-                image
-                if scale == 1
-                else F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
-            )
+            scaled = image
+            if scale != 1:
+                scaled = F.interpolate(
+                    image, scale_factor=scale, mode="bilinear", align_corners=False
+                )
             passes.append(forward(model, scaled, protocol))
             if protocol.flip:
                 passes.append(forward(model, scaled.flip(-1), protocol).flip(-1))
@@ -99,9 +102,10 @@ def predict(
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        height, width = (int(side * max(protocol.scales)) for side in item.pixels.shape[:2])
+        largest = max(protocol.scales)
         raise DeviceError(
-            f"{device} ran out of memory on {item.name}, {width} x {height} as the network takes it, mode {protocol.mode}; "
+            f"{device} ran out of memory on {item.name}, {int(width * largest)} x "
+            f"{int(height * largest)} as the network takes it, mode {protocol.mode}; "
             "use --mode slide, smaller --scales, --precision bf16 or --device cpu"
         ) from None
 
@@ -113,30 +117,26 @@ def _logits(model: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:
 
 
 def _slide(model: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:
-    """(K, H', W') float32: the windows' logits resized to the windows, averaged where they overlap. A window ends where the image does."""
-    window, stride = (
-        protocol.window or tuple(image.shape[2:]),
-        protocol.stride or tuple(image.shape[2:]),
-    )
-    tops, lefts = map(_starts, image.shape[2:], window, stride)
-    total, times = torch.empty(0), image.new_zeros(tuple(image.shape[2:]))
+    """(K, H', W') float32: the windows' upsampled logits, averaged where they overlap.
+
+    A window ends where the image does.
+    """
+    size = tuple(image.shape[2:])
+    window, stride = protocol.window or size, protocol.stride or size
+    tops, lefts = map(_starts, size, window, stride)
+    total, times = torch.empty(0), image.new_zeros(size)
     for top in tops:
         for left in lefts:
             here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
             part = image[here]
-            logits = F.interpolate(
-                _logits(model, part, protocol)[None],
-                size=part.shape[2:],
-                mode="bilinear",
-                align_corners=False,
-            )[0]
-            total = total if total.numel() else logits.new_zeros((len(logits), *times.shape))
+            logits = upsample(_logits(model, part, protocol)[None], part.shape[2:])[0]
+            total = total if total.numel() else logits.new_zeros((len(logits), *size))
             total[here] += logits
             times[here] += 1
     return total.div_(times)
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin so that they cover `length`; the last one is moved back to end with it."""
+    """Where windows begin so that they cover `length`; the last one is moved back to end there."""
     last = max(0, length - window)
     return sorted({min(start, last) for start in range(0, last + stride, stride)})

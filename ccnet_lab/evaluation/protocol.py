@@ -1,4 +1,4 @@
-"""Protocol: how a score was measured, and whether two scores may be compared. Who measures so is inference.py."""
+"""How a score was measured, and whether two scores may be compared. predict.py measures so."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,34 +10,36 @@ from ccnet_lab.data.datasets import Split, describe
 from ccnet_lab.errors import ProtocolError
 from ccnet_lab.runs import Run
 
-MODES, PRECISIONS = ("whole", "slide"), ("fp32", "bf16", "fast fp32", "fast bf16")
-AVERAGING, RESIZING = ("logits", "softmax"), ("opencv", "torchvision")
-_GOES_WITH = {
-    "images": "split",
-    "names_crc32": "images",
-    "window": "mode",
-    "stride": "window",
-}  # fields that differ along with another
+_CHOICES = {
+    "mode": ("whole", "slide"),
+    "precision": ("fp32", "bf16", "fast fp32", "fast bf16"),
+    "averaging": ("logits", "softmax"),
+    "resizing": ("opencv", "torchvision"),
+}
+# Fields that differ along with another, which alone is shown.
+_GOES_WITH = {"images": "split", "names_crc32": "images", "window": "mode", "stride": "window"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a score was measured. It stands beside every score; `check_comparable` refuses to compare what was measured otherwise.
+    """How a score was measured; it is stored beside every score.
 
     Attributes:
-        dataset, split, images, names_crc32: what was scored, as `data.datasets.describe` says; a checksum of "" stands for any.
+        dataset, split, images, names_crc32: what was scored, as `data.datasets.describe` says; a
+            checksum of "" stands for any.
         mode: "whole" image, or "slide": the logits of overlapping windows averaged.
         scales: factors on the fitted image's sides.
         flip: whether the mirrored image is predicted, too.
-        averaging: of what, with several scales or with flip: "logits", of scaled tensors, as the reference does; "softmax", of pictures
-            resized anew, in scores that were stored before that was the rule.
+        averaging: of "logits" over scales and flips, as in the reference; scores that were stored
+            before have "softmax", of pictures resized anew.
         resize: (long, short) sides the image is fitted into at scale 1, ratio kept.
-        resizing: by whose bilinear: "opencv", as the reference; "torchvision" in scores that were stored before.
+        resizing: by "opencv", as in the reference; earlier scores have "torchvision".
         window, stride: (H, W) pixels of the fitted image; None for whole images.
-        precision: "fp32" (TF32 off) or "bf16" autocast, of the network itself or, "fast" before it, of what `model.fast.ready` gives.
+        precision: "fp32" (TF32 off) or "bf16" (autocast); after "fast", of the network that
+            `model.folding.ready` gives.
         recurrence: R used.
 
-    A value that cannot be raises `ProtocolError`.
+    An impossible value raises `ProtocolError`.
     """
 
     dataset: str
@@ -56,20 +58,15 @@ class Protocol:
     recurrence: int = 2
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("mode", MODES),
-            ("precision", PRECISIONS),
-            ("averaging", AVERAGING),
-            ("resizing", RESIZING),
-        ):
-            if getattr(self, name) not in known:
-                raise ProtocolError(
-                    f"{name} is {getattr(self, name)!r}; expected {' or '.join(known)}"
-                )
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ProtocolError(f"{name} is {value!r}; expected {' or '.join(known)}")
         scales = tuple(sorted({float(scale) for scale in self.scales}))
         if not scales or not all(0 < scale <= 8 for scale in scales):
             raise ProtocolError(
-                f"scales are {list(self.scales)}; expected factors above 0 and at most 8, such as 0.5 1 2"
+                f"scales are {list(self.scales)}; "
+                "expected factors above 0 and at most 8, such as 0.5 1 2"
             )
         if self.recurrence < 0:
             raise ProtocolError(f"recurrence is {self.recurrence}; expected 0 or more")
@@ -84,7 +81,10 @@ class Protocol:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Protocol":
-        """A protocol from `to_dict`'s mapping, also of one stored before `averaging` and `resizing`; `ProtocolError` where it is none."""
+        """A protocol from `to_dict`'s mapping, or an older one without averaging and resizing.
+
+        Raises `ProtocolError` where it is none.
+        """
         if not isinstance(values, Mapping):
             raise ProtocolError(
                 f"{values!r} is no protocol; expected its fields by name; evaluate again"
@@ -107,17 +107,26 @@ def plan(
     precision: str = "fp32",
     recurrence: int | None = None,
 ) -> Protocol:
-    """The protocol an evaluation of `config` on `split` has. Windows are the configuration's crops, two thirds of one apart."""
+    """The protocol of an evaluation of `config` on `split`.
+
+    Windows are the configuration's crops, two thirds of one apart.
+    """
     window = config.crop_size if mode == "slide" else None
     return Protocol(
-        **describe(split), mode=mode, scales=tuple(scales), flip=flip, resize=config.resize,
-        window=window, stride=window and (max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3)),
-        precision=precision, recurrence=config.recurrence if recurrence is None else recurrence,
-    )  # fmt: skip
+        **describe(split),
+        mode=mode,
+        scales=tuple(scales),
+        flip=flip,
+        resize=config.resize,
+        window=window,
+        stride=window and (max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3)),
+        precision=precision,
+        recurrence=config.recurrence if recurrence is None else recurrence,
+    )
 
 
 def published_protocol(config: Config) -> Protocol:
-    """What the published mIoU was measured with: the whole val split, whole images, one scale, no flip, float32."""
+    """That of the published mIoU: the whole val split, whole images, one scale, float32."""
     data = get_dataset(config.dataset)
     return Protocol(
         dataset=data.key,
@@ -129,9 +138,9 @@ def published_protocol(config: Config) -> Protocol:
 
 
 def check_comparable(a: Protocol, b: Protocol, varied: Sequence[str] = ()) -> None:
-    """Pass if scores under `a` and `b` may stand side by side; else a `ProtocolError` names the fields that differ with both values.
+    """Raise `ProtocolError` with the fields that differ if scores may not be compared.
 
-    Those in `varied` may differ because they are what is compared, such as "recurrence".
+    Fields in `varied` may differ because they are what is compared, such as "recurrence".
     """
     found = [
         f"{name} {getattr(a, name)!r} and {getattr(b, name)!r}"
@@ -140,33 +149,43 @@ def check_comparable(a: Protocol, b: Protocol, varied: Sequence[str] = ()) -> No
     ]
     if found:
         raise ProtocolError(
-            f"these scores were measured in different ways: {'; '.join(found)}. Evaluate both alike to compare them"
+            f"these scores were measured in different ways: {'; '.join(found)}. "
+            "Evaluate both alike to compare them"
         )
 
 
 def unlike(a: Protocol, b: Protocol) -> list[str]:
     """The fields in which two protocols differ; a checksum of "" is like any."""
-    free = () if a.names_crc32 and b.names_crc32 else ("names_crc32",)
-    return [
-        name
-        for name, value in a.to_dict().items()
-        if value != getattr(b, name) and name not in free
-    ]
+    names = [name for name, value in a.to_dict().items() if value != getattr(b, name)]
+    if not (a.names_crc32 and b.names_crc32):
+        names = [name for name in names if name != "names_crc32"]
+    return names
 
 
 def differences(protocol: Protocol, *others: Protocol) -> tuple[str, ...]:
-    """What of a protocol is otherwise than in any of the others, in short words: ("slide", "flip", "scales 0.5 1 2")."""
+    """In what a protocol differs from any of the others: ("slide", "flip", "scales 0.5 1 2")."""
     p = protocol
-    words = {
-        "split": f"split {p.split}", "images": f"{p.images:,} images", "names_crc32": "other images", "mode": p.mode,
-        "window": f"windows of {p.window}", "stride": f"windows {p.stride} apart", "flip": "flip" if p.flip else "no flip",
-        "scales": f"scales {' '.join(f'{s:g}' for s in p.scales)}" if len(p.scales) < 4 else f"{len(p.scales)} scales",
-        "averaging": f"{p.averaging} averaged", "resizing": f"resized by {p.resizing}",
-        "resize": f"fitted into {p.resize[0]} x {p.resize[1]}", "precision": p.precision, "recurrence": f"R = {p.recurrence}",
-    }  # fmt: skip
-    found = [unlike(p, other) for other in others]
-    shown = {name for names in found for name in names if _GOES_WITH.get(name) not in names}
-    return tuple(word for name, word in words.items() if name in shown)
+    scales = f"scales {' '.join(f'{s:g}' for s in p.scales)}"
+    texts = {
+        "split": f"split {p.split}",
+        "images": f"{p.images:,} images",
+        "names_crc32": "other images",
+        "mode": p.mode,
+        "window": f"windows of {p.window}",
+        "stride": f"windows {p.stride} apart",
+        "flip": "flip" if p.flip else "no flip",
+        "scales": scales if len(p.scales) < 4 else f"{len(p.scales)} scales",
+        "averaging": f"{p.averaging} averaged",
+        "resizing": f"resized by {p.resizing}",
+        "resize": f"fitted into {p.resize[0]} x {p.resize[1]}",
+        "precision": p.precision,
+        "recurrence": f"R = {p.recurrence}",
+    }
+    shown: set[str] = set()
+    for other in others:
+        names = unlike(p, other)
+        shown |= {name for name in names if _GOES_WITH.get(name) not in names}
+    return tuple(text for name, text in texts.items() if name in shown)
 
 
 def deviations(run: Run) -> list[str]:
@@ -175,15 +194,12 @@ def deviations(run: Run) -> list[str]:
     recipe = CONFIGS.get(config.name)
     if recipe is None:
         return ["no published configuration"]
-    ours, theirs = config.to_dict(), recipe.to_dict()
-    found = [f"{name} {ours[name]}" for name in ours if ours[name] != theirs[name]]
-    steps = training.get("steps")
-    found += [f"{steps} step{'s' * (steps > 1)}"] if steps else []
-    found += (
-        [f"{training['accumulate']} micro-batches"] if training.get("accumulate", 1) > 1 else []
-    )
-    return found + (
-        [f"weights {training['weights']}"]
-        if training.get("weights", "imagenet") != "imagenet"
-        else []
-    )
+    fields, published = config.to_dict(), recipe.to_dict()
+    found = [f"{name} {value}" for name, value in fields.items() if value != published[name]]
+    if steps := training.get("steps"):
+        found.append(f"{steps} step{'s' * (steps > 1)}")
+    if training.get("accumulate", 1) > 1:
+        found.append(f"{training['accumulate']} micro-batches")
+    if training.get("weights", "imagenet") != "imagenet":
+        found.append(f"weights {training['weights']}")
+    return found

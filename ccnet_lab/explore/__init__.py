@@ -1,1 +1,1 @@
-"""Exploring: maps.py (attention -> maps), explorer.py (one model, one image), figures.py and pictures.py (arrays -> pictures)."""
+"""What a model attends to: arrays in, arrays out. explorer.py is the way in; draw/ draws it."""

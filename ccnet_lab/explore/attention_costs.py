@@ -1,4 +1,7 @@
-"""How criss-cross and full attention grow with the feature map: by formula and measured on this machine; drawn in curves.py."""
+"""What criss-cross and full attention cost on larger maps, by formula and measured here.
+
+The formulas for one map are in model/flops.py, the figure is drawn in draw/charts.py.
+"""
 
 import statistics
 import time
@@ -11,41 +14,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccnet_lab.model.attention import CrissCrossAttention
-from ccnet_lab.model.costs import machine
-from ccnet_lab.model.flops import (
+from ccnet_lab.model.costs import (
     criss_cross_bytes,
     criss_cross_flops,
+    machine,
     non_local_bytes,
     non_local_flops,
 )
 
-SIDES = (
-    16,
-    24,
-    32,
-    48,
-    64,
-    97,
-)  # measured in the app; 97 is the published networks' side on Cityscapes
+# Cells, measured in the app; 97 is the published networks' side on Cityscapes.
+SIDES = (16, 24, 32, 48, 64, 97)
 RECURRENCES = (1, 2, 3)
 FULL = "non-local"
 FORMS = (*(f"R = {r}" for r in RECURRENCES), FULL)
-MOST_BYTES = 2**30  # of one full attention map; twice that is needed while its softmax is taken
+MOST_BYTES = 2**30  # of one full attention map; its softmax needs as much again
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Formula:
-    """By formula, on square maps: sides in cells; GFLOP and bytes of the attention weights of all steps, float32, per form of `FORMS`."""
+    """By formula, per form of `FORMS`, on square maps; bytes of float32 weights of all steps."""
 
-    sides: tuple[int, ...]
+    sides: tuple[int, ...]  # cells
     gflop: dict[str, Floats]
     bytes: dict[str, Floats]
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Measured on this machine, on square maps of random features, float32, one image, forward pass."""
+    """Measured here: forward passes of one image's random features on square maps, float32."""
 
     sides: tuple[int, ...]  # cells
     seconds: dict[str, Floats]  # per form of `FORMS`, median; NaN where it was not measured
@@ -54,29 +51,29 @@ class Growth:
 
 
 def formula_growth(sides: Sequence[int], channels: int = 512, query_channels: int = 64) -> Formula:
-    """The authors' formula and the size of the weights; at 97: 8.29, 16.58, 24.88 and 108.16 GFLOP."""
+    """The authors' formula and the size of the weights.
+
+    At a side of 97: 8.29, 16.58, 24.88 and 108.16 GFLOP.
+    """
     sizes = channels, query_channels
-    gflop = {
-        f"R = {r}": np.array([criss_cross_flops(s, s, *sizes, r) / 1e9 for s in sides])
-        for r in RECURRENCES
-    }
-    gflop[FULL] = np.array([non_local_flops(s, s, *sizes) / 1e9 for s in sides])
-    size = {
-        f"R = {r}": np.array([float(r * criss_cross_bytes(s, s)) for s in sides])
-        for r in RECURRENCES
-    }
-    size[FULL] = np.array([float(non_local_bytes(s, s)) for s in sides])
-    return Formula(tuple(sides), gflop, size)
+    gflop = {FORMS[r - 1]: [criss_cross_flops(s, s, *sizes, r) for s in sides] for r in RECURRENCES}
+    gflop[FULL] = [non_local_flops(s, s, *sizes) for s in sides]
+    size = {FORMS[r - 1]: [r * criss_cross_bytes(s, s) for s in sides] for r in RECURRENCES}
+    size[FULL] = [non_local_bytes(s, s) for s in sides]
+    return Formula(
+        tuple(sides),
+        {form: np.array(values) / 1e9 for form, values in gflop.items()},
+        {form: np.array(values, np.float64) for form, values in size.items()},
+    )
 
 
 def non_local_attention(step: CrissCrossAttention, x: Tensor) -> Tensor:
-    """Full attention, x + gamma * softmax(q kᵀ) v over all pixels, with a criss-cross step's projections: (B, C, H, W) -> (B, C, H, W).
+    """Full attention with a step's projections, x + gamma * softmax(q kᵀ) v: (B, C, H, W), too.
 
-    Scores are not scaled, as in criss-cross attention. Source: Wang et al., "Non-local Neural Networks", CVPR 2018, embedded Gaussian.
+    Scores are not scaled, as in criss-cross attention. Source: Wang et al., "Non-local Neural
+    Networks", CVPR 2018, embedded Gaussian.
     """
-    query, key, value = (
-        part.flatten(2) for part in step.project(x)
-    )  # (B, d, HW), (B, d, HW), (B, C, HW)
+    query, key, value = (part.flatten(2) for part in step.project(x))  # (B, d or C, HW)
     weights = torch.softmax(query.mT @ key, dim=-1)  # (B, HW, HW), rows sum to 1
     return x + step.gamma * (value @ weights.mT).view_as(x)
 
@@ -96,13 +93,11 @@ def measure_growth(
 
     Args:
         sides: of the square feature maps, cells. channels, query_channels: C and d.
-        repeats: rounds per side, 1 or more (else `ValueError`); the median counts.
-        budget_seconds: for everything, as far as the last times and the formula can tell. A side gets fewer rounds where there would
-            be no time left for one on each side after it. Where not even one round of a side would be done in time, full attention is
-            left out from there on, and if that is not enough, everything.
-        most_bytes: full attention is left out where one of its maps would be larger.
-        device: "cpu", "cuda", ...
-        progress: called with (rounds done, rounds in all) before each; what it raises ends the measurement.
+        repeats: rounds per side, 1 or more, else `ValueError`; the median counts.
+        budget_seconds: for everything, by the last times and the formula. A side gets fewer rounds
+            so that each side after it gets one; else full attention, then everything is left out.
+        most_bytes: of a full attention map; above it full attention is left out.
+        progress: called with (rounds done, rounds in all) before each round.
     """
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}; expected 1 or more")
@@ -115,34 +110,24 @@ def measure_growth(
     until, left_out = time.perf_counter() + budget_seconds, []
 
     def in_time(which: Sequence[int], known: int) -> bool:
-        """Whether one round on each of these sides ends in time, by the times on the side `known` and the formula."""
-        timed = ((name, j) for j in which for name in going if name != FULL or fits[j])
-        expected = sum(
-            seconds[name][known] * gflop[name][j] / gflop[name][known] for name, j in timed
-        )
+        """Whether one round on each of these sides ends in time, by those on the side `known`."""
+        rounds = [(name, j) for name in going for j in which if name != FULL or fits[j]]
+        expected = sum(seconds[n][known] * gflop[n][j] / gflop[n][known] for n, j in rounds)
         return bool(time.perf_counter() + expected < until)
 
+    too_long = f"it would take more than {budget_seconds:g} s"
     for k, side in enumerate(sides):
         if FULL in going and not (fits[k] and (not k or in_time([k], k - 1))):
             going.remove(FULL)
-            size = non_local_bytes(side, side) / 2**30
-            why = (
-                f"it would take more than {budget_seconds:g} s"
-                if fits[k]
-                else f"its map would take {size:.2g} GiB"
-            )
+            gib = non_local_bytes(side, side) / 2**30
+            why = too_long if fits[k] else f"its map would take {gib:.2g} GiB"
             left_out.append(f"{FULL} from {side} x {side} cells on: {why}")
         if k and not in_time([k], k - 1):
-            left_out.append(
-                f"everything from {side} x {side} cells on: it would take more than {budget_seconds:g} s"
-            )
+            left_out.append(f"everything from {side} x {side} cells on: {too_long}")
             break
-        x = torch.randn(1, channels, side, side, device=device).contiguous(
-            memory_format=torch.channels_last
-        )
-        if not k:  # the first calls start threads and choose kernels
-            for name in going:
-                _time(step, name, x)
+        x = _features(channels, side, device)
+        for name in () if k else going:  # the first calls start threads and choose kernels
+            _time(step, name, x)
         times: dict[str, list[float]] = {name: [] for name in going}
         for turn in range(repeats):
             if turn and not in_time(range(k, len(sides)), k):
@@ -153,6 +138,11 @@ def measure_growth(
                 found.append(_time(step, name, x))
                 seconds[name][k] = statistics.median(found)
     return Growth(sides, seconds, machine(device), "; ".join(left_out))
+
+
+def _features(channels: int, side: int, device: str) -> Tensor:
+    x = torch.randn(1, channels, side, side, device=device)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()

@@ -1,4 +1,7 @@
-"""Explorer: one model, and View: one image it looked at, answering in arrays. Maps are composed in maps.py, models found in sources.py."""
+"""Explorer holds one model, View what it sees in one image; both answer in arrays.
+
+Maps are composed in maps.py, models found in hub.py, figures drawn in draw/figures.py.
+"""
 
 import threading
 from collections.abc import Sequence
@@ -23,27 +26,26 @@ from ccnet_lab.draw.pictures import clip_level
 from ccnet_lab.errors import ImageError
 from ccnet_lab.explore import maps
 from ccnet_lab.explore.maps import Step
-from ccnet_lab.hub import obtain_weights
-from ccnet_lab.model.ccnet import CCNet, build_model
+from ccnet_lab.hub import load
+from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.upsample import check_finite, resized_rows, upsampled_labels
-from ccnet_lab.model.weights import load_weights, read_config
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Pixel:
-    """What one pixel is taken for and what it looks at. K classes, one map per recurrence asked for.
+    """One pixel's prediction and what it looks at. K classes, one map per recurrence asked for.
 
     Attributes:
         x, y: the pixel, image coordinates.
-        cell: (i, j) of its feature cell; box: (left, top, right, bottom) of that cell in image pixels, floats.
+        cell: (i, j) of its feature cell. box: (left, top, right, bottom) of that in image pixels.
         probabilities: (K,) softmax at the pixel, at the recurrence the model was trained with.
         recurrences: the R of each map.
         maps: (h, w) each, summing to 1.
         on_cross: the share of each map's mass on the pixel's row and column of cells.
         class_shares: (K,) share of each map's mass by predicted class.
-        cell_shares: (K,) share of all cells by predicted class: what a map that looks everywhere alike would have.
+        cell_shares: (K,) share of all cells by predicted class, as of a map that is even.
     """
 
     x: int
@@ -63,7 +65,7 @@ class Explorer:
 
     Args:
         model: put into eval mode and moved to `device`.
-        config: what it was built from; decides how images are fitted, and the class names.
+        config: what it was built from; says how images are fitted, and the class names.
         device: "cpu", "cuda", ...; raises `DeviceError` where there is no such device here.
     """
 
@@ -84,25 +86,8 @@ class Explorer:
         config: str | Config | None = None,
         ema: bool = False,
     ) -> "Explorer":
-        """An explorer for an embedded model ("demo", "demo_r1"), one of the twelve, a run folder, or a weights file.
-
-        Args:
-            source: a name or a path. The published checkpoint of one of the twelve is downloaded where it is not on disk, see store.py.
-            config: what a weights file was made for, where the file itself leaves that open.
-            ema: take the averaged weights of a file that has both; see `load_weights`.
-
-        Raises:
-            UnknownConfigError: neither a name nor a path that exists.
-            DownloadError: the checkpoint of a known name cannot be had; the message says where to put it by hand.
-            MissingFileError: a run that has no weights yet, or a name whose weights are not shipped.
-            WeightsError, ConfigError, RunError: as `load_weights`, `read_config` and `Run.open`.
-        """
-        path = obtain_weights(source)
-        config = read_config(path, config)
-        with torch.device("meta"):  # no memory and no random start for what the file fills anyway
-            model = build_model(config)
-        load_weights(model, path, ema)
-        return cls(model, config, device)
+        """Explorer of a name, a run folder or a file; arguments and errors of `hub.load`."""
+        return cls(*load(source, device, config, ema), device)
 
     @torch.inference_mode()
     def look(self, image: Any, short_side: int | None = None) -> "View":
@@ -110,41 +95,36 @@ class Explorer:
 
         Args:
             image: a path, bytes, a Pillow image or an array; see `data.images.read_image`.
-            short_side: pixels of the network's input; None fits the image as the evaluation does (`config.resize`).
+            short_side: pixels of the network's input; None fits as the evaluation does.
 
         Raises:
             WeightsError: the network gives NaN or infinity.
-            ImageError, MissingFileError: as `read_image`; a short side below 1, or an input of more than `MAX_PIXELS` pixels.
+            MissingFileError: there is no such file.
+            ImageError: as `read_image`; a short side below 1, or an
+                input of more than `MAX_PIXELS` pixels.
         """
         if short_side is not None and short_side < 1:
             raise ImageError(
-                f"short side is {short_side} pixels; expected 1 or more, or None for the evaluation's"
+                f"short side is {short_side} pixels; "
+                "expected 1 or more, or None for the evaluation's"
             )
         picture = read_image(image)
         h, w = self.input_size(picture.shape[0], picture.shape[1], short_side)
         if h * w > MAX_PIXELS:
             less = int(self.resize(short_side)[1] * (MAX_PIXELS / (h * w)) ** 0.5) - 1
             raise ImageError(
-                f"the input would be {w} x {h} = {w * h:,} pixels, the limit is {MAX_PIXELS:,}; try short_side={less}"
+                f"the input would be {w} x {h} = {w * h:,} pixels, "
+                f"the limit is {MAX_PIXELS:,}; try short_side={less}"
             )
-        inputs = normalise(fit(picture, *self.resize(short_side)))[None].to(
-            self.device
-        )  # (1, 3, H', W')
-        features = self.model.backbone(inputs)
-        return View(
-            self,
-            picture,
-            tuple(inputs.shape[2:]),
-            features.stage4,
-            self.model.reduce(features.stage4),
-        )
+        inputs = normalise(fit(picture, *self.resize(short_side)))[None]  # (1, 3, H', W')
+        stage4 = self.model.backbone(inputs.to(self.device)).stage4
+        return View(self, picture, tuple(inputs.shape[2:]), stage4, self.model.reduce(stage4))
 
     def resize(self, short_side: int | None = None) -> tuple[int, int]:
-        """(long, short) sides an image is fitted into, for a short side other than the evaluation's scaled alike."""
+        """(long, short) sides an image is fitted into, scaled to `short_side` where it is given."""
         long, short = self.config.resize
-        return (
-            (long, short) if short_side is None else (round(long * short_side / short), short_side)
-        )
+        short_side = short if short_side is None else short_side
+        return round(long * short_side / short), short_side
 
     def input_size(self, height: int, width: int, short_side: int | None = None) -> tuple[int, int]:
         """(H', W') of the network's input for an image of that size."""
@@ -152,7 +132,7 @@ class Explorer:
 
 
 class View:
-    """One image as one model sees it. Made by `Explorer.look`; answers are computed on demand and kept.
+    """One image as one model sees it. Answers are computed on demand and kept.
 
     Attributes:
         image: (H, W, 3) uint8, as the eye sees it.
@@ -192,12 +172,11 @@ class View:
 
     @torch.inference_mode()
     def labels_at(self, recurrence: int) -> NDArray[np.uint8]:
-        """(H, W) class ids with the same weights at another recurrence: argmax of the logits resized to the image."""
+        """(H, W) class ids at another R: argmax of the logits upsampled to the image."""
         with self._lock:
             if recurrence not in self._labels:
-                self._labels[recurrence] = (
-                    upsampled_labels([self.logits(recurrence)[0]], self.size).cpu().numpy()
-                )
+                labels = upsampled_labels([self.logits(recurrence)[0]], self.size)
+                self._labels[recurrence] = labels.cpu().numpy()
             return self._labels[recurrence]
 
     def cell_labels(self, recurrence: int | None = None) -> NDArray[np.uint8]:
@@ -211,9 +190,8 @@ class View:
         with self._lock:
             if recurrence not in self._logits:
                 found = self.explorer.model.decode(self._stage4, self.state(recurrence)).float()
-                check_finite(
-                    [found], self.explorer.model, f"logits for this picture at R = {recurrence}"
-                )
+                what = f"logits for this picture at R = {recurrence}"
+                check_finite([found], self.explorer.model, what)
                 self._logits[recurrence] = found
             return self._logits[recurrence]
 
@@ -227,14 +205,10 @@ class View:
             while len(self._states) <= recurrence:
                 x = self._states[-1]
                 query, key, value = attention.project(x)
-                check_finite(
-                    [x, query, key],
-                    self.explorer.model,
-                    f"features for this picture at R = {len(self._steps)}",
-                )
-                self._steps.append(
-                    Step(*(t[0].permute(1, 2, 0).float().contiguous() for t in (query, key)))
-                )
+                what = f"features for this picture at R = {len(self._steps)}"
+                check_finite([x, query, key], self.explorer.model, what)
+                parts = (t[0].permute(1, 2, 0).float().contiguous() for t in (query, key))
+                self._steps.append(Step(*parts))
                 self._states.append(attention.residual(x, query, key, value))
         return self._states[recurrence]
 
@@ -244,11 +218,12 @@ class View:
         return self._steps[:recurrence]
 
     def cell(self, x: int, y: int) -> tuple[int, int]:
-        """(i, j) of the feature cell under image pixel (x, y); raises `ImageError` outside the image."""
+        """(i, j) of the cell under image pixel (x, y); raises `ImageError` outside the image."""
         (height, width), (h, w) = self.size, self.grid
         if not (0 <= x < width and 0 <= y < height):
             raise ImageError(
-                f"pixel ({x}, {y}) lies outside the image; expected 0 <= x < {width} and 0 <= y < {height}"
+                f"pixel ({x}, {y}) lies outside the image; "
+                f"expected 0 <= x < {width} and 0 <= y < {height}"
             )
         return min(int((y + 0.5) * h / height), h - 1), min(int((x + 0.5) * w / width), w - 1)
 
@@ -259,7 +234,10 @@ class View:
 
     @torch.inference_mode()
     def attention(self, x: int, y: int, recurrence: int = 2) -> Floats:
-        """What pixel (x, y) looks at: (h, w), sums to 1; its cell's row of A_R ... A_1. R = 0 is the cell itself. Raises as `cell`."""
+        """What pixel (x, y) looks at: (h, w), sums to 1; its cell's row of A_R ... A_1.
+
+        R = 0 is the cell itself. Raises as `cell`.
+        """
         i, j = self.cell(x, y)
         if recurrence == 0:
             weights = np.zeros(self.grid, np.float32)
@@ -269,62 +247,52 @@ class View:
 
     @torch.inference_mode()
     def listeners(self, x: int, y: int, recurrence: int = 2) -> Floats:
-        """Who looks at pixel (x, y): (h, w), how much each cell takes from its cell; its cell's column of A_R ... A_1."""
+        """Who looks at pixel (x, y): (h, w), its cell's column of A_R ... A_1."""
         if recurrence == 0:  # nobody but the cell itself
             return self.attention(x, y, 0)
         return _array(maps.listeners_map(self.steps(recurrence), *self.cell(x, y)))
 
     @torch.inference_mode()
     def attention_weights(self, recurrence: int = 2) -> tuple[Floats, ...]:
-        """Each step's attention of every cell, (h, w, h + w), column entries first; as `out.attention` of a forward pass."""
+        """Each step's attention, (h, w, h + w), column entries first; `out.attention` of CCNet."""
         return tuple(_array(maps.dense_weights(step)) for step in self.steps(recurrence))
 
     @torch.inference_mode()
     def split(self, x: int, y: int, recurrence: int = 2) -> maps.Split:
-        """The features of pixel (x, y) after R steps as a sum of what stayed and what came by 1, 2, ... R hops; exact."""
-        attention = self.explorer.model.attention
-        value = attention.value
-        assert value.bias is not None
+        """The features of pixel (x, y) after R steps as an exact sum over 0, 1, ... R hops."""
         if recurrence < 1:
             raise ValueError(f"recurrence is {recurrence}; expected at least 1 step to take apart")
-        steps = self.steps(recurrence)
-        return maps.split_output(
-            steps,
-            self.state(0)[0],
-            attention.gamma,
-            value.weight[:, :, 0, 0],
-            value.bias,
-            *self.cell(x, y),
-        )
+        attention = self.explorer.model.attention
+        weight, bias = attention.value.weight[:, :, 0, 0], attention.value.bias
+        assert bias is not None
+        steps, start, cell = self.steps(recurrence), self.state(0)[0], self.cell(x, y)
+        return maps.split_output(steps, start, attention.gamma, weight, bias, *cell)
 
     @torch.inference_mode()
     def probabilities(self, x: int, y: int, recurrence: int | None = None) -> Floats:
-        """(K,) softmax of the logits, resized to the image, at pixel (x, y)."""
+        """(K,) softmax of the logits, upsampled to the image, at pixel (x, y)."""
         self.cell(x, y)  # raises outside the image
         return _array(self._softmax_at(self.logits(recurrence), x, y)[0])
 
     def _softmax_at(self, logits: Tensor, x: int, y: int) -> Tensor:
-        """(B, K) softmax at pixel (x, y) of any logits (B, K, h, w) of this view's grid, resized to the image."""
+        """(B, K) softmax at pixel (x, y) of logits (B, K, h, w), upsampled to the image."""
         rows = resized_rows(logits, self.size[0], y, y + 1)  # (B, K, 1, w)
         columns = resized_rows(rows.mT, self.size[1], x, x + 1)  # (B, K, 1, 1)
         return torch.softmax(columns.flatten(1), dim=1)
 
     def near(self, x: int, y: int) -> tuple[slice, slice]:
-        """Rows and columns of the cells whose features after the attention decide the logits at pixel (x, y)."""
-        reach = 1 + 2 * (
-            self.explorer.config.head_kernel // 2
-        )  # the pixel lies between its cell and the next; two convolutions
-        i, j = self.cell(x, y)
-        return slice(max(0, i - reach), min(i + reach + 1, self.grid[0])), slice(
-            max(0, j - reach), min(j + reach + 1, self.grid[1])
-        )
+        """Rows and columns of the cells whose features decide the logits at pixel (x, y)."""
+        # The pixel lies between its cell and the next; two convolutions.
+        reach = 1 + 2 * (self.explorer.config.head_kernel // 2)
+        (i, j), (h, w) = self.cell(x, y), self.grid
+        rows = slice(max(0, i - reach), min(i + reach + 1, h))
+        return rows, slice(max(0, j - reach), min(j + reach + 1, w))
 
     def score_near(self, features: Tensor, x: int, y: int) -> Tensor:
-        """(B, K) softmax at pixel (x, y), had the cells `near` it the features (B, C, rows, columns) after the attention."""
+        """(B, K) softmax at pixel (x, y) with other features (B, C, rows, columns) `near` it."""
         where = (slice(None), slice(None), *self.near(x, y))
-        logits = self.explorer.model.decode(
-            self._stage4[where].expand(len(features), -1, -1, -1), features
-        ).float()
+        stage4 = self._stage4[where].expand(len(features), -1, -1, -1)
+        logits = self.explorer.model.decode(stage4, features).float()
         whole = logits.new_zeros(*logits.shape[:2], *self.grid)
         whole[where] = logits
         return self._softmax_at(whole, x, y)
@@ -335,14 +303,20 @@ class View:
         i, j = self.cell(x, y)
         found = [torch.as_tensor(self.attention(x, y, r)) for r in recurrences]
         names = len(self.explorer.class_names)
-        shares = [maps.class_shares(m, torch.as_tensor(self.cell_labels()), names) for m in found]
+        labels = torch.as_tensor(self.cell_labels())
+        shares = [maps.class_shares(m, labels, names) for m in found]
         return Pixel(
-            x, y, (i, j), self.box(i, j), self.probabilities(x, y), tuple(recurrences),
-            tuple(map(_array, found)),
-            tuple(maps.on_cross_share(m, i, j) for m in found),
-            tuple(_array(mass) for mass, _ in shares),
-            _array(shares[0][1]) if shares else np.zeros(names, np.float32),
-        )  # fmt: skip
+            x,
+            y,
+            cell=(i, j),
+            box=self.box(i, j),
+            probabilities=self.probabilities(x, y),
+            recurrences=tuple(recurrences),
+            maps=tuple(map(_array, found)),
+            on_cross=tuple(maps.on_cross_share(m, i, j) for m in found),
+            class_shares=tuple(_array(mass) for mass, _ in shares),
+            cell_shares=_array(shares[0][1]) if shares else np.zeros(names, np.float32),
+        )
 
     def figure(
         self,
@@ -352,24 +326,30 @@ class View:
         clip: float = 0.0,
         labels: float = 0.45,
     ) -> Figure:
-        """The labels with pixel (x, y), and beside them its map for each R, all on one colour scale. Raises as `cell`.
+        """The labels with pixel (x, y) beside its map for each R, all on one colour scale.
 
         Args:
-            x, y: image coordinates. recurrence: one R or several, each 1 or more.
+            x, y: image coordinates. Raises as `cell`.
+            recurrence: one R or several, each 1 or more.
             clip: 0..1, lowers the top of the colour scale as `pictures.clip_level` says.
             labels: opacity 0..1 of the labels over the image.
         """
-        pixel, explorer = (
-            self.pixel(x, y, (recurrence,) if isinstance(recurrence, int) else recurrence),
-            self.explorer,
-        )
+        asked = (recurrence,) if isinstance(recurrence, int) else recurrence
+        pixel, explorer = self.pixel(x, y, asked), self.explorer
+        trained = f"{explorer.config.name}, trained at R = {self.recurrence}"
         return figures.attention_figure(
-            self.image, self.labels, explorer.palette, explorer.class_names, (x, y), pixel.box,
+            self.image,
+            self.labels,
+            explorer.palette,
+            explorer.class_names,
+            (x, y),
+            pixel.box,
             {f"R = {r}": m for r, m in zip(pixel.recurrences, pixel.maps, strict=True)},
             [f"on the cross {100 * share:.0f} %" for share in pixel.on_cross],
-            top=clip_level(pixel.maps, clip), opacity=labels,
-            title=f"{explorer.config.name}, trained at R = {self.recurrence}: what pixel ({x}, {y}) looks at",
-        )  # fmt: skip
+            top=clip_level(pixel.maps, clip),
+            opacity=labels,
+            title=f"{trained}: what pixel ({x}, {y}) looks at",
+        )
 
 
 def _array(tensor: Tensor) -> Floats:

@@ -1,23 +1,27 @@
-"""Attention maps of single pixels, composed over the recurrences without building a dense matrix. Tensors in, tensors out.
+"""Attention maps of single pixels over R recurrences; their plain, dense form is in teaching.py.
 
-A step's attention is a sparse (hw, hw) matrix A_s whose row p spreads over p's cross. What pixel p takes from where after R steps is row p
-of A_R ... A_1: its one-hot row, carried backwards through the steps. After one step the row lives on a cross, and the cells of a cross
-share one column and one row of keys, so the second step costs two passes over the keys. Only from the third step on is every cell's
-attention needed; it is computed a few rows at a time and never kept. A map is (h, w); a pixel is its cell (i, j), row first.
+A step's attention is a sparse (hw, hw) matrix A_s whose row p spreads over p's cross. What pixel p
+takes from where after R steps is row p of A_R ... A_1: its one-hot row, carried backwards through
+the steps. After one step the row lives on a cross, whose cells share one column and one row of
+keys, so the second step costs two passes over the keys. Only from the third step on is every
+cell's attention needed; it is computed a few rows at a time and never kept. A map is (h, w); a
+pixel is its cell (i, j), row first.
 """
 
 from collections.abc import Iterator
 from math import comb
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ccnet_lab.model.attention import criss_cross_weights
 
-CELLS = (
-    2**13
-)  # cells whose attention is computed at once: 12 MiB on a 128 x 256 map; fresh memory for all costs more than the arithmetic
+# Cells whose attention is computed at once: 12 MiB on a 128 x 256 map. Fresh memory for all of
+# them would cost more than the arithmetic.
+CELLS = 2**13
 
 
 class Step(NamedTuple):
@@ -30,8 +34,10 @@ class Step(NamedTuple):
 class Split(NamedTuple):
     """A pixel's output after R steps as an exact sum."""
 
-    parts: Tensor  # (R + 1, C); row l came by l hops, gamma ** l, the value projections and their bias included; row 0 is what stayed
-    maps: Tensor  # (R + 1, h, w); the attention paths of each hop count, summed over the C(R, l) choices of steps; row l sums to C(R, l)
+    # (R + 1, C): row l came by l hops, with gamma ** l, value projections and bias; row 0 stayed
+    parts: Tensor
+    # (R + 1, h, w): the paths of l hops, summed over the choices of steps; row l sums to C(R, l)
+    maps: Tensor
 
 
 def attention_map(steps: list[Step], i: int, j: int) -> Tensor:
@@ -42,14 +48,27 @@ def attention_map(steps: list[Step], i: int, j: int) -> Tensor:
     return weights
 
 
-def uniform_map(size: tuple[int, int], i: int, j: int, recurrence: int) -> Tensor:
-    """The map (h, w) of features that are the same everywhere: geometry alone. It is 0 where R steps do not reach, and only there."""
-    flat = torch.zeros(*size, 1)
-    return attention_map([Step(flat, flat)] * recurrence, i, j)
+def uniform_map(size: tuple[int, int], i: int, j: int, recurrence: int) -> NDArray[np.float64]:
+    """The map (h, w) of features that are the same everywhere: 0 where R steps do not reach.
+
+    Then A = (S + T - I) / n with n = h + w - 1, where S and T have a 1 for pixels of the same row
+    and of the same column. As S S = w S, T T = h T and S T = J (all ones), every power of A is
+    (a I + b S + c T + d J) / n^R: four whole numbers per step.
+    """
+    height, width = size
+    a, b, c, d = 1, 0, 0, 0
+    n = height + width - 1
+    for _ in range(recurrence):
+        a, b, c, d = -a, a + (width - 1) * b, a + (height - 1) * c, b + c + n * d
+    weights = np.full(size, d / n**recurrence)
+    weights[i] = (b + d) / n**recurrence
+    weights[:, j] = (c + d) / n**recurrence
+    weights[i, j] = (a + b + c + d) / n**recurrence
+    return weights
 
 
 def listeners_map(steps: list[Step], i: int, j: int) -> Tensor:
-    """Column (i, j) of A_R ... A_1: how much every pixel takes from (i, j); (h, w), its sum is free."""
+    """Column (i, j) of A_R ... A_1: how much every pixel takes from (i, j); (h, w), any sum."""
     first = steps[0]
     of_column, of_row = _cross_cells(first, i, j)  # (h, h + w), (w, h + w)
     height = first.key.shape[0]
@@ -69,20 +88,19 @@ def listeners_map(steps: list[Step], i: int, j: int) -> Tensor:
 def split_output(
     steps: list[Step], start: Tensor, gamma: Tensor, weight: Tensor, bias: Tensor, i: int, j: int
 ) -> Split:
-    """Take a pixel's output after the steps x_s = x_(s-1) + gamma * A_s (W x_(s-1) + b) apart by the number of hops.
+    """Split a pixel's output after x_s = x_(s-1) + gamma * A_s (W x_(s-1) + b) by number of hops.
 
-    x_R[p] = sum over l of gamma^l * (W^l * sum over q of w_l[p, q] * x_0[q] + C(R, l) * W^(l-1) * b), w_l summing the ordered products
-    of l of the R attention matrices. Exact, as every row of an attention matrix sums to 1.
+    x_R[p] = sum over l of gamma^l * (W^l * sum over q of w_l[p, q] * x_0[q]
+    + C(R, l) * W^(l-1) * b), where w_l sums the ordered products of l of the R attention matrices.
+    Exact, as every row of an attention matrix sums to 1.
 
     Args:
         steps: the R steps, first step first. start: x_0, (C, h, w).
-        gamma, weight, bias: the attention's residual weight, and its value projection (C, C) and (C,).
+        gamma, weight, bias: the residual weight, and the value projection (C, C) and (C,).
     """
     maps = [_one_hot(steps, i, j)] + [torch.zeros_like(start[0]) for _ in steps]
     for done, step in enumerate(reversed(steps)):
-        for hops in range(
-            done + 1, 0, -1
-        ):  # from many to few, so that each map is read before it grows
+        for hops in range(done + 1, 0, -1):  # downwards: each map is read before it grows
             maps[hops] = maps[hops] + _pull(maps[hops - 1], step, i, j, hops - 1)
     parts = []
     for hops, weights in enumerate(maps):
@@ -95,24 +113,22 @@ def split_output(
 
 def dense_weights(step: Step) -> Tensor:
     """Every cell's attention over its cross: (h, w, h + w)."""
-    return criss_cross_weights(step.query.permute(2, 0, 1)[None], step.key.permute(2, 0, 1)[None])[
-        0
-    ]
+    query, key = (part.permute(2, 0, 1)[None] for part in step)
+    return criss_cross_weights(query, key)[0]
 
 
 @torch.no_grad()
 def block_weights(query: Tensor, rows: Tensor, columns: Tensor, first: int) -> Tensor:
-    """Attention of a block of n x m cells: (n, m, h + w), column entries first, as `criss_cross_weights` but without gradients.
+    """Attention of a block of n x m cells: (n, m, h + w), column entries first, no gradients.
 
     Args:
-        query: (n, m, d), of the block's cells. first: the row of the map that is the block's first.
-        rows, columns: (n, w, d) and (h, m, d), keys of the whole rows and of the whole columns they lie in.
+        query: (n, m, d), of the block's cells. first: the row of the map where the block starts.
+        rows, columns: (n, w, d) and (h, m, d), keys of the whole rows and columns they lie in.
     """
     height = len(columns)
     weights = query.new_empty(*query.shape[:2], height + rows.shape[1])
-    weights[..., :height] = torch.bmm(query.transpose(0, 1), columns.permute(1, 2, 0)).transpose(
-        0, 1
-    )  # (m, n, d) @ (m, d, h)
+    down = torch.bmm(query.transpose(0, 1), columns.permute(1, 2, 0))  # (m, n, d) @ (m, d, h)
+    weights[..., :height] = down.transpose(0, 1)
     weights[..., :height].diagonal(first, 0, 2).fill_(float("-inf"))
     weights[..., height:] = torch.bmm(query, rows.mT)  # (n, m, d) @ (n, d, w)
     return torch.softmax(weights, dim=-1, out=weights)
@@ -125,16 +141,11 @@ def on_cross_share(weights: Tensor, i: int, j: int) -> float:
 
 def class_shares(weights: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """(K,) share of a map's mass, and (K,) share of the cells, per class of `labels` (h, w)."""
-    mass = torch.zeros(num_classes, dtype=weights.dtype).index_add_(
-        0, labels.flatten().cpu().long(), weights.flatten().cpu()
-    )
-    cells = torch.bincount(labels.flatten().cpu().long(), minlength=num_classes).to(weights.dtype)
+    ids = labels.flatten().cpu().long()
+    mass = torch.zeros(num_classes, dtype=weights.dtype)
+    mass.index_add_(0, ids, weights.flatten().cpu())
+    cells = torch.bincount(ids, minlength=num_classes).to(weights.dtype)
     return mass / mass.sum(), cells / labels.numel()
-
-
-def clip(weights: Tensor, threshold: float) -> Tensor:
-    """The clipped map of the paper's figures: the threshold where the map exceeds it."""
-    return weights.clamp(max=threshold)
 
 
 def _one_hot(steps: list[Step], i: int, j: int) -> Tensor:
@@ -148,12 +159,11 @@ def _one_hot(steps: list[Step], i: int, j: int) -> Tensor:
 
 
 def _pull(weights: Tensor, step: Step, i: int, j: int, hops: int) -> Tensor:
-    """The row vector `weights` times the step's attention matrix; after `hops` steps from (i, j) its support is known."""
+    """The row vector `weights`, `hops` steps away from (i, j), times the step's attention."""
     height = step.key.shape[0]
     if hops == 0:  # the pixel alone
-        entries = (
-            weights[i, j] * block_weights(*_block(step, slice(i, i + 1), slice(j, j + 1)))[0, 0]
-        )  # (h + w,)
+        cross = block_weights(*_block(step, slice(i, i + 1), slice(j, j + 1)))[0, 0]  # (h + w,)
+        entries = weights[i, j] * cross
         out = torch.zeros_like(weights)
         out[:, j] = entries[:height]
         out[i] += entries[height:]
@@ -169,24 +179,22 @@ def _pull(weights: Tensor, step: Step, i: int, j: int, hops: int) -> Tensor:
     across, down = torch.empty_like(weights), weights.new_zeros(weights.shape[1], 1, height)
     for rows in _row_blocks(step):
         query, of_rows, of_columns, first = _block(step, rows, slice(None))
-        column = torch.bmm(
-            query.transpose(0, 1), of_columns.permute(1, 2, 0)
-        )  # scores (w, n, h); their exponentials below
+        # Scores (w, n, h) and (n, w, w), then their exponentials.
+        column = torch.bmm(query.transpose(0, 1), of_columns.permute(1, 2, 0))
         column.diagonal(first, 1, 2).fill_(float("-inf"))
-        row = torch.bmm(query, of_rows.mT)  # (n, w, w)
+        row = torch.bmm(query, of_rows.mT)
         top = torch.maximum(column.amax(-1).T, row.amax(-1))  # (n, w)
         column.sub_(top.T[..., None]).exp_()
         row.sub_(top[..., None]).exp_()
-        share = weights[rows] / (
-            column.sum(-1).T + row.sum(-1)
-        )  # so that the attention itself need not be divided by its sum
+        # The weights are divided by the softmax's sum, not the attention, which is larger.
+        share = weights[rows] / (column.sum(-1).T + row.sum(-1))
         across[rows] = (share[:, None] @ row)[:, 0]
         down += share.T[:, None] @ column
     return across + down[:, 0].T
 
 
 def _row_blocks(step: Step) -> Iterator[slice]:
-    """All rows, so many at a time that they hold about `CELLS` cells."""
+    """All rows, about `CELLS` cells at a time."""
     height, width = step.key.shape[:2]
     count = max(1, CELLS // width)
     for first in range(0, height, count):

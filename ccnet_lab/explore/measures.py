@@ -1,7 +1,8 @@
-"""Two numbers on attention maps against what geometry alone would give: same-class share and query dependence. Maps are made in maps.py.
+"""Numbers on attention maps against what geometry alone gives; the maps are made in maps.py.
 
-Criss-cross attention reaches its own row and column over more paths than other cells, so even a network that knows nothing, whose features
-are the same everywhere, has maps that are not flat for R >= 2. That map, `maps.uniform_map`, is what both numbers are held against.
+Criss-cross attention reaches its own row and column over more paths than other cells, so even
+features that are the same everywhere give maps that are not flat for R >= 2. Same-class share and
+query dependence are both compared with that map, `maps.uniform_map`.
 """
 
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from ccnet_lab.explore.explorer import View
 class SameClass:
     """How much of a map lies on the pixel's own class."""
 
-    label: int  # the class the pixel is taken for, at the R the model was trained with
-    share: float  # of the map's mass, on the cells taken for that class
+    label: int  # the class predicted for the pixel at the R the model was trained with
+    share: float  # of the map's mass, on the cells of that class
     chance: float  # the share that features which are the same everywhere would put there
 
 
@@ -28,32 +29,39 @@ class SameClass:
 class QueryDependence:
     """How far what a pixel looks at depends on the pixel. N pixels."""
 
-    value: float  # 0 where all pixels look at the same place, 1 where each looks somewhere else; the mean over the pairs below
+    value: float  # mean distance: 0 where all look at the same place, 1 where each looks elsewhere
     cells: NDArray[np.int64]  # (N, 2) i, j of the pixels' cells
-    distances: NDArray[
-        np.float64
-    ]  # (N, N) between the maps of two pixels; NaN for pairs that are not compared
+    distances: NDArray[np.float64]  # (N, N) between two pixels' maps; NaN for pairs not compared
 
 
-def same_class(view: View, x: int, y: int, recurrence: int | None = None) -> SameClass:
+def same_class(
+    view: View,
+    x: int,
+    y: int,
+    recurrence: int | None = None,
+    weights: NDArray[np.float32] | None = None,
+) -> SameClass:
     """The share of pixel (x, y)'s map on its own class, and the share by chance.
 
-    Chance is the mass of `maps.uniform_map` on the class: for R = 1 the class's share of the reachable cells (the cross); for R >= 2 the
-    same with each cell weighted by the paths that lead to it, so that features which tell nothing apart have exactly chance for every R.
-    Classes are those at the R the model was trained with, as shown, so that numbers for several R can be compared. Raises as `View.cell`.
+    Chance is the mass of `maps.uniform_map` on the class: for R = 1 the class's share of the
+    cross; for R >= 2 each cell is weighted by the paths that lead to it. Classes are those
+    predicted at the R the model was trained with, so that numbers for several R can be compared.
+
+    Args:
+        view, x, y: an image as a model sees it, and the pixel. Raises as `View.cell`.
+        recurrence: R; None for the one the model was trained with.
+        weights: that pixel's map at that R, where the caller has it already.
     """
     recurrence = view.recurrence if recurrence is None else recurrence
-    weights = view.attention(x, y, recurrence)
-    flat = (
-        maps.uniform_map(view.grid, *view.cell(x, y), recurrence).numpy() if recurrence else weights
-    )
+    flat = maps.uniform_map(view.grid, *view.cell(x, y), recurrence)
+    weights = view.attention(x, y, recurrence) if weights is None else weights
     label = int(view.labels[y, x])
     own = view.cell_labels() == label
     return SameClass(label, float(weights[own].sum()), float(flat[own].sum()))
 
 
 def beacon(view: View) -> NDArray[np.bool_] | None:
-    """(H, W): the beacon's pixels in a generated scene, told by its colour; None for other pictures and models that know no beacons."""
+    """(H, W): the beacon's pixels in a generated scene, found by colour; None for other images."""
     if view.explorer.config.dataset != "beacons" or view.size != (SIZE, SIZE):
         return None
     colourful: NDArray[np.bool_] = view.image.max(axis=2).astype(int) - view.image.min(axis=2) > 60
@@ -73,17 +81,22 @@ def beacon_cells(view: View) -> NDArray[np.bool_] | None:
 
 @torch.inference_mode()
 def query_dependence(view: View, recurrence: int | None = None, grid: int = 8) -> QueryDependence:
-    """Compare the maps of a lattice of pixels: do all look at the same place, or each somewhere else?
+    """Compare the maps of a lattice of pixels: do all look at the same place, or each elsewhere?
 
-    Each map is divided by `maps.uniform_map`, which leaves what the network prefers beyond geometry. Two pixels are compared on the cells
-    both can reach, where each of the two is scaled to sum 1; their distance is half the sum of the differences (total variation). For
-    R = 1 only pixels of one row or one column are compared, on that row or column: other crosses meet in two cells. For R = 1 scores that
-    depend on the key alone give 0: there the softmax is the same for both. For R >= 2 they give little, but not 0, as the paths differ.
+    Each map is divided by `maps.uniform_map`, which leaves what the network prefers beyond
+    geometry. Two pixels are compared on the cells both can reach, each map scaled to sum 1 there;
+    their distance is half the sum of the differences (total variation). For R = 1 only pixels of
+    one row or column are compared, on that row or column: other crosses meet in two cells. Scores
+    that depend on the key alone give 0 for R = 1, where the softmax is the same for both, and
+    little, but not 0, for R >= 2, as the paths differ.
 
     Args:
         view: an image as a model sees it.
-        recurrence: R; None for the one the model was trained with. grid: rows and columns of the lattice; fewer on smaller maps.
-            Raises `ValueError` for either below 1.
+        recurrence: R, 1 or more; None for the one the model was trained with.
+        grid: rows and columns of the lattice, 1 or more; fewer on smaller maps.
+
+    Raises:
+        ValueError: either is below 1.
     """
     recurrence = view.recurrence if recurrence is None else recurrence
     for name, value in (("recurrence", recurrence), ("grid", grid)):
@@ -92,12 +105,10 @@ def query_dependence(view: View, recurrence: int | None = None, grid: int = 8) -
     steps = view.steps(recurrence)
     lines = [((np.arange(n := min(grid, side)) + 0.5) * side / n).astype(int) for side in view.grid]
     cells = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, 2)
-    flat = np.stack(
-        [maps.uniform_map(view.grid, i, j, recurrence).flatten() for i, j in cells]
-    )  # (N, h * w)
+    flat = np.stack([maps.uniform_map(view.grid, i, j, recurrence).ravel() for i, j in cells])
     found = np.stack([maps.attention_map(steps, i, j).flatten().cpu() for i, j in cells])
-    reach = flat > 0
-    preferred = np.divide(found, flat, out=np.zeros_like(found), where=reach)
+    reach = flat > 0  # (N, h * w)
+    preferred = np.divide(found, flat, out=np.zeros_like(flat), where=reach)
     distances = np.full((len(cells), len(cells)), np.nan)
     for a, (i, j) in enumerate(cells):
         for b in range(a):
@@ -105,15 +116,14 @@ def query_dependence(view: View, recurrence: int | None = None, grid: int = 8) -
                 both = reach[a] & reach[b]
                 first, second = preferred[a, both], preferred[b, both]
                 if first.any() and second.any():  # float32 has no weights below 1e-45
-                    distances[a, b] = distances[b, a] = (
-                        np.abs(first / first.sum() - second / second.sum()).sum() / 2
-                    )
+                    gap = np.abs(first / first.sum() - second / second.sum()).sum() / 2
+                    distances[a, b] = distances[b, a] = gap
     known = distances[~np.isnan(distances)]
     return QueryDependence(float(known.mean()) if known.size else 0.0, cells, distances)
 
 
 def first_pixel(view: View) -> tuple[int, int]:
-    """A pixel worth showing first: in a beacon scene a disc pixel as far from the beacon's cross as there is; else the image's middle."""
+    """A pixel worth showing first: the disc pixel furthest from a beacon's cross, or the middle."""
     height, width = view.size
     if (colourful := beacon(view)) is not None:
         darkest = view.image.min(axis=2)

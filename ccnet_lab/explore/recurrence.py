@@ -1,4 +1,4 @@
-"""Recurrence, honestly: one set of weights at several R, side by side. How maps change with R is in maps.py, the picture in figures.py."""
+"""One set of weights at several R: labels, what changes, scores; draw/figures.py draws it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.datasets import read_labels
 from ccnet_lab.errors import ConfigError, ImageError
-from ccnet_lab.evaluation.beacons import HELD_OUT, BeaconScores, score_demo
+from ccnet_lab.evaluation.evaluate import HELD_OUT, BeaconScores, score_demo
 from ccnet_lab.evaluation.metrics import Scores, confusion_matrix, scores
 from ccnet_lab.explore.explorer import Explorer, View
 
@@ -20,12 +20,12 @@ SOME = HELD_OUT[:40]
 
 
 class Flip(NamedTuple):
-    """`pixels` of class `before`, at the R the model was trained with, became class `after`; `share` of all pixels."""
+    """`pixels` of class `before`, at the R the model was trained with, became class `after`."""
 
     before: int
     after: int
     pixels: int
-    share: float
+    share: float  # 0..1 of all pixels
 
 
 @dataclass(frozen=True)
@@ -34,49 +34,41 @@ class AtRecurrence:
 
     recurrence: int
     labels: NDArray[np.uint8]  # (H, W) class ids
-    changed: NDArray[
-        np.bool_
-    ]  # (H, W) where they differ from those at the R the model was trained with
+    changed: NDArray[np.bool_]  # (H, W) where they differ from those at the trained R
     changed_share: float  # 0..1 of the pixels
     flips: tuple[Flip, ...]  # the changes by class, the most frequent first
-    scores: (
-        Scores | None
-    )  # IoU per class, NaN for one neither in the mask nor predicted, mIoU over the others; None without a mask
+    # NaN for a class neither in the mask nor predicted; None without a mask
+    scores: Scores | None
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The same weights at several R."""
 
-    trained: (
-        int  # the R they were trained with; at any other they are used outside what they learned
-    )
+    trained: int  # the R they were trained with
     gamma: float  # the attention's residual weight
     at: tuple[AtRecurrence, ...]  # one record per R asked for
 
     @property
     def gamma_near_zero(self) -> bool:
-        """Whether gamma is so small that every R gives the same, which then says nothing about recurrence."""
+        """Whether gamma is so small that every R gives the same."""
         return abs(self.gamma) < GAMMA_NEAR_ZERO
 
 
 def compare_recurrences(
     view: View, recurrences: Sequence[int] = (0, 1, 2, 3), mask: NDArray[np.integer] | None = None
 ) -> Comparison:
-    """Labels at each R, what changes against the R the model was trained with, and, with a mask, the scores on this image.
+    """Labels at each R, changes against the trained R, and, with a mask, the scores on this image.
 
     Args:
         view: an image as a model sees it.
         recurrences: each 0 or more; 0 leaves the attention out.
-        mask: (H, W) class ids of the image's size; pixels of `IGNORE` count for nothing in the scores. Raises as `check_mask`.
+        mask: (H, W) class ids, `IGNORE` for pixels that don't count. Raises as `check_mask`.
     """
     if mask is not None:
         check_mask(mask, view)
-    return Comparison(
-        view.recurrence,
-        view.explorer.model.attention.gamma.item(),
-        tuple(_at(view, r, mask) for r in recurrences),
-    )
+    gamma = view.explorer.model.attention.gamma.item()
+    return Comparison(view.recurrence, gamma, tuple(_at(view, r, mask) for r in recurrences))
 
 
 def _at(view: View, recurrence: int, mask: NDArray[np.integer] | None) -> AtRecurrence:
@@ -94,11 +86,11 @@ def _at(view: View, recurrence: int, mask: NDArray[np.integer] | None) -> AtRecu
 
 
 def read_mask(path: str | Path, view: View) -> NDArray[np.uint8]:
-    """(H, W) class ids and `IGNORE` of a mask that belongs to the view's image: a palette or grey PNG with the data set's own ids.
+    """(H, W) class ids and `IGNORE` of a palette or grey PNG that labels the view's image.
 
-    Ids are those of the data set's files, see `data.datasets.label_table`: for VOC, CamVid and beacons the classes as they are, for ADE20K
-    1..150 and 0 ignored, for Cityscapes its label ids. Raises as `check_mask`, and `DataError` where the file is not readable, a colour
-    picture, or has ids the data set doesn't have.
+    Ids are those of the data set's files: for VOC, CamVid and beacons the classes as they are, for
+    ADE20K 1..150 and 0 ignored, for Cityscapes its label ids. Raises as `check_mask`, and
+    `DataError` where the file is not readable, a colour picture, or has other ids.
     """
     mask = read_labels(Path(path), get_dataset(view.explorer.config.dataset))
     check_mask(mask, view)
@@ -106,19 +98,20 @@ def read_mask(path: str | Path, view: View) -> NDArray[np.uint8]:
 
 
 def check_mask(mask: NDArray[np.integer], view: View) -> None:
-    """Raise `ImageError` unless the mask has the image's size and holds nothing but class ids and `IGNORE`."""
+    """Raise `ImageError` unless the mask has the image's size and only class ids and `IGNORE`."""
     if mask.shape != view.size:
         came, expected = (" x ".join(map(str, shape[::-1])) for shape in (mask.shape, view.size))
         raise ImageError(
-            f"the mask is {came} pixels and the image {expected}; give the mask that was made for this very image"
+            f"the mask is {came} pixels and the image {expected}; "
+            "give the mask that was made for this very image"
         )
     if not np.issubdtype(mask.dtype, np.integer):
         raise ImageError(f"the mask holds {mask.dtype}; expected class ids as integers, uint8 say")
     ids, classes = np.unique(mask), len(view.explorer.class_names)
     if strange := [str(i) for i in ids if not 0 <= i < classes and i != IGNORE]:
-        expected = f"expected 0 to {classes - 1}, or {IGNORE} for ignored"
         raise ImageError(
-            f"the mask holds ids that are no classes here: {', '.join(strange[:10])}; {expected}"
+            f"the mask holds ids that are no classes here: {', '.join(strange[:10])}; "
+            f"expected 0 to {classes - 1}, or {IGNORE} for ignored"
         )
 
 
@@ -128,17 +121,18 @@ def beacon_accuracy(
     seeds: range = SOME,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[int, BeaconScores]:
-    """Accuracy on and off the beacon's cross, on scenes made on the spot, with the same weights at each R.
+    """Accuracy on and off the beacon's cross, on generated scenes, with the same weights at each R.
 
     Args:
-        explorer: of a model trained on beacons; raises `ConfigError` for one that knows other classes.
-        recurrences: each 0 or more. seeds: of the scenes; the default are held out from training.
+        explorer: of a model trained on beacons; raises `ConfigError` for another.
+        recurrences: each 0 or more. seeds: of the scenes; by default held out from training.
         progress: called with (recurrences done, recurrences in all).
     """
     if explorer.config.dataset != "beacons":
         title = get_dataset(explorer.config.dataset).title
         raise ConfigError(
-            f"{explorer.config.name} was trained on {title} and knows no beacons; open 'demo' or 'demo_r1'"
+            f"{explorer.config.name} was trained on {title} and knows no beacons; "
+            "open 'demo' or 'demo_r1'"
         )
     found = {}
     for done, recurrence in enumerate(recurrences, 1):

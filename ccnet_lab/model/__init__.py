@@ -1,1 +1,1 @@
-"""The network: attention.py (the op), backbone.py (features), ccnet.py (the whole), weights/ (files in and out), export.py."""
+"""The network: attention.py (the op), backbone.py, ccnet.py (the whole), weights.py, export.py."""

@@ -1,14 +1,16 @@
-"""Criss-cross attention: its plain form, the choice between the forms, its module. Fast forms are in attention_cpu.py, attention_cuda.py.
+"""Criss-cross attention: the plain form, the choice of a faster one, and the module.
 
-Shapes: B batch, d query channels, C value channels, H rows, W columns of the feature map. A pixel's attention has H + W entries:
-first its column from top to bottom, then its row from left to right. The pixel itself lies on both; its column entry is masked out,
-so it counts once and H + W - 1 entries share the softmax. Scores are not scaled by 1 / sqrt(d).
+The faster forms are in attention_cpu.py and attention_cuda.py. Shapes: B batch, d query channels,
+C value channels, H rows and W columns of the feature map. A pixel's attention has H + W entries:
+its column from top to bottom, then its row from left to right. The pixel itself lies on both; its
+column entry is masked out, so that H + W - 1 entries share the softmax. Scores are not scaled by
+1 / sqrt(d).
 
-Source: Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", TPAMI 2020, section 3.2.
+Source: Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", TPAMI 2020, section
+3.2.
 """
 
 import os
-from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
@@ -20,41 +22,34 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ccnet_lab.model.attention_cpu import CrissCross, criss_cross_rows
 
-_SMALL = (
-    2**16
-)  # values per image below which the fast form's loop over a batch costs more than it saves (measured)
-FORM = os.environ.get(
-    "CCNET_LAB_ATTENTION", "plain"
-)  # on CUDA: "plain", or "triton" for the kernels of attention_cuda.py where they can
+# On CUDA: "plain", or "triton" for the kernels of attention_cuda.py where they take the tensors.
+FORM = os.environ.get("CCNET_LAB_ATTENTION", "plain")
 _TRITON = find_spec("triton") is not None
-PATHS: Counter[str] = (
-    Counter()
-)  # calls by the form that ran: "plain", "cpu" or "triton"; a compiled call counts once, when it is traced
+_SMALL = 2**16  # values per image below which the CPU form is slower on a batch (measured)
 
 
 def criss_cross_weights(query: Tensor, key: Tensor) -> Tensor:
     """Each pixel's attention over its column and its row.
 
     Args:
-        query, key: (B, d, H, W), any float dtype; half precision is widened to float32 before the scores are formed.
+        query, key: (B, d, H, W), any float dtype; half precision is widened to float32.
 
     Returns:
-        (B, H, W, H + W): column entries, then row entries; they sum to 1, and a pixel's own column entry is 0.
+        (B, H, W, H + W): column entries, then row entries; they sum to 1, and a pixel's own
+        column entry is 0.
     """
     _check(query, key)
     query, key = _widen(query), _widen(key)
     with _full_precision(query.device.type):
         column = torch.einsum("bdyx,bdkx->byxk", query, key)  # (B, H, W, H)
         row = torch.einsum("bdyx,bdyk->byxk", query, key)  # (B, H, W, W)
-        places = torch.arange(
-            query.shape[2], device=query.device
-        )  # compared, since ONNX Runtime has no torch.eye of truth values
-        column = column.masked_fill(places[:, None, None] == places, float("-inf"))  # (H, 1, H)
+        y = torch.arange(query.shape[2], device=query.device)  # ONNX Runtime has no boolean eye
+        column = column.masked_fill(y[:, None, None] == y, float("-inf"))  # mask (H, 1, H)
         return torch.softmax(torch.cat([column, row], dim=-1), dim=-1)  # (B, H, W, H + W)
 
 
 def criss_cross_attention_plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """`criss_cross_attention` as the paper writes it; the fast form is tested against this one."""
+    """`criss_cross_attention` as the paper writes it; the faster forms are tested against it."""
     _check(query, key, value)
     height = query.shape[2]
     weights = criss_cross_weights(query, key)  # (B, H, W, H + W)
@@ -68,9 +63,7 @@ def criss_cross_attention_plain(query: Tensor, key: Tensor, value: Tensor) -> Te
 def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Every pixel's weighted mean of the values on its column and its row.
 
-    On a CPU the form of attention_cpu.py runs, compiled or not, which keeps only query, key and value for the backward pass. Elsewhere, and
-    whatever traces or transforms it except torch.compile, the plain form runs, of which every step is recorded. `FORM` asks for the Triton
-    kernels where they take the tensors. `PATHS` counts the calls.
+    `chosen_form` says which form runs.
 
     Args:
         query, key: (B, d, H, W), any float dtype, any memory format, CPU or CUDA.
@@ -80,15 +73,15 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         (B, C, H, W) in the value's dtype and memory format.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: the shapes do not belong together.
     """
     _check(query, key, value)
-    path: str = _counted(_path(query, key, value))
-    if path == "triton":
+    form = chosen_form(query, key, value)
+    if form == "triton":
         from ccnet_lab.model.attention_cuda import criss_cross_triton
 
         return _formatted(criss_cross_triton(query, key, value), like=value)
-    if path == "plain":
+    if form == "plain":
         return criss_cross_attention_plain(query, key, value)
     return _on_cpu(query, key, value)
 
@@ -96,7 +89,7 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def criss_cross_residual(
     x: Tensor, gamma: Tensor, query: Tensor, key: Tensor, value: Tensor
 ) -> Tensor:
-    """The step x + gamma * attention; on a CPU in one go, so that the attention's result isn't kept for gamma's gradient.
+    """One step x + gamma * attention; on a CPU the attention is not kept for gamma's gradient.
 
     Args:
         x: (B, C, H, W).
@@ -107,27 +100,25 @@ def criss_cross_residual(
         (B, C, H, W).
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: the shapes do not belong together.
     """
     _check(query, key, value)
-    if _path(query, key, value) != "cpu" or x.shape != value.shape:
+    if chosen_form(query, key, value) != "cpu" or x.shape != value.shape:
         return x + gamma * criss_cross_attention(query, key, value)
-    _counted("cpu")
     return _on_cpu(query, key, value, x, gamma)
 
 
-torch.fx.wrap(
-    "criss_cross_residual"
-)  # torch.fx.symbolic_trace, which knows no sizes, records the call
+torch.fx.wrap("criss_cross_residual")  # torch.fx.symbolic_trace knows no sizes: record the call
 
 
 class CrissCrossAttention(nn.Module):
-    """One step x + gamma * attention(x); apply it R times with the same weights for recurrent criss-cross attention.
+    """One step x + gamma * attention(x); apply it R times for recurrent criss-cross attention.
 
     Args:
-        channels: C of its input and output.
+        channels: C of input and output.
         query_channels: d of queries and keys.
-        gamma: the residual weight's start; 0 in the published networks, so that an untrained step changes nothing.
+        gamma: initial residual weight; 0 in the published networks, where an untrained step
+            changes nothing.
     """
 
     def __init__(self, channels: int, query_channels: int, gamma: float = 0.0) -> None:
@@ -146,7 +137,7 @@ class CrissCrossAttention(nn.Module):
         return criss_cross_residual(x, self.gamma, query, key, value)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query (B, d, H, W), key (B, d, H, W) and value (B, C, H, W) of one step, by one convolution."""
+        """Query and key (B, d, H, W) and value (B, C, H, W), by a single convolution."""
         parts = (self.query, self.key, self.value)
         weight = torch.cat([part.weight for part in parts])
         bias = torch.cat([part.bias for part in parts if part.bias is not None])
@@ -155,23 +146,15 @@ class CrissCrossAttention(nn.Module):
         return query, key, value
 
 
-def _on_cpu(
-    query: Tensor, key: Tensor, value: Tensor, x: Tensor | None = None, gamma: Tensor | None = None
-) -> Tensor:
-    given = *(_rows(t) for t in (query, key, value)), x if x is None else _rows(x), gamma
-    rows = (
-        criss_cross_rows(*given)[0] if torch.compiler.is_compiling() else CrissCross.apply(*given)
-    )  # (B, H, W, C)
-    dtype = value.dtype if x is None else torch.promote_types(x.dtype, value.dtype)
-    return _formatted(rows.permute(0, 3, 1, 2).to(dtype), like=value)
+def chosen_form(query: Tensor, key: Tensor, value: Tensor) -> str:
+    """The form for these tensors: "plain", "cpu" or "triton".
 
-
-def _path(query: Tensor, key: Tensor, value: Tensor) -> str:
-    """The form for these tensors: "plain", "cpu" or "triton"."""
-    if (
-        traced() or type(value) not in (Tensor, nn.Parameter) or value.numel() == 0
-    ):  # traced: sizes are not known below
-        return "plain"
+    "cpu", compiled or not, keeps only query, key and value for the backward pass. "plain" runs for
+    small batches, on other devices, and under any tracer or transform but torch.compile, so that
+    every step is recorded. `FORM` asks for "triton".
+    """
+    if traced() or type(value) not in (Tensor, nn.Parameter) or value.numel() == 0:
+        return "plain"  # where sizes may be unknown
     if FORM == "triton" and _TRITON:
         from ccnet_lab.model.attention_cuda import takes
 
@@ -181,20 +164,24 @@ def _path(query: Tensor, key: Tensor, value: Tensor) -> str:
     return "plain" if small or value.device.type != "cpu" else "cpu"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _counted(path: str) -> str:
-    PATHS[path] += 1
-    return path
+def _on_cpu(
+    query: Tensor, key: Tensor, value: Tensor, x: Tensor | None = None, gamma: Tensor | None = None
+) -> Tensor:
+    inputs = *(_rows(t) for t in (query, key, value)), x if x is None else _rows(x), gamma
+    compiling = torch.compiler.is_compiling()
+    rows = criss_cross_rows(*inputs)[0] if compiling else CrissCross.apply(*inputs)  # (B, H, W, C)
+    dtype = value.dtype if x is None else torch.promote_types(x.dtype, value.dtype)
+    return _formatted(rows.permute(0, 3, 1, 2).to(dtype), like=value)
 
 
 def _rows(image: Tensor) -> Tensor:
-    """(B, c, H, W) -> (B, H, W, c), the last axis dense, float32 at least; a view of a channels-last float32 tensor or of some channels."""
+    """(B, c, H, W) -> (B, H, W, c), float32 at least, the last axis dense; a view if possible."""
     rows = _widen(image.permute(0, 2, 3, 1))
     return rows if rows.stride(3) == 1 else rows.contiguous()
 
 
 def _formatted(image: Tensor, like: Tensor) -> Tensor:
-    """`image` (B, c, H, W) channels-last where the channels of `like` lie side by side, else contiguous; a traced program leaves it."""
+    """(B, c, H, W) in the memory format of `like`: channels-last or contiguous."""
     if traced():
         return image
     channels_last = like.stride(1) == 1 and not like.is_contiguous()
@@ -205,7 +192,10 @@ def _formatted(image: Tensor, like: Tensor) -> Tensor:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def traced() -> bool:
-    """Whether torch.export, torch.jit.trace, torch.onnx.export, make_fx or a transform of torch.func runs; they take no fast form."""
+    """Whether a tracer or transform other than torch.compile runs: none may meet a faster form.
+
+    These are torch.export, torch.jit.trace, torch.onnx.export, make_fx and torch.func.
+    """
     if _exporting() or torch._C._get_tracing_state() is not None:
         return True
     return get_proxy_mode() is not None or torch._C._functorch.peek_interpreter_stack() is not None
@@ -213,30 +203,32 @@ def traced() -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _exporting() -> bool:
-    """Whether torch.export runs, strict or not; asked while dynamo traces, torch.compiler.is_exporting is true under torch.compile, too."""
+    """Whether torch.export runs; a function, since dynamo takes `is_exporting` for true."""
     return torch.compiler.is_exporting()
 
 
 def _full_precision(device_type: str) -> AbstractContextManager[Any]:
-    """Autocast off; it would make the scores half precision again. The device meta has none, and an export needs nothing."""
+    """Autocast off, which would halve the scores' precision; exports and meta have none."""
     if _exporting() or device_type == "meta":
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 
 
 def _widen(tensor: Tensor) -> Tensor:
-    """Half precision to float32: scores beyond 65,504 overflow float16, and bfloat16 keeps 8 bits of them."""
+    """Half precision to float32: scores beyond 65,504 overflow float16, bfloat16 keeps 8 bits."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
     if query.ndim != 4 or query.shape != key.shape:
         raise ValueError(
-            f"query {tuple(query.shape)} and key {tuple(key.shape)} must have one shape (B, d, H, W); project both from the same features"
+            f"query {tuple(query.shape)} and key {tuple(key.shape)} must have one shape "
+            "(B, d, H, W); project both from the same features"
         )
-    if value is not None and (
-        value.ndim != 4 or value.shape[0] != query.shape[0] or value.shape[2:] != query.shape[2:]
-    ):
+    if value is None:
+        return
+    if value.ndim != 4 or (value.shape[0], *value.shape[2:]) != (query.shape[0], *query.shape[2:]):
         raise ValueError(
-            f"value {tuple(value.shape)} must be (B, C, H, W) with the query's batch and size {(query.shape[0], *query.shape[2:])}"
+            f"value {tuple(value.shape)} must be (B, C, H, W) with the query's batch and size "
+            f"{(query.shape[0], *query.shape[2:])}"
         )

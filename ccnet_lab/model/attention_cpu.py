@@ -1,10 +1,12 @@
-"""Criss-cross attention with its residual as matrix products on a CPU, blocked; attention.py decides when it runs and has the plain form.
+"""Criss-cross attention with its residual on a CPU, as blocked matrix products.
 
-Batched products over the rows and over the columns of channels-last images. Only query, key, value and one number per pixel are kept; the
-backward pass recomputes the weights. No tensor of all weights is formed in the forward pass, half of one twice in the backward pass.
+attention.py decides when it runs and has the plain form. Batched products run over the rows and
+the columns of channels-last images. Only query, key, value and one number per pixel are kept for
+the backward pass, which recomputes the weights: the forward pass forms no tensor of all weights,
+the backward pass twice half of one.
 
-Shapes, of one image: query and key (H, W, d), value and residual (H, W, C). A few lines at a time, S = (lines, length, length) are the
-scores of their pixels along them.
+Shapes of one image: query and key (H, W, d), value and residual (H, W, C). The scores of a few
+lines at a time along themselves are (lines, length, length).
 """
 
 from collections.abc import Iterable
@@ -14,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_BLOCK = 2**22  # values of a block, 16 MiB of float32; with 2**17 to 2**20 it was slower (measured)
+_BLOCK = 2**22  # values of a block, 16 MiB of float32; 2**17 to 2**20 were slower (measured)
 
 
 class CrissCross(torch.autograd.Function):
-    """`criss_cross_rows` outside compiled programs, where its products can be counted and a call costs less."""
+    """`criss_cross_rows` outside compiled programs: less overhead, and its products are counted."""
 
     @staticmethod
     def forward(
@@ -29,7 +31,7 @@ class CrissCross(torch.autograd.Function):
         residual: Tensor | None,
         gamma: Tensor | None,
     ) -> Tensor:
-        """As `criss_cross_rows`, its first result."""
+        """The first result of `criss_cross_rows`."""
         out, share = _rows_forward(query, key, value, residual, gamma)
         ctx.save_for_backward(query, key, value, gamma, share)
         return out
@@ -37,14 +39,14 @@ class CrissCross(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The result's gradient is the residual's."""
+        """As that of the compiled operator."""
         return _gradients(ctx, _rows_backward(grad, *ctx.saved_tensors), grad)
 
 
 def _rows_forward(
     query: Tensor, key: Tensor, value: Tensor, residual: Tensor | None, gamma: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The step residual + gamma * attention, or without them the attention itself, and how much of each pixel's attention is on its column.
+    """The step residual + gamma * attention, or the attention alone where both are None.
 
     Args:
         query, key: (B, H, W, d), the last axis dense.
@@ -52,13 +54,14 @@ def _rows_forward(
         gamma: ().
 
     Returns:
-        (B, H, W, C) and (B, H, W, 1).
+        (B, H, W, C), and the share of each pixel's attention that is on its column (B, H, W, 1).
     """
-    out, share = value.new_empty(value.shape), value.new_empty(*value.shape[:3], 1)
+    out, share = _empty_results(value)
     factor = 1.0 if gamma is None else float(gamma.detach())
-    rest: Iterable[Tensor | None] = [None] * len(value) if residual is None else residual
+    residuals: Iterable[Tensor | None] = [None] * len(value) if residual is None else residual
+    factors = [factor] * len(value)
     with torch.autocast("cpu", enabled=False):
-        for image in zip(query, key, value, rest, out, share, [factor] * len(value), strict=True):
+        for image in zip(query, key, value, residuals, out, share, factors, strict=True):
             _forward(*image)
     return out, share
 
@@ -66,34 +69,21 @@ def _rows_forward(
 def _rows_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, gamma: Tensor | None, share: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value and gamma; gamma's is the sum of what each pixel's softmax needs anyway."""
-    rows = grad if grad.stride(3) == 1 else grad.contiguous()
+    """Gradients of query, key, value and gamma."""
+    grad = grad if grad.stride(3) == 1 else grad.contiguous()
     d_query, d_key, d_value = (t.new_empty(t.shape) for t in (query, key, value))
-    inner = torch.empty_like(
-        share
-    )  # of each pixel: the product of its output, before gamma, with its gradient
+    inner = torch.empty_like(share)  # per pixel: gradient times output before gamma
     factor = 1.0 if gamma is None else float(gamma.detach())
-    with torch.autocast("cpu", enabled=False):  # whoever calls backward within it
-        for image in zip(
-            query,
-            key,
-            value,
-            rows,
-            share,
-            d_query,
-            d_key,
-            d_value,
-            inner,
-            [factor] * len(value),
-            strict=True,
-        ):
+    gradients = d_query, d_key, d_value, inner, [factor] * len(value)
+    with torch.autocast("cpu", enabled=False):
+        for image in zip(query, key, value, grad, share, *gradients, strict=True):
             _backward(*image)
-    return (
-        d_query.mul_(factor),
-        d_key.mul_(factor),
-        d_value,
-        inner.sum(dtype=torch.float64).to(value.dtype),
-    )
+    d_gamma = inner.sum(dtype=torch.float64).to(value.dtype)
+    return d_query.mul_(factor), d_key.mul_(factor), d_value, d_gamma
+
+
+def _empty_results(value: Tensor) -> tuple[Tensor, Tensor]:
+    return value.new_empty(value.shape), value.new_empty(*value.shape[:3], 1)
 
 
 criss_cross_rows = torch.library.custom_op(
@@ -108,22 +98,17 @@ criss_cross_rows_backward = torch.library.custom_op(
 def _(
     query: Tensor, key: Tensor, value: Tensor, residual: Tensor | None, gamma: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return value.new_empty(value.shape), value.new_empty(*value.shape[:3], 1)
+    return _empty_results(value)
 
 
 @criss_cross_rows_backward.register_fake
 def _(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, gamma: Tensor | None, share: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return (
-        query.new_empty(query.shape),
-        key.new_empty(key.shape),
-        value.new_empty(value.shape),
-        value.new_empty(()),
-    )
+) -> tuple[Tensor, ...]:
+    return *(t.new_empty(t.shape) for t in (query, key, value)), value.new_empty(())
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, _, gamma = inputs
     ctx.save_for_backward(query, key, value, gamma, output[1])
 
@@ -133,36 +118,39 @@ def _compiled_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor
 
 
 def _gradients(ctx: Any, found: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of the five inputs; the result's is the residual's."""
     *projections, d_gamma = found
-    return (
-        *projections,
-        grad if ctx.needs_input_grad[3] else None,
-        d_gamma if ctx.needs_input_grad[4] else None,
-    )
+    _, _, _, residual, gamma = ctx.needs_input_grad
+    return *projections, grad if residual else None, d_gamma if gamma else None
 
 
-torch.library.register_autograd(criss_cross_rows, _compiled_backward, setup_context=_remember)
+torch.library.register_autograd(criss_cross_rows, _compiled_backward, setup_context=_save)
 
 
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, rest: Tensor | None, out: Tensor, share: Tensor, factor: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    residual: Tensor | None,
+    out: Tensor,
+    share: Tensor,
+    factor: float,
 ) -> None:
-    """One image: the softmax along columns, then along rows; the logarithms of their sums say how much of the attention each has."""
+    """One image: a softmax along columns, then along rows, weighted by their sums."""
     q_c, k_c, v_c, out_c, share_c = (_columns(t) for t in (q, k, v, out, share))
     for x in _blocks(v_c):
         p, share_c[x] = _softmax(_column_scores(q_c[x], k_c[x]))
         out_c[x] = torch.bmm(p, v_c[x])
     for y in _blocks(v):
-        p, total = _softmax(torch.bmm(q[y], k[y].mT))
-        w = share[y].sub_(total).sigmoid_()  # (n, W, 1)
+        p, log_sum = _softmax(torch.bmm(q[y], k[y].mT))
+        w = share[y].sub_(log_sum).sigmoid_()  # (n, W, 1)
         o = out[y]
-        if rest is None:
+        if residual is None:
             o.mul_(w)
         else:
-            torch.addcmul(rest[y], o, w, value=factor, out=o)
-        torch.baddbmm(
-            o, p.mul_(1 - w), v[y], alpha=factor, out=o
-        )  # in place, and unlike baddbmm_ known to the counter of operations
+            torch.addcmul(residual[y], o, w, value=factor, out=o)
+        # In place; FlopCounterMode counts it, which it does not baddbmm_.
+        torch.baddbmm(o, p.mul_(1 - w), v[y], alpha=factor, out=o)
 
 
 def _backward(
@@ -179,15 +167,14 @@ def _backward(
 ) -> None:
     """Gradients of one image, those of query and key not yet times `factor`.
 
-    With weights P and their gradients G = g v^T, those of the scores are P * (G - inner), where inner sums P * G over column and row.
+    With weights P and their gradients G = g v^T, the gradients of the scores are P * (G - inner),
+    where inner sums P * G over column and row.
     """
     q_c, k_c, v_c, g_c, share_c, d_v_c, inner_c = (
         _columns(t) for t in (q, k, v, g, share, d_v, inner)
     )
     height, width = v.shape[:2]
-    weights, gradients = v.new_empty(
-        2, width, height, height
-    )  # along columns, wanted again when the rows are known
+    weights, gradients = v.new_empty(2, width, height, height)  # along columns, needed again
     for x in _blocks(v_c):
         s = _column_scores(q_c[x], k_c[x], out=weights[x])
         p = torch.softmax(s, -1, out=s).mul_(share_c[x])
@@ -209,9 +196,9 @@ def _backward(
 
 
 def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax over the last axis, in place, and the logarithm of the sum of exponentials: (..., n) -> (..., n), (..., 1).
+    """Softmax over the last axis, in place, and the log-sum-exp (..., 1).
 
-    The largest weight is 1 over the sum relative to the largest score; torch.softmax is much faster than torch.exp on some processors.
+    The sum follows from the largest weight; torch.exp is much slower on some processors.
     """
     largest = scores.amax(-1, keepdim=True)
     p = torch.softmax(scores, -1, out=scores)
@@ -219,7 +206,10 @@ def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _column_scores(query: Tensor, key: Tensor, out: Tensor | None = None) -> Tensor:
-    """(n, H, d) twice -> (n, H, H); a pixel's own is the lowest number, which gets no weight; finite, for a column of one pixel."""
+    """(n, H, d) twice -> (n, H, H), a pixel's own so low that it gets no weight.
+
+    The lowest finite number, not -inf: a column may consist of one pixel.
+    """
     s = torch.bmm(query, key.mT, out=out)
     s.diagonal(dim1=1, dim2=2).fill_(torch.finfo(s.dtype).min)
     return s

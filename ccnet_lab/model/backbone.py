@@ -1,13 +1,15 @@
-"""Backbones: images to the features of the last two stages. What is made of them is in ccnet.py."""
+"""Backbones: images to the features of the last two stages; what is made of them is in ccnet.py."""
 
 from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, conv1x1
-from torchvision.ops import (
-    Conv2dNormActivation,
-)  # convolution without bias (3x3), batch norm, ReLU; output size ceil(input / stride)
+
+# 3x3 convolution without bias, batch norm, ReLU; the output's size is ceil(input / stride).
+from torchvision.ops import Conv2dNormActivation
+
+from ccnet_lab.model.upsample import upsample
 
 BLOCKS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
 
@@ -20,11 +22,14 @@ class Features(NamedTuple):
 
 
 class DilatedResNet(ResNet):
-    """torchvision's ResNet with a stem of three 3x3 convolutions and the last stages dilated instead of strided.
+    """torchvision's ResNet with a stem of three 3x3 convolutions and dilated last stages.
 
-    The first block of a dilated stage uses half its dilation, as torchvision and the published networks have it.
+    Output stride 8 dilates stages 3 and 4 (by 2 and 4), 16 only stage 4 (by 2). The first block of
+    a dilated stage has half its dilation, as in torchvision and the published networks.
 
-    Output stride 8 dilates stages 3 and 4 (2 and 4), 16 only stage 4 (2); `depth` is 50 or 101.
+    Args:
+        depth: 50 or 101.
+        output_stride: 8 or 16.
     """
 
     channels = (1024, 2048)  # C3, C4
@@ -47,7 +52,10 @@ class DilatedResNet(ResNet):
 
 
 class TinyBackbone(nn.Sequential):
-    """Two strided 3x3 convolutions: output stride 4, a receptive field of 7 pixels. It sees a disc's colour, never its surroundings."""
+    """Two strided 3x3 convolutions: output stride 4, a receptive field of 7 pixels.
+
+    It sees a disc's colour, never its surroundings.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__(
@@ -63,7 +71,7 @@ class TinyBackbone(nn.Sequential):
 
 
 class SlimBackbone(nn.Module):
-    """Residual stages down to stride 16; what comes after is added, enlarged, to what came before: for networks that are trained on a CPU.
+    """Residual stages down to stride 16, upsampled and added to the finer ones; trains on a CPU.
 
     Args:
         width: channels at stride 2; 2, 4 and 6 times as many at strides 4, 8 and 16.
@@ -79,28 +87,24 @@ class SlimBackbone(nn.Module):
         self.layer2 = _stage(outer, inner, blocks=2)
         self.layer3 = _stage(inner, deep, blocks=2)
         self.lateral = nn.Sequential(conv1x1(deep, inner), nn.BatchNorm2d(inner))
-        self.finer = (
-            nn.Sequential(conv1x1(inner, outer), nn.BatchNorm2d(outer))
-            if output_stride == 4
-            else None
-        )
-        self.smooth = Conv2dNormActivation(outer, outer) if output_stride == 4 else None
+        self.finer = self.smooth = None
+        if output_stride == 4:
+            self.finer = nn.Sequential(conv1x1(inner, outer), nn.BatchNorm2d(outer))
+            self.smooth = Conv2dNormActivation(outer, outer)
 
     def forward(self, images: Tensor) -> Features:
-        """(B, 3, H, W) -> stage 3 at ceil(H / 16), what stage 4 is elsewhere at ceil(H / output_stride)."""
+        """(B, 3, H, W) -> stage 3 at ceil(H / 16), stage 4 at ceil(H / output_stride)."""
         stage1 = self.layer1(self.stem(images))
         stage2 = self.layer2(stage1)
         stage3 = self.layer3(stage2)
-        merged = _add_enlarged(stage2, self.lateral(stage3))
+        merged = _add_upsampled(stage2, self.lateral(stage3))
         if self.finer is not None and self.smooth is not None:
-            merged = self.smooth(_add_enlarged(stage1, self.finer(merged)))
+            merged = self.smooth(_add_upsampled(stage1, self.finer(merged)))
         return Features(stage3, merged)
 
 
-def _add_enlarged(fine: Tensor, coarse: Tensor) -> Tensor:
-    return F.relu(
-        fine + F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False)
-    )
+def _add_upsampled(fine: Tensor, coarse: Tensor) -> Tensor:
+    return F.relu(fine + upsample(coarse, fine.shape[2:]))
 
 
 def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""CCNet, whole: images -> Segmentation. The op is in attention.py, the features in backbone.py, files of weights in weights/."""
+"""CCNet, from images to `Segmentation`; attention.py, backbone.py and weights.py have its parts."""
 
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ EMBEDDED = 16  # channels in which the category-consistent loss compares pixels;
 
 
 class Segmentation(NamedTuple):
-    """What a forward pass gives. K classes; h, w the size of the feature map.
+    """The result of a forward pass. K classes; h, w the size of the feature map.
 
     Attributes:
         logits: (B, K, h, w), at the backbone's stride, not upsampled.
         aux_logits: (B, K, h, w) of the auxiliary classifier on stage 3, or None.
-        attention: one (B, h, w, h + w) per recurrence, column entries first; () where it was not asked for.
-        embedding: (B, 16, h, w) of the attention's output for the category-consistent loss, or None.
+        attention: one (B, h, w, h + w) per recurrence, column entries first; () unless asked for.
+        embedding: (B, 16, h, w) for the category-consistent loss, or None.
     """
 
     logits: Tensor
@@ -30,28 +30,29 @@ class Segmentation(NamedTuple):
     embedding: Tensor | None = None
 
 
-_register_namedtuple(
-    Segmentation, serialized_type_name="ccnet_lab.Segmentation"
-)  # so that an exported program can be saved
+# So that an exported program can be saved.
+_register_namedtuple(Segmentation, serialized_type_name="ccnet_lab.Segmentation")
 
 
 class CCNet(nn.Module):
-    """A backbone, a head that applies criss-cross attention R times with shared weights, and an auxiliary classifier.
+    """A backbone, R shared steps of criss-cross attention, a classifier and an auxiliary one.
 
     Args:
         backbone: a module that maps images to `Features` and has `channels` = (C3, C4).
         num_classes: K.
         channels: C of the head.
         query_channels: d of the attention's queries and keys.
-        recurrence: R, unless a call says otherwise.
-        head_kernel: kernel of the head's convolutions, odd.
+        recurrence: R, unless a call gives another.
+        head_kernel: kernel size of the head's convolutions, odd.
         dropout: probability of dropping a channel before the classifiers.
-        gamma: what the attention's residual weight starts at.
+        gamma: initial residual weight of the attention.
         auxiliary: whether there is a classifier on stage 3.
-        aux_channels: its channels, 0 for as many as `channels`.
-        embedding: whether the attention's output is also projected to 16 channels, in train mode, for the category-consistent loss.
+        aux_channels: its channels; 0 means `channels`.
+        embedding: whether to project the attention's output to 16 channels, in train mode, for the
+            category-consistent loss.
 
-    Source: Huang et al., TPAMI 2020, figure 2; SSSegmentation's ssseg/modules/models/segmentors/ccnet.
+    Source: Huang et al., TPAMI 2020, figure 2; SSSegmentation's
+    ssseg/modules/models/segmentors/ccnet.
     """
 
     def __init__(
@@ -75,14 +76,16 @@ class CCNet(nn.Module):
         self.reduce = Conv2dNormActivation(stage4, channels, head_kernel)
         self.attention = CrissCrossAttention(channels, query_channels, gamma)
         self.refine = Conv2dNormActivation(channels, channels, head_kernel)
-        self.classifier = _classifier(
-            stage4 + channels, channels, num_classes, head_kernel, dropout
-        )
-        self.aux_classifier = (
-            _classifier(stage3, aux_channels or channels, num_classes, head_kernel, dropout)
-            if auxiliary
-            else None
-        )
+
+        def classifier(inputs: int, hidden: int) -> nn.Sequential:
+            return nn.Sequential(
+                *Conv2dNormActivation(inputs, hidden, head_kernel),
+                nn.Dropout2d(dropout),
+                nn.Conv2d(hidden, num_classes, 1),
+            )
+
+        self.classifier = classifier(stage4 + channels, channels)
+        self.aux_classifier = classifier(stage3, aux_channels or channels) if auxiliary else None
         self.embedding = nn.Conv2d(channels, EMBEDDED, 1) if embedding else None
 
     def forward(
@@ -96,9 +99,12 @@ class CCNet(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised.
-            recurrence: how often to apply the attention, 0 or more; None means what the model was built with.
+            recurrence: R, 0 or more; None means as built.
             with_aux: whether to compute the auxiliary logits; None means only in train mode.
             return_attention: whether to return each step's attention weights.
+
+        Raises:
+            ValueError: a negative recurrence.
         """
         steps = self.recurrence if recurrence is None else recurrence
         if steps < 0:
@@ -111,35 +117,22 @@ class CCNet(nn.Module):
                 query, key, _ = self.attention.project(x)
                 attention.append(criss_cross_weights(query, key))  # (B, h, w, h + w)
             x = self.attention(x)
-        with_aux = self.training if with_aux is None else with_aux
-        aux_logits = (
-            self.aux_classifier(features.stage3)
-            if with_aux and self.aux_classifier is not None
-            else None
-        )
-        embedding = self.embedding(x) if self.training and self.embedding is not None else None
-        return Segmentation(
-            self.decode(features.stage4, x), aux_logits, tuple(attention), embedding
-        )
+        aux_logits = embedding = None
+        if self.aux_classifier is not None and (self.training if with_aux is None else with_aux):
+            aux_logits = self.aux_classifier(features.stage3)
+        if self.embedding is not None and self.training:
+            embedding = self.embedding(x)
+        logits = self.decode(features.stage4, x)
+        return Segmentation(logits, aux_logits, tuple(attention), embedding)
 
     def decode(self, stage4: Tensor, x: Tensor) -> Tensor:
-        """Logits (B, K, h, w) from stage 4 (B, C4, h, w) and the attention's output (B, C, h, w)."""
+        """Logits (B, K, h, w) from stage 4 (B, C4, h, w) and attended features (B, C, h, w)."""
         logits: Tensor = self.classifier(torch.cat([stage4, self.refine(x)], dim=1))
         return logits
 
 
-def _classifier(
-    inputs: int, channels: int, classes: int, kernel: int, dropout: float
-) -> nn.Sequential:
-    return nn.Sequential(
-        *Conv2dNormActivation(inputs, channels, kernel),
-        nn.Dropout2d(dropout),
-        nn.Conv2d(channels, classes, 1),
-    )
-
-
 def build_model(config: str | Config) -> CCNet:
-    """The network of a configuration, with random weights; downloads nothing.
+    """The network of a configuration, with random weights.
 
     Raises:
         UnknownConfigError: no configuration has this name.

@@ -1,7 +1,8 @@
-"""What a forward pass of a configuration costs: counted from its shapes and measured on this machine; attention's formulas are in flops.py.
+"""Operations, bytes, latency and memory: attention by formula, whole networks counted or measured.
 
-One image, a forward pass without the auxiliary head; a multiplication and an addition are 2 operations. `python -m ccnet_lab.model.costs`
-prints the twelve, with `--measure` also measures them (minutes on a CPU) and keeps what it finds for `measured_costs`.
+Counts are for one image and a forward pass without the auxiliary head; a multiplication and an
+addition are 2 operations. `python -m ccnet_lab.model.costs` prints the twelve configurations; with
+`--measure` it also measures them here (minutes on a CPU) and stores that for `measured_costs`.
 """
 
 import argparse
@@ -26,46 +27,84 @@ from ccnet_lab.configs import CONFIGS, Config, get_config
 from ccnet_lab.errors import DeviceError, LabError
 from ccnet_lab.files import write_text
 from ccnet_lab.model.ccnet import build_model
-from ccnet_lab.model.flops import criss_cross_flops
 
 Size = tuple[int, int]  # (H, W), pixels
 _FILE = "measured_costs.json"  # in the store's folder
+
+
+def criss_cross_flops(
+    height: int, width: int, channels: int = 512, query_channels: int = 64, recurrence: int = 1
+) -> int:
+    """Operations of R criss-cross steps on a (1, C, H, W) map, by the authors' formula.
+
+    Counted are the three 1x1 convolutions, with C + 1 terms (the bias) per output, to d query,
+    d key and C value channels; the scores, H + W + 1 of d terms per pixel; the weighted sum,
+    H + W + 1 of C terms per pixel. The op itself needs H + W - 1 of each; the authors' H + W + 1
+    gives their numbers. Softmax, gamma and residual are not counted.
+
+    Source: the authors' answer in github.com/speedinghzl/CCNet/issues/2. At 1x512x97x97: 8.29
+    GFLOP, twice that for R = 2.
+    """
+    return recurrence * _flops(height, width, height + width + 1, channels, query_channels)
+
+
+def non_local_flops(height: int, width: int, channels: int = 512, query_channels: int = 64) -> int:
+    """The same for full (non-local) attention, HW scores per pixel: 108.16 GFLOP at 1x512x97x97.
+
+    The authors publish 108 without a formula; this is theirs with HW in place of H + W + 1.
+    """
+    return _flops(height, width, height * width, channels, query_channels)
+
+
+def criss_cross_bytes(height: int, width: int, itemsize: int = 4) -> int:
+    """Bytes of one step's attention weights (H, W, H + W): 6.96 MiB at 97x97 in float32."""
+    return height * width * (height + width) * itemsize
+
+
+def non_local_bytes(height: int, width: int, itemsize: int = 4) -> int:
+    """Bytes of full attention's weights (HW, HW): 337.7 MiB at 97x97 in float32."""
+    return (height * width) ** 2 * itemsize
+
+
+def _flops(height: int, width: int, reach: int, channels: int, query_channels: int) -> int:
+    projections = (channels + 1) * (2 * query_channels + channels)
+    return 2 * height * width * (projections + reach * (query_channels + channels))
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a configuration takes by its shapes.
 
-    The formula is larger by 2 R h w (3 d + 2 C), exactly: for the attention the authors count the biases, 2 d + C per cell, and h + w + 1
-    entries of d + C terms, where torch computes h + w. For the twelve that is 0.003 to 0.005 %.
+    The formula is larger by 2 R h w (3 d + 2 C), exactly: for the attention the authors count the
+    biases, 2 d + C per cell, and h + w + 1 entries of d + C terms, where torch computes h + w. For
+    the twelve that is 0.003 to 0.005 %.
     """
 
     parameters: int  # all that is trained, the auxiliary head included
-    formula_flops: (
-        float  # by the shapes of the convolutions and the authors' formula of the attention
-    )
-    counted_flops: float  # of every matrix product and convolution that torch is asked for, counted on a meta device
+    formula_flops: float  # by the convolutions' shapes and the authors' formula of the attention
+    counted_flops: float  # of the matrix products and convolutions torch runs on a meta device
     size: Size  # of the image
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a forward pass took on a machine, with random weights, float32, one image.
+    """A forward pass on a machine: random weights, float32, one image.
 
-    The memory is that for weights and activations. CUDA: the largest sum that torch had allocated. CPU: by how much the peak of the
-    resident set of a fresh process rose from before the network was built to after its first pass.
+    Memory is for weights and activations: on CUDA the most that torch had allocated, on a CPU the
+    rise of a fresh process's peak resident set from before the network was built to after its
+    first pass.
     """
 
     name: str  # of the configuration
-    seconds: float  # median latency after a pass that warms up
+    seconds: float  # median latency after a warm-up
     peak_bytes: int
     size: Size  # of the image
-    machine: str  # processor and threads, or the GPU
-    torch: str  # its version
+    machine: str  # as in `machine`
+    torch: str  # version
 
 
 def cost(config: str | Config, size: Size | None = None) -> Cost:
-    """What a configuration takes for an image of `size` (H, W), by default its crop. Nothing is computed or downloaded.
+    """The cost of an image of `size` (H, W), by default the configuration's crop.
 
     Raises:
         UnknownConfigError: no configuration has this name.
@@ -79,11 +118,9 @@ def _cost(config: Config, size: Size) -> Cost:
     with torch.device("meta"):
         model = build_model(config).eval()
         image = torch.empty(1, 3, *size)
-    products: list[int] = []  # of every convolution but the attention's own
+    products: list[int] = []  # of every convolution but the attention's
     for name, module in model.named_modules():
-        if isinstance(
-            module, nn.BatchNorm2d
-        ):  # no products to count, and on this device most of the time
+        if isinstance(module, nn.BatchNorm2d):  # no products, and slow on the meta device
             module.forward = lambda x: x  # type: ignore[method-assign, assignment]
         elif isinstance(module, nn.Conv2d) and not name.startswith("attention."):
             module.register_forward_hook(
@@ -93,72 +130,62 @@ def _cost(config: Config, size: Size) -> Cost:
             )
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         h, w = model(image).logits.shape[2:]
-    formula = 2 * sum(products) + criss_cross_flops(
-        h, w, config.channels, config.query_channels, config.recurrence
-    )
-    return Cost(
-        sum(p.numel() for p in model.parameters()), formula, counter.get_total_flops(), size
-    )
+    attention = criss_cross_flops(h, w, config.channels, config.query_channels, config.recurrence)
+    parameters = sum(p.numel() for p in model.parameters())
+    return Cost(parameters, 2 * sum(products) + attention, counter.get_total_flops(), size)
 
 
 def measure(
     config: str | Config, size: Size | None = None, repeats: int = 3, device: str = "cpu"
 ) -> Measured:
-    """Latency and memory of a forward pass here, in a process of its own; they are kept for `measured_costs`.
+    """Measure a forward pass in a process of its own and store the result for `measured_costs`.
 
-    The image is of `size` (H, W), by default the configuration's crop; `repeats` passes are timed on `device` ("cpu", "cuda", ...).
+    Args:
+        size: (H, W), by default the configuration's crop.
+        repeats: timed passes.
+        device: "cpu", "cuda", ...
 
     Raises:
-        DeviceError: the process ended without an answer: no such device, or not enough memory.
+        DeviceError: no such device, or not enough memory.
     """
     config = get_config(config)
     size = size or config.crop_size
-    words = json.dumps([config.to_dict(), size, repeats, device, torch.get_num_threads()])
+    task = json.dumps([config.to_dict(), size, repeats, device, torch.get_num_threads()])
     child = [sys.executable, "-c", "from ccnet_lab.model.costs import _child; _child()"]
-    process = subprocess.run(child, input=words, capture_output=True, text=True, check=False)
+    process = subprocess.run(child, input=task, capture_output=True, text=True, check=False)
     if process.returncode:
-        why = (
-            process.stderr.strip().rpartition("\n")[2]
-            or "it was killed; perhaps for want of memory"
-        )
+        why = process.stderr.strip().rpartition("\n")[2] or "it was killed, perhaps out of memory"
         raise DeviceError(
-            f"{config.name} could not be measured at {size[0]} x {size[1]} pixels on {device!r}: {why}. Try a smaller size, or 'cpu'"
+            f"{config.name} could not be measured at {size[0]} x {size[1]} pixels on {device!r}: "
+            f"{why}. Try a smaller size, or 'cpu'"
         )
     seconds, peak = json.loads(process.stdout.rpartition("\n")[2])
     found = Measured(config.name, seconds, peak, size, machine(device), torch.__version__)
-    _keep(found)
+    _store(found)
     return found
 
 
 def measured_costs(device: str = "cpu") -> dict[str, Measured]:
-    """What has been measured on this machine with this torch, by name; the newest of each. A file that is damaged counts as empty."""
+    """The newest measurements by this machine and torch, by name."""
     here = (machine(device), torch.__version__)
-    return {row.name: row for row in _kept() if (row.machine, row.torch) == here}
+    return {row.name: row for row in _stored() if (row.machine, row.torch) == here}
 
 
 def machine(device: str = "cpu") -> str:
-    """Processor and threads, or the GPU's name: what a measurement belongs to."""
+    """Processor and threads, or the GPU's name."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
 
 
-def commit() -> str:
-    """The working tree's commit, and whether there are changes to it; "" where there is no git."""
-    describe = ["git", "describe", "--always", "--exclude=*", "--dirty= and uncommitted changes"]
-    with suppress(OSError):
-        return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
-    return ""
-
-
 @functools.cache
 def _processor() -> str:
-    lines = []
     with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _child() -> None:
@@ -185,90 +212,65 @@ def _child() -> None:
 
 
 def _peak_rss() -> int:
-    """Bytes of the largest resident set this process has had; 0 where the system doesn't say."""
+    """Bytes of this process's peak resident set."""
     status = Path("/proc/self/status")
-    if (
-        status.is_file()
-    ):  # Linux, where getrusage counts what the parent had before it started this process
+    if status.is_file():  # Linux, where getrusage counts the parent's memory, too
         return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _kept() -> list[Measured]:
+def _stored() -> list[Measured]:
+    """All that was stored; nothing if the file is damaged."""
     try:
         rows = json.loads((store.home() / _FILE).read_text(encoding="utf-8"))
-        return [
-            Measured(
-                row["name"],
-                float(row["seconds"]),
-                int(row["peak_bytes"]),
-                (int(h), int(w)),
-                row["machine"],
-                row["torch"],
-            )
-            for row in rows
-            for h, w in [row["size"]]
-        ]
+        return [Measured(**{**row, "size": tuple(row["size"])}) for row in rows]
     except (OSError, ValueError, TypeError, KeyError):
         return []
 
 
-def _keep(found: Measured) -> None:
-    others = [
-        row
-        for row in _kept()
-        if (row.name, row.machine, row.torch) != (found.name, found.machine, found.torch)
-    ]
-    text = json.dumps([asdict(row) for row in [*others, found]], indent=1) + "\n"
-    with suppress(LabError, OSError):  # a folder that is shared and only to be read
+def _store(found: Measured) -> None:
+    key = (found.name, found.machine, found.torch)
+    rows = [row for row in _stored() if (row.name, row.machine, row.torch) != key]
+    text = json.dumps([asdict(row) for row in [*rows, found]], indent=1) + "\n"
+    with suppress(LabError, OSError):  # a shared folder may be read-only
         store.home().mkdir(parents=True, exist_ok=True)
         write_text(store.home() / _FILE, text, LabError)
 
 
 def main() -> None:
-    """Print the configurations' costs, by default those of the twelve."""
+    """Print the costs of configurations, by default of the twelve."""
     parser = argparse.ArgumentParser(
         prog="python -m ccnet_lab.model.costs", description="Costs of a forward pass on one image."
     )
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="configurations (default: the twelve)"
-    )
-    parser.add_argument(
-        "--measure",
-        action="store_true",
-        help="also measure latency and memory here, each in a process of its own",
-    )
-    parser.add_argument("--repeats", type=int, default=3, help="passes that are timed")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="by default the twelve")
+    parser.add_argument("--measure", action="store_true", help="also latency and memory here")
+    parser.add_argument("--repeats", type=int, default=3, help="timed passes")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     try:
         print(
-            f"{'configuration':34} {'image':>10} {'parameters':>10} {'GFLOP formula':>13} {'counted':>9} {'seconds':>8} {'memory':>9}"
+            f"{'configuration':34} {'image':>10} {'parameters':>10} {'GFLOP formula':>13} "
+            f"{'counted':>9} {'seconds':>8} {'memory':>9}"
         )
         for name in args.names or CONFIGS:
             found = cost(name)
-            here = (
-                measure(name, None, args.repeats, args.device)
-                if args.measure
-                else measured_costs(args.device).get(name)
+            if args.measure:
+                here: Measured | None = measure(name, None, args.repeats, args.device)
+            else:
+                here = measured_costs(args.device).get(name)
+            seconds = f"{here.seconds:.3f}" if here else "-"
+            memory = f"{here.peak_bytes / 2**20:.0f} MiB" if here else "-"
+            print(
+                f"{name:34} {'{} x {}'.format(*found.size):>10} {found.parameters / 1e6:>8.2f} M "
+                f"{found.formula_flops / 1e9:>13.2f} {found.counted_flops / 1e9:>9.2f} "
+                f"{seconds:>8} {memory:>9}",
+                flush=True,
             )
-            row = f"{name:34} {'{} x {}'.format(*found.size):>10} {found.parameters / 1e6:>8.2f} M {found.formula_flops / 1e9:>13.2f} "
-            row += f"{found.counted_flops / 1e9:>9.2f} "
-            row += (
-                f"{here.seconds:>8.3f} {here.peak_bytes / 2**20:>5.0f} MiB"
-                if here
-                else f"{'-':>8} {'-':>9}"
-            )
-            print(row, flush=True)
-        print(
-            f"Measured on {machine(args.device)}, torch {torch.__version__}, float32, random weights."
-        )
+        where = f"{machine(args.device)}, torch {torch.__version__}"
+        print(f"Measured on {where}, float32, random weights.")
     except LabError as error:
         parser.exit(2, f"error: {error}\n")
 

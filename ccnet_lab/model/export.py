@@ -1,6 +1,7 @@
-"""A trained network as one file that runs without this library: a torch.export program or ONNX. Files of weights are in weights.
+"""A trained network as one file that runs without this library: a torch.export program or ONNX.
 
-What is written (deployed.py makes it ready) is read back and compared with the network; only a file that gives the same is kept.
+The file is read back and compared with the network; only one that gives the same is kept. Files of
+weights are in weights.py.
 """
 
 import copy
@@ -16,38 +17,67 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ccnet_lab.configs import Config, get_config
-from ccnet_lab.data.transforms import normalise
+from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.generated.beacons import make_scene
+from ccnet_lab.data.transforms import MEAN, STD, normalise, resize
 from ccnet_lab.errors import ExportError, MissingPackageError
-from ccnet_lab.files import write_whole
+from ccnet_lab.files import sha256, write_whole
 from ccnet_lab.model.ccnet import CCNet
-from ccnet_lab.model.deployed import Deployed, agreement, describe, enlarged, generated_picture
+from ccnet_lab.model.folding import folded
+from ccnet_lab.model.upsample import upsample
 
 FORMATS = ("pt2", "onnx")
-# The largest difference of a file's logits from the network's in float64. Where float32 can take the logits further, so much is allowed:
-# `SLACK` times `_rounding`. Files of five networks, with kernels for AVX2 and AVX-512, were at most 0.17 of that away.
+# The largest difference of a file's logits from the network's in float64. Where float32 rounds more
+# than that, `SLACK` times `_rounding` is allowed; files of five networks, with kernels for AVX2 and
+# AVX-512, were at most 0.17 of that away.
 TOLERANCE, SLACK = 1e-4, 3
 SIZES = ((97, 161), (128, 96), (75, 75))  # (H, W) of the pictures a file is checked on
-OPSETS, OPSET = range(18, 24), 20  # of ONNX; 20 is what torch 2.11 writes of itself
+OPSETS, OPSET = range(18, 24), 20  # of ONNX; 20 is the default of torch 2.11
 _Run = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written, read back and found to give what the network gives.
+    """A file that was written, read back and compared with the network.
 
-    Differences are the largest from the network in float64, which has no part in a CPU's rounding: of logits; for labels, of the network's
-    logits of the file's label and of its own.
+    Differences are the largest from the network in float64, which no CPU's kernels change: of
+    logits; for labels, between the network's logits of the file's label and of its own.
     """
 
     path: Path
     bytes: int
-    metadata: dict[str, Any]  # what the file says of itself
+    metadata: dict[str, Any]  # as in the file
     differences: dict[tuple[int, int], float]  # by (H, W)
     allowed: float  # what they may be, `TOLERANCE` or more
+
+
+class Deployed(nn.Module):
+    """The module that is written: batch norms folded, without what only training needs."""
+
+    def __init__(self, model: CCNet, recurrence: int, labels: bool) -> None:
+        super().__init__()
+        self.network, self.recurrence, self.labels = folded(model), recurrence, labels
+        self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K, h, w); with labels (B, H, W, 3) uint8 -> (B, H, W) uint8."""
+        if not self.labels:
+            return self.logits(images)
+        return upsample(self.logits(normalise(images)), images.shape[1:3]).argmax(1).to(torch.uint8)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised -> (B, K, h, w)."""
+        return self.network(images, self.recurrence, with_aux=False).logits  # type: ignore[no-any-return]
+
+    def smallest(self) -> int:
+        """The least height and width: two cells, since torch.export fixes an axis of one."""
+        features = self.network.backbone(torch.zeros(1, 3, 64, 64))
+        return int(64 // min(features.stage3.shape[2], features.stage4.shape[2])) + 1
 
 
 @torch.no_grad()
@@ -57,67 +87,51 @@ def export_model(
     path: str | Path,
     *,
     labels: bool = False,
-    int8: bool = False,
     recurrence: int | None = None,
     fixed: tuple[int, int, int] | None = None,
     opset: int = OPSET,
     sizes: Sequence[tuple[int, int]] = SIZES,
-    pictures: Sequence[NDArray[np.uint8]] = (),
     source: str | Path | None = None,
 ) -> Exported:
-    """Write a network, in eval mode and float32, to `path`: a torch.export program (`.pt2`) or ONNX (`.onnx`).
+    """Write a network, in eval mode and float32, to `path`.
 
     Args:
-        model: the network, left as it is; it was built from `config`. opset: of ONNX.
-        path: the file; its ending says the format. What is there before stays until the new file is checked.
-        labels: (B, H, W, 3) uint8 RGB -> (B, H, W) uint8 labels, with normalising, upsampling and argmax inside; else (B, 3, H, W) float32,
-            normalised, -> (B, K, h, w) logits at the backbone's stride.
-        int8: whether the convolutions' weights are kept as int8 with a scale per output channel; the arithmetic stays float32.
-        recurrence: R; None means what the network was built with.
+        model: the network, left as it is; it was built from `config`.
+        path: the file; its ending chooses the format, a torch.export program (`.pt2`) or ONNX
+            (`.onnx`). What is there before stays until the new file is checked.
+        labels: (B, H, W, 3) uint8 RGB -> (B, H, W) uint8 labels, with normalising, upsampling and
+            argmax inside; else (B, 3, H, W) float32, normalised, -> (B, K, h, w) logits at the
+            backbone's stride.
+        recurrence: R; None means as built.
         fixed: (B, H, W) for runtimes that want one size; None leaves all three open.
-        sizes: (H, W) of the generated pictures the file is checked on; with `fixed` that size is taken instead.
-        pictures: (H, W, 3) uint8, more to check on; where there are some, the agreement of int8 with float32 is stated on these alone.
+        opset: of ONNX.
+        sizes: (H, W) of the generated pictures to check on; `fixed` replaces them.
         source: the weights' file; its name, sha256 and notes go into the metadata.
 
     Raises:
-        ExportError: an unknown format or opset, a size that is too small, a file that cannot be written, or one that differs from the
-            network by more than is allowed; under `path` is then what was there before.
-        MissingPackageError: ONNX was asked for and its packages are not installed.
+        ExportError: an unknown format or opset, a size that is too small, a file that cannot be
+            written or that differs from the network by more than is allowed.
+        MissingPackageError: the packages for ONNX are not installed.
     """
     config, path = get_config(config), Path(path)
-    kind, steps = path.suffix[1:].lower(), model.recurrence if recurrence is None else recurrence
-    if kind not in FORMATS:
-        raise ExportError(
-            f"{path.name} ends in {path.suffix!r}; expected .pt2 (a torch.export program) or .onnx"
-        )
-    if path.is_dir():
-        raise ExportError(f"{path} is a folder; give the name of a file in it")
-    if opset not in OPSETS or steps < 0:
-        raise ExportError(
-            f"opset is {opset}, recurrence {steps}; expected {OPSETS[0]} to {OPSETS[-1]}, and 0 or more"
-        )
-    if kind == "onnx":
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            _package(package)
-    eager = copy.deepcopy(model).cpu().float().eval()
-    deployed = Deployed(eager, steps, labels)
+    steps = model.recurrence if recurrence is None else recurrence
+    kind = _checked_format(path, steps, opset)
+    network = copy.deepcopy(model).cpu().float().eval()
+    deployed = Deployed(network, steps, labels)
     smallest = deployed.smallest()
-    sizes = sizes if fixed is None else [fixed[1:]] * len(SIZES)
-    for size in [*sizes, *(picture.shape[:2] for picture in pictures)]:
-        _check_size(tuple(size), fixed, smallest)
-    made = [generated_picture(config.dataset, *size, seed) for seed, size in enumerate(sizes)]
-    batches = [_batch(picture, 2 if fixed is None else fixed[0]) for picture in [*made, *pictures]]
-    logits: _Run = lambda images: eager(images, steps, with_aux=False).logits  # noqa: E731
-    metadata = describe(config, deployed, fixed, source)
-    network: nn.Module = eager
-    if int8:
-        deployed.quantise()
-        metadata["int8"] = agreement(
-            logits, deployed.logits, batches[len(made) :] if pictures else batches
-        )
-        network = copy.deepcopy(deployed)
-        logits = network.logits
+    if fixed is not None:
+        sizes = [fixed[1:]] * len(SIZES)
+    for height, width in sizes:
+        if min(height, width) < smallest or (fixed is not None and fixed[0] < 1):
+            raise ExportError(
+                f"a picture of {height} x {width} pixels is too small; "
+                f"expected at least {smallest} x {smallest}, batches of 1"
+            )
+    pictures = [generated_picture(config.dataset, *size, seed) for seed, size in enumerate(sizes)]
+    batches = [_batch(picture, 2 if fixed is None else fixed[0]) for picture in pictures]
+    metadata = _describe(config, deployed, fixed, source)
     network.double()
+    logits: _Run = lambda images: network(images, steps, with_aux=False).logits  # noqa: E731
     differences: dict[tuple[int, int], float] = {}
     allowed = TOLERANCE
 
@@ -130,17 +144,48 @@ def export_model(
         worst = max(differences.values())
         if not math.isfinite(worst):
             raise ExportError(
-                f"the network gives NaN or infinity, so {path.name} was not kept; take an earlier checkpoint"
+                f"the network gives NaN or infinity, so {path.name} was not kept; "
+                "take an earlier checkpoint"
             )
         if worst > allowed:
             allowed = max(allowed, SLACK * _rounding(logits, batches))
         if worst > allowed:
             raise ExportError(
-                f"{path.name} would differ from the network by {worst:.2g}, more than {allowed:.2g}; it was not kept"
+                f"{path.name} would differ from the network by {worst:.2g}, "
+                f"more than {allowed:.2g}; it was not kept"
             )
 
     write_whole(path, write, ExportError)
     return Exported(path, path.stat().st_size, metadata, differences, allowed)
+
+
+def _checked_format(path: Path, recurrence: int, opset: int) -> str:
+    kind = path.suffix[1:].lower()
+    if kind not in FORMATS:
+        raise ExportError(
+            f"{path.name} ends in {path.suffix!r}; expected .pt2 (a torch.export program) or .onnx"
+        )
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder; give the name of a file in it")
+    if opset not in OPSETS or recurrence < 0:
+        raise ExportError(
+            f"opset is {opset}, recurrence {recurrence}; "
+            f"expected {OPSETS[0]} to {OPSETS[-1]}, and 0 or more"
+        )
+    if kind == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            _package(package)
+    return kind
+
+
+def generated_picture(dataset: str, height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8: a scene for the network of the beacons, else smooth noise with grain."""
+    if dataset == "beacons":
+        return resize(make_scene(seed).image, height, width)
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), np.uint8)
+    smooth = resize(coarse, height, width)
+    return (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
 def _batch(picture: NDArray[np.uint8], count: int) -> Tensor:
@@ -148,29 +193,14 @@ def _batch(picture: NDArray[np.uint8], count: int) -> Tensor:
     return torch.from_numpy(np.stack([np.roll(picture, 7 * i, axis=1) for i in range(count)]))
 
 
-def _check_size(size: tuple[int, ...], fixed: tuple[int, int, int] | None, smallest: int) -> None:
-    given = f"{size[0]} x {size[1]}"
-    if min(size) < smallest or (fixed is not None and fixed[0] < 1):
-        raise ExportError(
-            f"a picture of {given} pixels is too small; expected at least {smallest} x {smallest}, batches of 1"
-        )
-    if fixed is not None and size != fixed[1:]:
-        raise ExportError(
-            f"a picture is {given}, but the size is fixed to {fixed[1]} x {fixed[2]}; give one of that size"
-        )
-
-
 def _capture(deployed: Deployed, fixed: tuple[int, int, int] | None, smallest: int) -> Any:
-    """The program of one forward pass, without the paths of this machine that its nodes remember."""
+    """The program of one forward pass, without the paths of this machine in its nodes."""
     batch, height, width = fixed or (2, 2 * smallest + 1, 3 * smallest - 1)
-    images = (
-        torch.zeros(batch, height, width, 3, dtype=torch.uint8)
-        if deployed.labels
-        else torch.zeros(batch, 3, height, width)
-    )
-    open_axes = (
-        dict.fromkeys(_axes(deployed.labels), torch.export.Dim.DYNAMIC) if fixed is None else None
-    )
+    shape = (batch, height, width, 3) if deployed.labels else (batch, 3, height, width)
+    images = torch.zeros(shape, dtype=torch.uint8 if deployed.labels else torch.float32)
+    open_axes = None
+    if fixed is None:
+        open_axes = dict.fromkeys(_axes(deployed.labels), torch.export.Dim.DYNAMIC)
     program = torch.export.export(deployed.eval(), (images,), dynamic_shapes=(open_axes,))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
@@ -178,34 +208,29 @@ def _capture(deployed: Deployed, fixed: tuple[int, int, int] | None, smallest: i
 
 
 def _axes(labels: bool) -> dict[int, str]:
-    return (
-        {0: "batch", 1: "height", 2: "width"} if labels else {0: "batch", 2: "height", 3: "width"}
-    )
+    height, width = (1, 2) if labels else (2, 3)
+    return {0: "batch", height: "height", width: "width"}
 
 
 def _through_pt2(program: Any, path: Path, metadata: dict[str, Any], _: int) -> _Run:
     """Write the program and read it back."""
     program.example_inputs = None
+    extra = {"metadata.json": json.dumps(metadata, indent=1)}
     with path.open("wb") as file:  # a path would have to end in .pt2
-        torch.export.save(
-            program, file, extra_files={"metadata.json": json.dumps(metadata, indent=1)}
-        )
+        torch.export.save(program, file, extra_files=extra)
     with path.open("rb") as file:
         return torch.export.load(file).module()
 
 
 def _through_onnx(program: Any, path: Path, metadata: dict[str, Any], opset: int) -> _Run:
-    """Write one file and read it back; int8 weights are not folded to float32 in it, which the runtime does when it loads them."""
+    """Write one file and read it back."""
     labels = metadata["output"].startswith("labels")
-    how: dict[str, Any] = dict(
-        opset_version=opset, dynamo=True, optimize="int8" not in metadata, verbose=False
-    )
+    names: Any = {"input_names": ["images"], "output_names": ["labels" if labels else "logits"]}
     written: Any = torch.onnx.export(
-        program, input_names=["images"], output_names=["labels" if labels else "logits"], **how
+        program, opset_version=opset, dynamo=True, verbose=False, **names
     )
-    _package("onnx_ir.passes.common").ClearMetadataAndDocStringPass()(
-        written.model
-    )  # as large as a small network's weights
+    clear = _package("onnx_ir.passes.common").ClearMetadataAndDocStringPass()
+    clear(written.model)  # they are as large as a small network's weights
     if metadata["size"] == "any":
         shape = written.model.graph.inputs[0].shape
         written.rename_axes({shape[axis]: name for axis, name in _axes(labels).items()})
@@ -219,7 +244,7 @@ def _through_onnx(program: Any, path: Path, metadata: dict[str, Any], opset: int
 def _differences(
     run: _Run, exact: _Run, batches: Sequence[Tensor], labels: bool
 ) -> dict[tuple[int, int], float]:
-    """By size, of what the file gives from `exact`, the network in float64."""
+    """The file's difference, by size, from `exact`, the network in float64."""
     found: dict[tuple[int, int], float] = {}
     for pixels in batches:
         images, size = normalise(pixels).contiguous(), (pixels.shape[1], pixels.shape[2])
@@ -231,7 +256,7 @@ def _differences(
                 f"the file does not take {size[0]} x {size[1]} pixels: {error}; it was not kept"
             ) from error
         if labels:
-            expected = enlarged(expected, size)
+            expected = upsample(expected, size)
             difference = expected.amax(1) - expected.gather(1, given[:, None].long())[:, 0]
         else:
             difference = (given - expected).abs()
@@ -240,18 +265,19 @@ def _differences(
 
 
 def _rounding(exact: _Run, batches: Sequence[Tensor]) -> float:
-    """How far float32's rounding takes the logits of a network, here in float64, whatever a CPU's kernels are."""
-    images = [normalise(pixels).contiguous().double() for pixels in batches]
-    expected = [exact(image) for image in images]
-    with _Rounded():
-        return max(
-            float((exact(image) - logits).abs().max())
-            for image, logits in zip(images, expected, strict=True)
-        )
+    """How far float32's rounding takes a network's logits, computed in float64 on any CPU alike."""
+    worst = 0.0
+    rounded = _Rounded()
+    for pixels in batches:
+        images = normalise(pixels).contiguous().double()
+        expected = exact(images)
+        with rounded:
+            worst = max(worst, float((exact(images) - expected).abs().max()))
+    return worst
 
 
 class _Rounded(TorchFunctionMode):
-    """Every convolution off by float32's epsilon of the sum of its products' magnitudes, up or down by chance."""
+    """Every convolution off by float32's epsilon of its products' magnitudes, up or down."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -265,9 +291,49 @@ class _Rounded(TorchFunctionMode):
             return result
         images, weight, _, *how = args
         signs = torch.randint(0, 2, result.shape, generator=self.generator) * 2 - 1
-        return result + signs * torch.finfo(torch.float32).eps * function(
-            images.abs(), weight.abs(), None, *how
-        )
+        magnitude = function(images.abs(), weight.abs(), None, *how)
+        return result + signs * torch.finfo(torch.float32).eps * magnitude
+
+
+def _describe(
+    config: Config,
+    deployed: Deployed,
+    fixed: tuple[int, int, int] | None,
+    source: str | Path | None,
+) -> dict[str, Any]:
+    """The file's metadata, all that a person needs to use it, ready for JSON."""
+    dataset, stride = get_dataset(config.dataset), config.output_stride
+    if deployed.labels:
+        images = "images (B, H, W, 3) uint8 RGB"
+        output = "labels (B, H, W) uint8, indices into class_names"
+    else:
+        images = "images (B, 3, H, W) float32: RGB 0..255, less mean, divided by std"
+        output = f"logits (B, K, ceil(H / {stride}), ceil(W / {stride}))"
+    metadata: dict[str, Any] = {
+        "made_with": f"ccnet_lab, torch {torch.__version__}",
+        "name": config.name,
+        "input": images,
+        "output": output,
+        "output_stride": stride,
+        "size": "any" if fixed is None else "{} x {} x {}".format(*fixed),
+        "smallest_side": deployed.smallest(),
+        "normalisation": {"mean": MEAN, "std": STD},
+        "recurrence": deployed.recurrence,
+        "dataset": dataset.title,
+        "class_names": dataset.class_names,
+        "palette": dataset.palette,
+        "config": config.to_dict(),
+    }
+    if source is not None:
+        source = Path(source)
+        metadata["weights"] = {"file": source.name, "sha256": sha256(source)}
+        if source.suffix == ".safetensors":
+            with safe_open(source, framework="pt") as stored:
+                notes = stored.metadata() or {}
+            metadata["weights"]["notes"] = {
+                key: value for key, value in notes.items() if key not in ("config", "dataset")
+            }
+    return json.loads(json.dumps(metadata))  # type: ignore[no-any-return]
 
 
 def _package(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A network made ready for inference alone; quicker 3x3 convolutions are in winograd.py, what it gains in timing.py."""
+"""A network prepared for inference: batch norms folded, wide convolutions from winograd.py."""
 
 import copy
 
@@ -12,7 +12,7 @@ from ccnet_lab.model.winograd import use_winograd
 
 
 def ready(model: CCNet, device: torch.device) -> CCNet:
-    """`folded` on the device; on a CPU without units for bfloat16 its wide 3x3 convolutions are Winograd's, at four times their memory."""
+    """`folded` on the device; on a CPU without bfloat16 units with Winograd's convolutions."""
     network = folded(model).to(device)
     if device.type == "cpu" and not has_bf16(device):
         use_winograd(network)
@@ -20,10 +20,10 @@ def ready(model: CCNet, device: torch.device) -> CCNet:
 
 
 def folded(model: CCNet) -> CCNet:
-    """A copy for inference: eval mode, no gradients, batch norms folded into the convolutions before them, channels-last in memory.
+    """A copy in eval mode without gradients, batch norms folded into convolutions, channels-last.
 
-    The auxiliary classifier and the embedding, which only training needs, are left out. Logits differ by rounding. The copy's state dict
-    has other names than the model's and is not for saving.
+    The auxiliary classifier and the embedding, which only training needs, are left out. Logits
+    differ by rounding. The copy's state dict has other names and is not for saving.
     """
     network = copy.deepcopy(model).eval().requires_grad_(False)
     network.aux_classifier = network.embedding = None
@@ -32,14 +32,10 @@ def folded(model: CCNet) -> CCNet:
 
 
 def _fold(module: nn.Module) -> None:
-    before: tuple[str, nn.Module] | None = None
+    before, last = "", None
     for name, child in list(module.named_children()):
-        if (
-            isinstance(child, nn.BatchNorm2d)
-            and before is not None
-            and isinstance(before[1], nn.Conv2d)
-        ):
-            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
+        if isinstance(child, nn.BatchNorm2d) and isinstance(last, nn.Conv2d):
+            setattr(module, before, fuse_conv_bn_eval(last, child))
             setattr(module, name, nn.Identity())
-        before = (name, child)
+        before, last = name, child
         _fold(child)

@@ -1,6 +1,7 @@
-"""What checkpoints hold beside tensors and does no harm, read as inert stand-ins: nothing a file names is imported, made or run.
+"""Names that checkpoints hold beside tensors and that do no harm, read as inert stand-ins.
 
-torch's reader refuses every name it doesn't know. For the names below it is given a class of ours instead of what they mean elsewhere.
+torch's reader refuses every name it does not know. For the names below it is given a class of this
+file instead of what they mean elsewhere: nothing that a file names is imported, made or run.
 """
 
 import threading
@@ -11,81 +12,39 @@ from typing import Any
 
 import torch
 
-_NUMPY = ("scalar", "_reconstruct", "_frombuffer")
-NAMES = (
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in _NUMPY),
-    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
-    *(
-        f"numpy.{name}"
-        for name in (
-            "dtype",
-            "ndarray",
-            "bool_",
-            "bool",
-            "str_",
-            "int32",
-            "int64",
-            "float16",
-            "float32",
-            "float64",
-        )
-    ),
-    *(
-        f"numpy.dtypes.{name}DType"
-        for name in ("Bool", "Int32", "Int64", "Float16", "Float32", "Float64", "Str")
-    ),
-    *(
-        "argparse.Namespace",
-        "types.SimpleNamespace",
-        "mmengine.logging.history_buffer.HistoryBuffer",
-    ),
-    *(
-        f"pathlib.{name}"
-        for name in (
-            "Path",
-            "PosixPath",
-            "WindowsPath",
-            "PurePath",
-            "PurePosixPath",
-            "PureWindowsPath",
-        )
-    ),
-    *(
-        f"pathlib._local.{name}"
-        for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
-    ),
-    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
-    *(
-        f"builtins.{name}"
-        for name in (
-            "slice",
-            "range",
-            "frozenset",
-            "complex",
-            "list",
-            "dict",
-            "int",
-            "float",
-            "str",
-            "tuple",
-        )
-    ),
+_NAMES = {
+    "numpy": "dtype ndarray bool_ bool str_ int32 int64 float16 float32 float64",
+    "numpy.core.multiarray": "scalar _reconstruct _frombuffer",
+    "numpy._core.multiarray": "scalar _reconstruct _frombuffer",
+    "numpy.core.numeric": "_frombuffer",
+    "numpy._core.numeric": "_frombuffer",
+    "numpy.dtypes": "BoolDType StrDType Int32DType Int64DType "
+    "Float16DType Float32DType Float64DType",
+    "argparse": "Namespace",
+    "types": "SimpleNamespace",
+    "mmengine.logging.history_buffer": "HistoryBuffer",
+    "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+    "pathlib._local": "Path PosixPath WindowsPath PurePosixPath PureWindowsPath",
+    "datetime": "datetime date time timedelta timezone",
+    "builtins": "slice range frozenset complex list dict int float str tuple",
+}
+_DICTS = (
+    "easydict.EasyDict",
+    "yacs.config.CfgNode",
+    "mmcv.utils.config.ConfigDict",
+    "mmengine.config.config.ConfigDict",
+    "addict.addict.Dict",
 )
-DICTS = (
-    *("collections.defaultdict", "easydict.EasyDict", "yacs.config.CfgNode"),
-    *("mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict", "addict.addict.Dict"),
-)
-LISTS = ("collections.deque",)
-_LOCK = threading.Lock()
+_LOCK = threading.Lock()  # torch keeps one list of safe names for all threads
 
 
 class Aside:
-    """Something that was not read; what it is called in the file."""
+    """Something that was not read; `repr` gives its name in the file."""
 
-    what = ""
+    name = ""
 
     def __new__(cls, *_: Any) -> "Aside":
-        """Whatever it is made from is forgotten."""
+        """Forget the arguments."""
         return super().__new__(cls)
 
     def __init__(self, *_: Any) -> None:
@@ -95,7 +54,7 @@ class Aside:
         pass
 
     def __repr__(self) -> str:
-        return self.what
+        return self.name
 
 
 def _dict(*_: Any) -> dict[Any, Any]:
@@ -106,15 +65,20 @@ def _list(*_: Any) -> list[Any]:
     return []
 
 
+def _stand_in(name: str) -> tuple[Any, str]:
+    return type("Aside", (Aside,), {"name": name}), name
+
+
 _STAND_INS: list[Any] = [
-    *((type("Aside", (Aside,), {"what": name}), name) for name in NAMES),
-    *((OrderedDict if name != "collections.defaultdict" else _dict, name) for name in DICTS),
-    *((_list, name) for name in LISTS),
+    *(_stand_in(f"{module}.{n}") for module, names in _NAMES.items() for n in names.split()),
+    *((OrderedDict, name) for name in _DICTS),
+    (_dict, "collections.defaultdict"),
+    (_list, "collections.deque"),
 ]
 
 
 @contextmanager
 def harmless() -> Iterator[None]:
-    """Within it, `torch.load(weights_only=True)` reads the `NAMES` as stand-ins."""
+    """Within it, `torch.load(weights_only=True)` reads the harmless names as stand-ins."""
     with _LOCK, torch.serialization.safe_globals(_STAND_INS):
         yield

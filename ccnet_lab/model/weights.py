@@ -1,6 +1,7 @@
-"""Files of weights: in, strictly, from every format of formats.py; ours out. `python -m ccnet_lab.model.weights` is in __main__.py.
+"""Weights files: read strictly from every format of foreign.py, written as safetensors.
 
-Nothing here runs code from a file: safetensors cannot hold any, and pickles are read with `weights_only=True`.
+Nothing here runs code from a file: safetensors cannot hold any, and pickles are read with
+`weights_only=True`. `python -m ccnet_lab.model.weights FILE` is in diagnosis.py.
 """
 
 import json
@@ -8,6 +9,8 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,23 +25,134 @@ from ccnet_lab.data.catalog import Dataset, get_dataset, register
 from ccnet_lab.downloads import progress_bar
 from ccnet_lab.errors import ConfigError, MissingFileError, WeightsError
 from ccnet_lab.files import write_whole
-from ccnet_lab.model.ccnet import CCNet
+from ccnet_lab.model.ccnet import CCNet, build_model
 from ccnet_lab.model.foreign import (
-    RESNET,
-    UNKNOWN,
+    Content,
+    Hints,
     adapted,
-    asked_as,
     configurations,
+    converted,
     depth,
-    identify,
+    option_name,
+    read_hints,
     to_own_names,
-    told,
     unwrap,
 )
-from ccnet_lab.model.foreign import to_published_names as to_published_names  # asked for here, too
 from ccnet_lab.model.unpickling import harmless
 
 _COUNTED = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A weights file, read once.
+
+    Attributes:
+        content: its state dict under the file's names, and what lies beside it.
+        metadata: of a safetensors file.
+    """
+
+    path: Path
+    content: Content
+    metadata: dict[str, str]
+
+    @property
+    def hints(self) -> Hints:
+        """What a foreign file says of its configuration."""
+        return read_hints(self.content.beside, self.path)
+
+    @cached_property
+    def stored(self) -> Config | None:
+        """The configuration in the metadata, None where there is none; registers its data set.
+
+        Raises:
+            ConfigError, WeightsError: it cannot be read.
+        """
+        about = self.metadata
+        try:
+            dataset = register(json.loads(about["dataset"])) if "dataset" in about else None
+            if "config" not in about:
+                return None
+            values = json.loads(about["config"])
+        except json.JSONDecodeError as error:
+            raise WeightsError(
+                f"the metadata of {self.path.name} is no JSON: {error}; give the configuration it "
+                "was made for"
+            ) from None
+        if not isinstance(values, dict):
+            raise WeightsError(f"the configuration in {self.path.name} is {values!r:.60}")
+        if dataset:
+            values["dataset"] = dataset.key
+        if "converted_from" in about:  # trained where the learning rate has always had its floor
+            values.setdefault("min_lr", None)
+        return Config.from_dict(values)
+
+    def config(self, given: str | Config | None = None, own: Dataset | None = None) -> Config:
+        """The configuration: from the metadata, a published file's name, or the entries' shapes.
+
+        Args:
+            given: the configuration it was made for; comes back adapted to the file's auxiliary
+                classifier and R.
+            own: the user's data set that it was trained on, for files that name no classes.
+
+        Raises:
+            ConfigError: the file leaves the output stride open; the fitting ones are named.
+            WeightsError: it is no CCNet that is known here.
+        """
+        if given is None:
+            if self.stored:
+                return self.stored
+            pattern = r"ccnet_resnet\d+os\d+_[a-z0-9]+?(?=_train|\.|$)"
+            named = re.match(pattern, self.path.name)
+            if named and named[0] in CONFIGS:
+                return CONFIGS[named[0]]
+        entries, name = converted(self.content.entries), self.path.name
+        if given is not None:
+            return adapted(get_config(given), entries, self.hints, own)
+        fitting = configurations(entries, self.hints, own)
+        if len(fitting) == 1:
+            return fitting[0]
+        if not fitting:
+            last = entries.get("classifier.4.weight")
+            remedy = "give the configuration it was made for"
+            if last is not None:
+                remedy += f"; for {last.shape[0]} classes of your own give --own FOLDER"
+                remedy += " or --config NAME"
+            raise WeightsError(f"{name} holds no CCNet that is known here; {remedy}")
+        raise ConfigError(
+            f"{name} does not say which of these it is, since its tensors leave the output stride "
+            f"(or R) open: {' or '.join(map(option_name, fitting))}. "
+            "Give the configuration (in the app: PATH as NAME), or convert it once: "
+            f"python -m ccnet_lab.model.weights {name} --config NAME --out FILE.safetensors"
+        )
+
+    def build(self, config: str | Config) -> CCNet:
+        """The model of a configuration, which takes the tensors over; raises as `load_weights`."""
+        with torch.device("meta"):  # neither memory nor a random start for what is filled anyway
+            model = build_model(config)
+        _fill(model, self.content, f" {self.path.name}")
+        self.content.entries.clear()  # they would count twice once the model is moved or converted
+        return model
+
+
+def open_checkpoint(path: str | Path, ema: bool = False, mapped: bool = False) -> Checkpoint:
+    """Read a weights file; with `ema` the averaged weights in it.
+
+    Args:
+        mapped: leave the tensors in the file, to look at only; see `read_weights`.
+
+    Raises:
+        MissingFileError, WeightsError: as `read_weights`, or there is no state dict in it.
+    """
+    content, about = _read(Path(path), mapped)
+    return Checkpoint(Path(path), unwrap(content, ema), about)
+
+
+def read_config(
+    path: str | Path, given: str | Config | None = None, own: Dataset | None = None
+) -> Config:
+    """The configuration a weights file is for; see `Checkpoint.config`."""
+    return open_checkpoint(path, mapped=True).config(given, own)
 
 
 def load_weights(
@@ -47,49 +161,46 @@ def load_weights(
     """Load a whole state dict into `model`, or nothing.
 
     Args:
-        model: the network; its parameters are filled in place, on any device, or become the source's tensors on the meta device.
-        source: a file (our safetensors, or a `.pth` in the published format `{"model": state_dict, ...}` or mmsegmentation's) or such a
-            mapping. Entries of another dtype are taken where the conversion loses nothing, as from float16 or bfloat16 to float32.
-        ema: take the averaged weights that lie beside the others, under "model_ema" in SSSegmentation's files.
+        model: filled in place, on any device; on the meta device it takes the source's tensors.
+        source: a file (safetensors, or a `.pth` in the published format `{"model": state_dict}` or
+            mmsegmentation's) or such a mapping. Entries of another dtype are taken where the
+            conversion is exact, as from float16 or bfloat16 to float32.
+        ema: take the averaged weights, under "model_ema" in SSSegmentation's files.
 
     Raises:
         MissingFileError: there is no such file.
-        WeightsError: the file cannot be read, or entries are missing, left over, misshapen or inexact; they are named.
+        WeightsError: the file cannot be read, or entries are missing, left over, misshapen or
+            inexact; they are named.
     """
-    content, where = (
-        (source, "")
-        if isinstance(source, Mapping)
-        else (read_weights(source), f" {Path(source).name}")
-    )
-    entries = to_own_names(content, ema)
-    held = unwrap(content, ema)
-    whose, aside = identify(held.entries), held.aside
-    del content, held  # nothing but `entries` holds the file's tensors from here on
-    found = compare(entries, model.state_dict())
+    if isinstance(source, Mapping):
+        _fill(model, unwrap(source, ema))
+    else:
+        _fill(model, unwrap(read_weights(source), ema), f" {Path(source).name}")
+
+
+def _fill(model: nn.Module, content: Content, where: str = "") -> None:
+    entries, own = converted(content.entries), model.state_dict()
+    found = compare(entries, own)
     if any(found):
-        other = "" if whose.ccnet or whose in (RESNET, UNKNOWN) else f" (it is {whose.title})"
         raise WeightsError(
-            f"the weights{where} do not fit this model{other}, so nothing was loaded. {found.text}. "
-            "Build the model with the configuration the file was made for; `python -m ccnet_lab.model.weights FILE` says which that is"
+            f"the weights{where} do not fit this model, so nothing was loaded. {found.text}. "
+            "Build the model with the configuration the file was made for; "
+            "`python -m ccnet_lab.model.weights FILE` says which that is"
         )
-    if aside:
-        warnings.warn(
-            f"left aside in the weights{where}, as no part of the network: {shortened(aside)}",
-            stacklevel=2,
-        )
-    for name, own in model.state_dict().items():
-        counts = (
-            torch.zeros((), dtype=own.dtype) if name.endswith(_COUNTED) else None
-        )  # of batches; older norms counted none
-        entries[name] = entries.get(name, counts).to(own.dtype)  # type: ignore[union-attr]
-    on_meta = any(
-        parameter.is_meta for parameter in model.parameters()
-    )  # built without memory: take the tensors themselves
+    if content.aside:
+        names = shortened(content.aside)
+        message = f"left aside in the weights{where}, as no part of the network: {names}"
+        warnings.warn(message, stacklevel=3)
+    for name, tensor in own.items():
+        if name not in entries:  # older batch norms counted no batches
+            entries[name] = torch.zeros((), dtype=tensor.dtype)
+        entries[name] = entries[name].to(tensor.dtype)
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
     model.load_state_dict(entries, assign=on_meta)
 
 
 class Differences(NamedTuple):
-    """What keeps entries from filling a model, each by name; all empty where they fit."""
+    """Why entries do not fill a model, each by name; all empty where they do."""
 
     missing: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
@@ -98,73 +209,74 @@ class Differences(NamedTuple):
 
     @property
     def text(self) -> str:
-        """They in one sentence, long lists shortened."""
+        """One sentence, long lists shortened."""
+        lists = self._asdict().items()
         return "; ".join(
-            f"{len(names)} {kind}: {shortened(names)}"
-            for kind, names in self._asdict().items()
-            if names
+            f"{len(names)} {kind}: {shortened(names)}" for kind, names in lists if names
         )
 
 
 def shortened(names: Sequence[str], most: int = 12) -> str:
-    """Names for a sentence; of hundreds the first, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """Names for a sentence: the first ones, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def compare(entries: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Differences:
-    """What is missing, left over, of another shape, or of a dtype that cannot be converted without loss.
+    """What is missing, left over, of another shape, or of a dtype that is not exactly converted.
 
     Args:
-        entries: under our names.
+        entries: under ccnet_lab's names.
         own: a model's state dict; the meta device suffices.
     """
-    both = [(name, entries[name], tensor) for name, tensor in own.items() if name in entries]
+    misshapen, inexact = [], []
+    for name, tensor in own.items():
+        if name in entries:
+            value = entries[name]
+            if value.shape != tensor.shape:
+                expected = tuple(tensor.shape)
+                misshapen.append(f"{name} {tuple(value.shape)}, expected {expected}")
+            if not _exact(value, tensor.dtype):
+                expected_type = dtype_name(tensor.dtype)
+                inexact.append(f"{name} {dtype_name(value.dtype)}, expected {expected_type}")
     return Differences(
         tuple(name for name in own if name not in entries and not name.endswith(_COUNTED)),
         tuple(name for name in entries if name not in own),
-        tuple(
-            f"{name} {tuple(value.shape)}, expected {tuple(t.shape)}"
-            for name, value, t in both
-            if value.shape != t.shape
-        ),
-        tuple(
-            f"{name} {_dtype(value)}, expected {_dtype(t)}"
-            for name, value, t in both
-            if not _exact(value, t.dtype)
-        ),
+        tuple(misshapen),
+        tuple(inexact),
     )
 
 
 def _exact(value: Tensor, dtype: torch.dtype) -> bool:
-    """Whether every number of `value` is one of `dtype`, too: always for float16 as float32, for float64 as it comes."""
+    """Whether every number of `value` is one of `dtype`, too."""
+    floating = value.dtype.is_floating_point
     if value.dtype == dtype:
         return True
-    if dtype.is_floating_point and not value.dtype.is_floating_point:
+    if dtype.is_floating_point and not floating:
         return False  # quantised, say: its numbers mean something else
     if dtype in (torch.float16, torch.bfloat16) or value.is_meta:
-        return True  # who builds a model in half precision wants rounding
-    wider = (
-        dtype.is_floating_point == value.dtype.is_floating_point
-        and dtype.itemsize > value.dtype.itemsize
-    )
+        return True  # a model built in half precision wants rounding
+    wider = dtype.is_floating_point == floating and dtype.itemsize > value.dtype.itemsize
     return wider or bool((value.to(dtype).to(value.dtype) == value).all())
 
 
-def _dtype(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
+def dtype_name(dtype: torch.dtype) -> str:
+    """As "float32"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def load_start(model: CCNet, start: str, say: Callable[[str], None] = print) -> CCNet:
-    """Fill a new network with what its training starts from, and return it.
+    """Fill a new network with the weights its training starts from, and return it.
 
     Args:
         model: with random weights.
-        start: "none" leaves them; "imagenet" fills the ResNet with the published start weights, downloaded where they are not on disk;
-            a file of a CCNet fills every layer that fits (with other classes, all but the classifiers' last), a ResNet's the ResNet.
-        say: is told which layers keep their random weights.
+        start: "none" leaves them; "imagenet" fills the ResNet with the published start weights,
+            downloaded where they are not on disk; a file of a CCNet fills every layer that fits
+            (with other classes, all but the last of the classifiers), a ResNet's the ResNet.
+        say: called with a sentence that names the layers that keep their random weights.
 
     Raises:
-        DownloadError: the published weights cannot be had; the message says where to put them.
+        DownloadError: the published weights cannot be downloaded.
         MissingFileError: the file isn't there.
         WeightsError: it doesn't fit; a CCNet's must fit in the first layers at least.
     """
@@ -174,7 +286,8 @@ def load_start(model: CCNet, start: str, say: Callable[[str], None] = print) -> 
         resnet = depth(model.state_dict())
         if resnet not in (50, 101):
             raise WeightsError(
-                "there are ImageNet weights for ResNets of depth 50 and 101 only; start this network with --weights none"
+                "there are ImageNet weights for ResNets of depth 50 and 101 only; start this "
+                "network with --weights none"
             )
         path = store.obtain(f"resnet{resnet}_v1c", progress_bar("ImageNet start weights"))
     else:
@@ -183,132 +296,115 @@ def load_start(model: CCNet, start: str, say: Callable[[str], None] = print) -> 
     if any(name.startswith("classifier.") for name in entries):
         _load_what_fits(model, entries, path.name, say)
     else:
-        load_weights(
-            model.backbone,
-            {name: value for name, value in entries.items() if not name.startswith("fc.")},
-        )
+        backbone = {name: v for name, v in entries.items() if not name.startswith("fc.")}
+        load_weights(model.backbone, backbone)
     return model
 
 
 def _load_what_fits(
     model: CCNet, entries: dict[str, Tensor], source: str, say: Callable[[str], None]
 ) -> None:
-    """Take the layers all of whose entries are there in the right shape; a layer is what the first two parts of a name name."""
+    """Take the layers all of whose entries are there in the right shape."""
+
+    def layer(name: str) -> str:
+        return ".".join(name.split(".")[:2])
+
     own = model.state_dict()
-    left = {
-        _layer(name)
-        for name, value in own.items()
-        if name not in entries or entries[name].shape != value.shape
-    }
+    shapes = {name: value.shape for name, value in entries.items()}
+    left = {layer(name) for name, value in own.items() if shapes.get(name) != value.shape}
     if {"backbone.stem", "backbone.layer1"} & left:
-        load_weights(model, entries)  # raises, with all that differs
-    load_weights(
-        model,
-        own
-        | {
-            name: value
-            for name, value in entries.items()
-            if name in own and _layer(name) not in left
-        },
-    )
+        load_weights(model, entries)  # raises, naming all differences
+    fitting = {n: value for n, value in entries.items() if n in own and layer(n) not in left}
+    load_weights(model, own | fitting)
     if left:
-        layers = {_layer(name) for name in own}
-        say(
-            f"{source} fits {len(layers - left)} of {len(layers)} layers; random at the start: {', '.join(sorted(left))}"
-        )
-
-
-def _layer(name: str) -> str:
-    return ".".join(name.split(".")[:2])
+        count = len({layer(name) for name in own})
+        fits = f"{source} fits {count - len(left)} of {count} layers"
+        say(f"{fits}; random at the start: {', '.join(sorted(left))}")
 
 
 def read_weights(path: str | Path, mapped: bool = False) -> dict[str, Any]:
-    """What a file holds, under its own names: tensors, or what `formats.unwrap` finds them in.
+    """The content of a file under its own names: tensors, or what `unwrap` finds them in.
 
     Args:
-        mapped: leave the tensors in the file until they are looked at: for looking, not for keeping, since they hold on to the whole file
-            and change with it. Files of torch before 1.6 are read all the same.
+        mapped: leave the tensors in the file until they are looked at; they change with it. Files
+            of torch before 1.6 are read all the same.
 
     Raises:
         MissingFileError: there is no such file.
-        WeightsError: it is no checkpoint, is damaged, or would have to run code; none of it was run.
+        WeightsError: it is no checkpoint, is damaged, or would have to run code, which was not run.
     """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path, mapped)
+    return _read(Path(path), mapped)[0]
+
+
+def _read(path: Path, mapped: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """The content of a file and its metadata."""
     if not path.is_file():
         raise MissingFileError(f"there is no weights file {path}")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt", backend="mmap" if mapped else "pread") as file:
+                return dict(file.get_tensors()), file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            size = f"{path.stat().st_size:,} bytes"
+            raise WeightsError(
+                f"{path.name} ({size}) is no readable safetensors file: {error}; download it again"
+            ) from None
     with path.open("rb") as file:
         start = file.read(9)
-    unreadable = f"{path.name} ({path.stat().st_size:,} bytes) is no readable checkpoint"
-    if start[:2] != b"PK" and start[:1] != b"\x80":  # neither torch's zip nor a pickle
-        about, remedy = (
-            "",
-            "expected a file of torch.save or safetensors; if it is one, download it again",
-        )
-        if start.lstrip().startswith(b"<"):
-            about, remedy = ", a web page by its first bytes", "download it again"
-        elif start[8:] == b"{":
-            about, remedy = (
-                ", a safetensors file by its first bytes",
-                "let its name end with .safetensors",
-            )
-        raise WeightsError(f"{unreadable}{about}; {remedy}")
+    _check_start(path, start)
     try:
+        zipped = start[:2] == b"PK"
         with harmless():
             content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=mapped and start[:2] == b"PK"
+                path, map_location="cpu", weights_only=True, mmap=mapped and zipped
             )
-    except (
-        Exception
-    ) as error:  # torch raises many kinds for a damaged file (zip, runtime, end of file, key, ...)
-        said = str(error)
-        if "TorchScript" in said:
-            raise WeightsError(
-                f"{path.name} is a TorchScript program; expected a state dict: save that of the network it was made from"
-            ) from None
-        if not isinstance(error, pickle.UnpicklingError) or "truncated" in said:
-            reason = said.splitlines()[0].split(". ")[0] if said else type(error).__name__
-            raise WeightsError(f"{unreadable}: {reason}; download it again") from None
-        named = re.search(r"GLOBAL (\S+) w", said)
-        raise WeightsError(
-            f"{path.name} holds more than tensors{f' ({named[1]})' if named else ''} and was refused without running any of it; "
-            "ask its author for a plain state dict or a safetensors file, or if you trust it save its state dict alone where it was made"
-        ) from None
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise _unreadable(path, error) from None
     if not isinstance(content, Mapping):
-        raise WeightsError(
-            f"{path.name} holds a {type(content).__name__}; expected a mapping of names to tensors"
+        kind = type(content).__name__
+        raise WeightsError(f"{path.name} holds a {kind}; expected a mapping of names to tensors")
+    return dict(content), {}
+
+
+def _check_start(path: Path, start: bytes) -> None:
+    """Refuse a file that is neither torch's zip nor a pickle, by its first bytes."""
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return
+    about = ""
+    remedy = "expected a file of torch.save or safetensors; if it is one, download it again"
+    if start.lstrip().startswith(b"<"):
+        about, remedy = ", a web page by its first bytes", "download it again"
+    elif start[8:] == b"{":
+        about = ", a safetensors file by its first bytes"
+        remedy = "let its name end with .safetensors"
+    raise WeightsError(f"{_no_checkpoint(path)}{about}; {remedy}")
+
+
+def _no_checkpoint(path: Path) -> str:
+    return f"{path.name} ({path.stat().st_size:,} bytes) is no readable checkpoint"
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    """What to say of an error of torch's reader."""
+    said = str(error)
+    if "TorchScript" in said:
+        return WeightsError(
+            f"{path.name} is a TorchScript program; expected a state dict: save that of the "
+            "network it was made from"
         )
-    return dict(content)
-
-
-def _read_safetensors(path: Path, mapped: bool) -> dict[str, Tensor]:
-    with _open_safetensors(
-        path
-    ) as file:  # checks names, sizes and offsets; its tensors lie in the file
-        views = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
-    if mapped:
-        return views
-    found = {}
-    with (
-        path.open("rb") as raw
-    ):  # read once more: a copy of mapped memory would count twice until the last tensor is gone
-        length = int.from_bytes(raw.read(8), "little")
-        places = json.loads(raw.read(length))
-        for name, view in views.items():
-            begin, end = places[name]["data_offsets"]
-            own = torch.empty(end - begin, dtype=torch.uint8)
-            raw.seek(8 + length + begin)
-            if raw.readinto(own.numpy().data) != end - begin:
-                raise WeightsError(
-                    f"{path.name} has become shorter while it was read; try again when nothing writes to it"
-                )
-            found[name] = own.view(view.dtype).view(view.shape)
-    return found
+    if not isinstance(error, pickle.UnpicklingError) or "truncated" in said:
+        reason = said.splitlines()[0].split(". ")[0] if said else type(error).__name__
+        return WeightsError(f"{_no_checkpoint(path)}: {reason}; download it again")
+    named = re.search(r"GLOBAL (\S+) w", said)
+    return WeightsError(
+        f"{path.name} holds more than tensors{f' ({named[1]})' if named else ''} and was refused "
+        "without running any of it; ask its author for a plain state dict or a safetensors file, "
+        "or if you trust it save its state dict alone where it was made"
+    )
 
 
 def save_weights(model: nn.Module, path: str | Path, config: str | Config, **notes: Any) -> None:
-    """Write a safetensors file that says which configuration it is for; `notes` go into its readable metadata.
+    """Write a safetensors file whose metadata hold the configuration and the `notes`.
 
     Raises:
         WeightsError: it cannot be written; what was there before is untouched.
@@ -317,105 +413,24 @@ def save_weights(model: nn.Module, path: str | Path, config: str | Config, **not
 
 
 def save_entries(entries: Mapping[str, Tensor], path: Path, about: dict[str, str]) -> None:
-    """Write tensors under our names as one of our files, whole or not at all; `about` as `metadata` makes it."""
+    """Write tensors under ccnet_lab's names, whole or not at all; `about` as of `metadata`."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entries.items()}
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=about), WeightsError)
 
 
 def metadata(config: str | Config, **notes: Any) -> dict[str, str]:
-    """What stands in one of our files beside the tensors, each value as JSON: the configuration, the data set's terms, the notes."""
+    """A weights file's metadata, as JSON: the configuration, the data set's terms, the notes."""
     config = get_config(config)
     dataset = get_dataset(config.dataset)
     about: dict[str, Any] = {"config": config.to_dict(), **notes}
     if dataset.terms:
         about["terms"] = f"trained on {dataset.title}: {dataset.terms}"
-    if dataset.classes:  # one's own, which other processes don't know
+    if dataset.classes:  # a user's, which other processes don't know
         about["dataset"] = dataset.to_dict()
     return {"made_with": "ccnet_lab", **{name: json.dumps(value) for name, value in about.items()}}
 
 
-def stored_config(path: Path) -> Config | None:
-    """The configuration in the metadata of one of our files, None where there is none; its data set is known afterwards."""
-    if path.suffix != ".safetensors":
-        return None
-    with _open_safetensors(path) as file:
-        stored = file.metadata() or {}
-    try:
-        dataset = register(json.loads(stored["dataset"])) if "dataset" in stored else None
-        if "config" not in stored:
-            return None
-        values = json.loads(stored["config"])
-        if dataset and isinstance(values, dict):
-            values["dataset"] = dataset.key
-        if (
-            "converted_from" in stored
-        ):  # trained elsewhere, where the schedule has always had its floor
-            values.setdefault("min_lr", None)
-        return Config.from_dict(values)
-    except json.JSONDecodeError as error:
-        raise WeightsError(
-            f"the metadata of {path.name} is no JSON: {error}; give the configuration it was made for"
-        ) from None
-
-
-def read_config(
-    path: str | Path, given: str | Config | None = None, own: Dataset | None = None
-) -> Config:
-    """The configuration a weights file is for: from our metadata, from a published file's name, or from its entries' shapes.
-
-    Args:
-        given: what it is said to be for; comes back with the auxiliary classifier the file has, and the R where it tells one.
-        own: the data set of one's own it was trained on, for files that name no classes.
-
-    Raises:
-        ConfigError: the file leaves the output stride open; the message names the configurations that fit.
-        MissingFileError, WeightsError: as `load_weights`.
-    """
-    path = Path(path)
-    given = None if given is None else get_config(given)
-    if given is None:
-        if stored := stored_config(path):
-            return stored
-        named = re.match(r"ccnet_resnet\d+os\d+_[a-z0-9]+?(?=_train|\.|$)", path.name)
-        if named and named[0] in CONFIGS and path.is_file():
-            return CONFIGS[named[0]]
-    content = read_weights(path, mapped=True)
-    entries, known = to_own_names(content), told(unwrap(content).beside, path)
-    fitting = (
-        [adapted(given, entries, known, own)] if given else configurations(entries, known, own)
-    )
-    if len(fitting) == 1:
-        return fitting[0]
-    if not fitting:
-        classes = entries["classifier.4.weight"].shape[0] if "classifier.4.weight" in entries else 0
-        remedy = (
-            f"; for {classes} classes of your own give --own FOLDER or --config NAME"
-            if classes
-            else ""
-        )
-        raise WeightsError(
-            f"{path.name} holds no CCNet that is known here; give the configuration it was made for{remedy}"
-        )
-    names = " or ".join(map(asked_as, fitting))
-    raise ConfigError(
-        f"{path.name} does not say which of these it is, since its tensors leave the output stride (or R) open: {names}. "
-        "Give the configuration (in the app: PATH as NAME), "
-        f"or convert it once: python -m ccnet_lab.model.weights {path.name} --config NAME --out FILE.safetensors"
-    )
-
-
-def _open_safetensors(path: Path) -> Any:
-    if not path.is_file():
-        raise MissingFileError(f"there is no weights file {path}")
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path.name} ({path.stat().st_size:,} bytes) is no readable safetensors file: {error}; download it again"
-        ) from None
-
-
-if __name__ == "__main__":  # `python -m ccnet_lab.model.weights FILE`: the doctor of checkpoints
+if __name__ == "__main__":
     import sys
 
     from ccnet_lab.model.diagnosis import main

@@ -1,1 +1,1 @@
-"""Reports: runs and publications as tables: board.py, progress.py (running trainings), logs.py, cards.py; drawing is in draw/."""
+"""Reports: runs and publications in, tables and Markdown out; draw/ draws them, app/ shows them."""

@@ -1,6 +1,6 @@
-"""Board: what is published, what was measured here and what is missing, configuration by configuration; numbers in percent.
+"""The board: published, measured and missing scores of each configuration, in percent.
 
-The runs are runs.py's, others' numbers evaluation/published.py's, pictures charts.py's, HTML board_page.py's.
+Runs are read by runs.py, others' numbers stand in evaluation/published.py; draw/charts.py draws.
 """
 
 import os
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,14 +34,11 @@ from ccnet_lab.reports.logs import read_log
 from ccnet_lab.runs import Run
 
 Floats = NDArray[np.float64]
-RUNS = (
-    "runs",
-    "results/runs",
-)  # where runs are looked for; folders of runs inside, such as runs/published, are found, too
+RUNS = ("runs", "results/runs")  # folders of runs, or of folders of runs, such as runs/published
 
 
 class Missing(NamedTuple):
-    """Something the board could show and hasn't got, and the command that brings it."""
+    """Something the board lacks, and the command that brings it."""
 
     what: str
     command: str
@@ -48,29 +46,25 @@ class Missing(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration, with a run of it where there is one. mIoU and IoU in %; three kinds that are never mixed.
+    """One configuration, with a run of it where there is one; mIoU and IoU in %.
 
-    Published (`published`, and the last evaluation in the publisher's log if that is on disk), published weights scored here, trained here.
+    Three kinds are never mixed: published (and the last evaluation in the publisher's log, if that
+    is on disk), published weights scored here, trained here.
     """
 
     label: str  # unique on its board
     config: Config
-    log_miou: float | None = None  # of the publisher's log
-    log_iou: Mapping[str, float | None] = field(
-        default_factory=dict
-    )  # of the publisher's log, by class
+    log_iou: Mapping[str, float | None] = field(default_factory=dict)  # of the publisher's log
     run: Run | None = None  # perhaps unfinished
     whose: str = ""  # "trained here" or "published weights, scored here"; "" without a score
     miou: float | None = None  # measured here
     interval: tuple[float, float] | None = None  # of the measured, 95 % over the images
     iou: Mapping[str, float | None] = field(default_factory=dict)  # measured here, by class
     protocol: Protocol | None = None  # how it was measured
-    alike: bool = True  # whether by the published protocol, or, where nothing is published, as most rows of its board
-    how: tuple[str, ...] = ()  # in what it was measured otherwise, in short words
-    changed: tuple[str, ...] = ()  # in what the run differs from the published recipe
-    difference: float | None = (
-        None  # measured less published, in points; None where they may not be compared
-    )
+    alike: bool = True  # by the published protocol; where nothing is published, as most rows
+    how: tuple[str, ...] = ()  # how its measurement differs
+    changed: tuple[str, ...] = ()  # how the run differs from the published recipe
+    difference: float | None = None  # measured less published, points; None: not comparable
     verdict: str = ""  # "tie", "above", "below", or why nothing is compared
     missing: tuple[Missing, ...] = ()  # what the row lacks
 
@@ -83,15 +77,13 @@ class Row:
     def short(self) -> str:
         """`R-50-D8` for a ResNet of depth 50 at output stride 8, else the label."""
         config = self.config
-        return (
-            self.label
-            if config.depth in (TINY, SLIM)
-            else f"R-{config.depth}-D{config.output_stride}" + self.label[len(config.name) :]
-        )
+        if config.depth in (TINY, SLIM):
+            return self.label
+        return f"R-{config.depth}-D{config.output_stride}" + self.label[len(config.name) :]
 
     @cached_property
     def cost(self) -> Cost:
-        """Parameters and operations; the first call for a configuration takes about a second."""
+        """Parameters and operations; a second for the first call of a configuration."""
         return cost(self.config)
 
     @property
@@ -107,7 +99,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """The rows of one data set, others' numbers beside them, and the folders that could not be read, each with the reason."""
+    """The rows of one data set, others' numbers, and why some folders could not be read."""
 
     dataset: str
     rows: tuple[Row, ...]
@@ -124,29 +116,29 @@ class Board:
         for row in self.rows:
             if row.label == label:
                 return row
-        raise RunError(
-            f"the board of {self.dataset} has no row {label!r}; it has {', '.join(row.label for row in self.rows)}"
-        )
+        labels = ", ".join(row.label for row in self.rows)
+        raise RunError(f"the board of {self.dataset} has no row {label!r}; it has {labels}")
 
     def heat_rows(self, by: str = "configuration", descending: bool = False) -> dict[str, Floats]:
-        """The IoU per class (K,) in %, NaN where it isn't known, by row of `ordered`: measured, the publisher's log, or neither."""
+        """The known IoU per class (K,) in %, NaN elsewhere, by row of `ordered` and its source."""
         found = {}
         for row in ordered(self, by, descending):
             kinds = {", ".join(row.how) or "measured here": row.iou, "publisher's log": row.log_iou}
             kinds = {kind: values for kind, values in kinds.items() if values} or {"missing": {}}
             for kind, values in kinds.items():
-                found[f"{row.short}, {kind}"] = np.array(
-                    [values.get(name) for name in self.class_names], np.float64
-                )  # None is NaN
+                numbers = [values.get(name) for name in self.class_names]  # None becomes NaN
+                found[f"{row.short}, {kind}"] = np.array(numbers, np.float64)
         return found
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two measured rows on the same images: the first less the second, in points; low and high are 95 % intervals over the images.
+    """Two measured rows on the same images: the first less the second, in points.
 
-    A tie is a difference whose interval holds 0, or that is within `SPREAD`, by which the mIoU varies between trainings. How far a class's
-    IoU varies from one training to the next is not known, so beyond a tie stands only: on these images, for these two trainings.
+    Intervals are 95 % over the images. A tie is a difference whose interval holds 0, or that is
+    within `SPREAD`, by which the mIoU varies between trainings. How far a class's IoU varies from
+    one training to the next is not known, so a difference holds on these images and for these two
+    trainings only.
     """
 
     labels: tuple[str, str]  # of the rows
@@ -174,51 +166,45 @@ ORDERS: Mapping[str, Callable[[Row], float | None]] = {
 
 
 def read_board(folders: str | Path | Iterable[str | Path] = RUNS, dataset: str = "voc") -> Board:
-    """Everything that is known of a data set's configurations: the four of the twelve, then others that were run on it.
+    """Everything known of a data set's configurations: its four of the twelve, then other runs.
 
     Args:
-        folders: of run folders, or one such; one that doesn't exist has none. What can't be read, `Board.problems` names.
+        folders: of run folders, or one such; one that doesn't exist has none. What can't be read,
+            `Board.problems` names.
         dataset: a key of `data.catalog.DATASETS`; another raises `ConfigError`.
     """
+    get_dataset(dataset)
     found, problems = [], []
     for path in _run_folders(folders):
         try:
             run = Run.open(path)
             if run.config.dataset == dataset:
                 found.append(_measured(run))
-        except Exception as error:  # a file that isn't ours can be wrong in any way
-            said = (
-                str(error)
-                if isinstance(error, LabError)
-                else f"{path} is no run of ours: {type(error).__name__}: {error}"
-            )
-            problems.append(said if str(path) in said else f"{path}: {said}")
-    get_dataset(dataset)
+        except Exception as error:  # a foreign file can be wrong in any way
+            foreign = f"{path} cannot be read as a run: {type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, LabError) else foreign
+            problems.append(reason if str(path) in reason else f"{path}: {reason}")
     rows = []
     for config in (config for config in CONFIGS.values() if config.dataset == dataset):
-        ours = [row for row in found if row.config.name == config.name] or [
-            Row(config.name, config, missing=_to_score(config))
-        ]
+        unscored = Row(config.name, config, missing=_to_score(config))
+        named = [row for row in found if row.config.name == config.name] or [unscored]
         try:
-            ours = [_with_log(row) for row in ours]
+            named = [_with_log(row) for row in named]
         except LabError as error:
             problems.append(str(error))
-        rows += ours
+        rows += named
     rows += [row for row in found if row.config.name not in CONFIGS]
-    for tell in (
-        _tail,
-        lambda run: str(run.folder),
-    ):  # runs of one configuration are told apart by their folders
+    # Several runs of one configuration get their folder's name, then its whole path.
+    for where in (_tail, lambda run: str(run.folder)):
         names = [row.label for row in rows]
         rows = [
-            replace(r, label=f"{r.config.name} ({tell(r.run)})")
-            if r.run and names.count(r.label) > 1
-            else r
-            for r in rows
+            replace(row, label=f"{row.config.name} ({where(row.run)})")
+            if row.run and names.count(row.label) > 1
+            else row
+            for row in rows
         ]
-    return Board(
-        dataset, tuple(_side_by_side(rows, dataset)), tuple(peers(dataset)), tuple(problems)
-    )
+    sides = tuple(_side_by_side(rows, dataset))
+    return Board(dataset, sides, tuple(peers(dataset)), tuple(problems))
 
 
 def board_datasets(folders: str | Path | Iterable[str | Path] = RUNS) -> list[str]:
@@ -231,57 +217,78 @@ def board_datasets(folders: str | Path | Iterable[str | Path] = RUNS) -> list[st
 
 
 def compare(a: Row, b: Row, draws: int = 1000) -> Comparison:
-    """Two measured rows by class, from the confusion matrices of the same images; intervals from `draws` bootstrap draws.
+    """Two measured rows by class, with intervals from `draws` bootstrap draws of the images.
 
     Raises:
-        RunError: a row has no confusion matrices, or not of its classes; the command that writes them is named.
+        RunError: a row has no confusion matrices, or not of its classes.
         ProtocolError: the rows were not measured alike, or not on the same images.
     """
     first, second = _need(a), _need(b)
     check_comparable(first, second, varied=("recurrence",))
-    ours, theirs = (load_confusions(row.run.confusions) for row in (a, b) if row.run)
-    if ours.names != theirs.names or ours.num_classes != theirs.num_classes:
+    one, other = (load_confusions(row.run.confusions) for row in (a, b) if row.run)
+    if one.names != other.names or one.num_classes != other.num_classes:
         raise ProtocolError(
-            f"{a.label} and {b.label} were scored on different images; evaluate both on the same split to compare them"
+            f"{a.label} and {b.label} were scored on different images; "
+            "evaluate both on the same split to compare them"
         )
-    if ours.num_classes != len(a.iou):
+    if one.num_classes != len(a.iou):
         raise RunError(
-            f"the confusion matrices of {a.label} are of {ours.num_classes} classes, not of {len(a.iou)}; evaluate again"
+            f"the confusion matrices of {a.label} are of {one.num_classes} classes, "
+            f"not of {len(a.iou)}; evaluate again"
         )
-    low, high = 100 * paired_intervals(ours, theirs, draws)
-    found, beside = scores(ours.total()), scores(theirs.total())
+    low, high = 100 * paired_intervals(one, other, draws)
+    found, beside = scores(one.total()), scores(other.total())
     difference, miou = 100 * (found.iou - beside.iou), 100 * (found.miou - beside.miou)
-    sure, names = (low > 0) | (high < 0), get_dataset(a.config.dataset).class_names
+    sure = (low > 0) | (high < 0)
     return Comparison(
-        (a.label, b.label), names, len(ours.names), difference, low[:-1], high[:-1],
-        ~sure[:-1] | (np.abs(difference) <= SPREAD), miou, (float(low[-1]), float(high[-1])), tie_or(miou) if sure[-1] else "tie",
-    )  # fmt: skip
+        (a.label, b.label),
+        get_dataset(a.config.dataset).class_names,
+        len(one.names),
+        difference,
+        low[:-1],
+        high[:-1],
+        ties=~sure[:-1] | (np.abs(difference) <= SPREAD),
+        miou=miou,
+        interval=(float(low[-1]), float(high[-1])),
+        verdict=tie_or(miou) if sure[-1] else "tie",
+    )
+
+
+def image_scores(row: Row) -> Floats:
+    """(N,) the mIoU of a measured row on each image, in %; raises `RunError` as `compare`."""
+    _need(row)
+    assert row.run is not None
+    kept = load_confusions(row.run.confusions)
+    size = kept.num_classes
+    found = []
+    for a, b in pairwise(kept.starts):
+        matrix = np.bincount(kept.cells[a:b], kept.counts[a:b], minlength=size**2)
+        found.append(100 * scores(matrix.astype(np.int64).reshape(size, size)).miou)
+    return np.array(found)
 
 
 def ordered(board: Board, by: str = "configuration", descending: bool = False) -> list[Row]:
     """The rows by one of `ORDERS` or by a class's IoU (measured, else the publisher's).
 
-    By what was measured, rows measured otherwise come after the comparable ones; rows without a value come last. Another order raises
-    `RunError`.
+    By what was measured, rows measured otherwise come after the comparable ones; rows without a
+    value come last. Another order raises `RunError`.
     """
     if by not in ORDERS and by not in board.class_names:
-        raise RunError(
-            f"the board can't be ordered by {by!r}; {near(by, [*ORDERS, *board.class_names])}"
-        )
+        orders = near(by, [*ORDERS, *board.class_names])
+        raise RunError(f"the board can't be ordered by {by!r}; {orders}")
     values = {
         row.label: ORDERS[by](row) if by in ORDERS else (row.iou or row.log_iou).get(by)
         for row in board.rows
     }
     known = [row for row in board.rows if values[row.label] is not None]
-    known.sort(key=lambda row: values[row.label], reverse=descending)  # type: ignore[arg-type, return-value]
-    known.sort(
-        key=lambda row: not row.alike and by in ("measured mIoU", "difference", *board.class_names)
-    )
+    known.sort(key=lambda row: values[row.label] or 0.0, reverse=descending)
+    if by in ("measured mIoU", "difference", *board.class_names):
+        known.sort(key=lambda row: not row.alike)
     return known + [row for row in board.rows if values[row.label] is None]
 
 
 def pareto(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
-    """Whether each point is on the front: none is as cheap and as good, and better in one of the two. NaN is never on it."""
+    """Whether each point is on the front: no other is at least as cheap and good; NaN never is."""
     points = list(zip(costs, values, strict=True))
     return [
         c == c and v == v and not any(d <= c and w >= v and (d, w) != (c, v) for d, w in points)
@@ -290,39 +297,32 @@ def pareto(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
 
 
 def _run_folders(folders: str | Path | Iterable[str | Path]) -> Iterator[Path]:
-    """The run folders, each once whatever links lead to it; of a folder of runs, such as runs/published, those inside."""
+    """The run folders, each once whatever links lead to it, also those one folder further in."""
     seen = set()
-    for path in (
-        path
-        for folder in ([folders] if isinstance(folders, str | Path) else folders)
-        for path in _inside(Path(folder))
-    ):
+    given = [folders] if isinstance(folders, str | Path) else folders
+    for path in (path for folder in given for path in _inside(Path(folder))):
         inside = [] if os.path.exists(path / "config.json") else _inside(path)
-        for found in (
-            inside if any(os.path.exists(each / "config.json") for each in inside) else [path]
-        ):
+        nested = any(os.path.exists(each / "config.json") for each in inside)
+        for found in inside if nested else [path]:
             if (real := os.path.realpath(found)) not in seen:
                 seen.add(real)
                 yield found
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The folders in a folder, links last; also what can't be read, perhaps the folder itself, so that opening it says why."""
+    """The folders in a folder, links last; also what can't be read, so that opening it says why."""
     try:
-        paths = [
-            path
-            for path in folder.iterdir()
-            if not (os.path.isfile(path) or path.name.startswith("."))
-        ]
+        names = [path for path in folder.iterdir() if not path.name.startswith(".")]
     except FileNotFoundError:
         return []
     except OSError:
         return [folder]
-    return sorted(paths, key=lambda path: (os.path.islink(path), path))
+    folders = [path for path in names if not os.path.isfile(path)]
+    return sorted(folders, key=lambda path: (os.path.islink(path), path))
 
 
 def _side_by_side(rows: list[Row], dataset: str) -> list[Row]:
-    """The rows with what in their measurement is otherwise: than published, or, where nothing is, than in most of them."""
+    """The rows with how their measurement differs from the published, or from most rows'."""
 
     def beside(row: Row, reference: Protocol) -> Row:
         if row.protocol is None:
@@ -331,100 +331,82 @@ def _side_by_side(rows: list[Row], dataset: str) -> list[Row]:
         how = differences(row.protocol, published_protocol(row.config), other)
         return replace(row, alike=not unlike(row.protocol, other), how=how)
 
-    published = [
-        published_protocol(config) for config in CONFIGS.values() if config.dataset == dataset
-    ]
-    tried = [
-        [beside(row, reference) for row in rows]
-        for reference in published[:1] or [row.protocol for row in rows if row.protocol]
-    ]
+    published = [published_protocol(c) for c in CONFIGS.values() if c.dataset == dataset]
+    references = published[:1] or [row.protocol for row in rows if row.protocol]
+    tried = [[beside(row, reference) for row in rows] for reference in references]
     return max(tried, key=lambda each: sum(row.alike for row in each), default=rows)
 
 
 def _measured(run: Run) -> Row:
     """A row from a run folder; one that is not scored yet says what to type."""
-    config, changed, found = run.config, tuple(deviations(run)), run.scores
-    row = Row(config.name, config, run=run, changed=() if config.name not in CONFIGS else changed)
+    config, found = run.config, run.scores
+    changed = tuple(deviations(run))
+    row = Row(config.name, config, run=run, changed=changed if config.name in CONFIGS else ())
+    evaluate = f"python scripts/evaluate.py {run.folder} --data ROOT"
     if found is None:
-        score = Missing(
-            "the score: it was not evaluated yet",
-            f"python scripts/evaluate.py {run.folder} --data ROOT",
-        )
-        train = (
-            f"python scripts/train.py {config.name} --data ROOT --runs {run.folder.parent} --resume"
-        )
-        return replace(
-            row,
-            missing=(
-                score
-                if run.weights.is_file()
-                else Missing("the score: its training has not ended", train),
-            ),
-        )
+        lack = Missing("the score: it was not evaluated yet", evaluate)
+        if not run.weights.is_file():
+            where = f"--data ROOT --runs {run.folder.parent} --resume"
+            resume = f"python scripts/train.py {config.name} {where}"
+            lack = Missing("the score: its training has not ended", resume)
+        return replace(row, missing=(lack,))
     protocol, given = Protocol.from_dict(found["protocol"]), found["per_class_iou"]
     names = get_dataset(config.dataset).class_names
-    if (
-        protocol.dataset != config.dataset
-        or set(given) != set(names)
-        or not 0 <= float(found["miou"]) <= 1
-    ):
+    right = protocol.dataset == config.dataset and set(given) == set(names)
+    if not right or not 0 <= float(found["miou"]) <= 1:
         raise RunError(
-            f"{run.folder / 'scores.json'} holds no scores of {config.name} on {config.dataset}; evaluate the run again"
+            f"{run.folder / 'scores.json'} holds no scores of {config.name} on {config.dataset}; "
+            "evaluate the run again"
         )
-    low, high = found.get("miou_interval") or (None, None)
-    difference, verdict = beside_published(run)
-    again = Missing(
-        "comparisons by class: the confusion matrices",
-        f"python scripts/evaluate.py {run.folder} --data ROOT",
-    )
+    low, high = (_percent(end) for end in found.get("miou_interval") or (None, None))
+    beside = beside_published(config, found, changed)
+    scored_here = isinstance(found.get("weights"), dict)
+    lack = Missing("comparisons by class: the confusion matrices", evaluate)
     return replace(
-        row, whose="published weights, scored here" if isinstance(found.get("weights"), dict) else "trained here",
-        miou=100 * found["miou"], interval=None if low is None or high is None else (100 * low, 100 * high),
-        iou={name: _percent(given[name]) for name in names}, protocol=protocol,
-        difference=difference, verdict=verdict, missing=() if run.confusions.is_file() else (again,),
-    )  # fmt: skip
+        row,
+        whose="published weights, scored here" if scored_here else "trained here",
+        miou=100 * found["miou"],
+        interval=None if low is None or high is None else (low, high),
+        iou={name: _percent(given[name]) for name in names},
+        protocol=protocol,
+        difference=beside.difference,
+        verdict=beside.verdict,
+        missing=() if run.confusions.is_file() else (lack,),
+    )
 
 
 def _with_log(row: Row) -> Row:
-    """A row of the twelve with what the publisher's log says, if it is here and the row is the published recipe."""
+    """A row of the twelve with what the publisher's log says of the published recipe."""
     if row.published is None:
         return row
     file = store.find(f"{row.config.name}.log")
     if not file.on_disk:
-        lack = Missing(
-            "the publisher's IoU per class, if its log has it",
-            f"python scripts/zoo.py get {file.name}",
-        )
+        what = "the publisher's IoU per class, if its log has it"
+        lack = Missing(what, f"python scripts/zoo.py get {file.name}")
         return replace(row, missing=(*row.missing, lack))
     log = read_log(file.path, row.config)
-    return replace(
-        row,
-        log_miou=_percent(log.final_miou),
-        log_iou={name: _percent(value) for name, value in log.per_class_iou.items()},
-    )
+    iou = {name: _percent(value) for name, value in log.per_class_iou.items()}
+    return replace(row, log_iou=iou)
 
 
 def _to_score(config: Config) -> tuple[Missing, ...]:
+    train = f"python scripts/train.py {config.name} --data ROOT --runs runs"
     get = "" if store.find(config.name).on_disk else f"python scripts/zoo.py get {config.name} && "
+    score = f"python scripts/evaluate.py --published --data ROOT --only {config.name}"
     return (
-        Missing(
-            "the score of a training",
-            f"python scripts/train.py {config.name} --data ROOT --runs runs",
-        ),
-        Missing(
-            "the published weights' score here",
-            f"{get}python scripts/evaluate.py --published --data ROOT --only {config.name}",
-        ),
+        Missing("the score of a training", train),
+        Missing("the published weights' score here", get + score),
     )
 
 
 def _need(row: Row) -> Protocol:
+    """The protocol of a row with confusion matrices; `RunError` for one without."""
     if row.run is None or row.protocol is None or not row.run.confusions.is_file():
-        command = (
-            row.missing[0].command if row.missing else "python scripts/evaluate.py RUN --data ROOT"
-        )
+        evaluate = "python scripts/evaluate.py RUN --data ROOT"
+        command = row.missing[0].command if row.missing else evaluate
         raise RunError(
-            f"{row.label} has no confusion matrices here, so it can't be compared by class; `{command}` writes them"
+            f"{row.label} has no confusion matrices here, so it can't be compared by class; "
+            f"`{command}` writes them"
         )
     return row.protocol
 
@@ -434,5 +416,5 @@ def _percent(value: float | None) -> float | None:
 
 
 def _tail(run: Run) -> str:
-    """The folder's own name, or, where that is the configuration's, the name of the folder around it."""
+    """The folder's own name, or, where that is the configuration's, that of its parent."""
     return run.folder.parent.name if run.folder.name == run.config.name else run.folder.name

@@ -1,4 +1,4 @@
-"""Campaign: several runs after one another, what became of each, and the table beside the published numbers. One run is loop.py's."""
+"""A campaign: several runs one after another, each in its own process. One run is in loop.py."""
 
 import shutil
 import subprocess
@@ -7,36 +7,24 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from ccnet_lab.causes import PEER
 from ccnet_lab.configs import CONFIGS, Config
 from ccnet_lab.errors import LabError, MissingPackageError, RunBusyError, UnknownConfigError, near
-from ccnet_lab.evaluation.metrics import one_class
-from ccnet_lab.evaluation.published import SPREAD, beside_published
+from ccnet_lab.evaluation.score_published import Outcome
 from ccnet_lab.runs import Run
 from ccnet_lab.training.settings import Settings
-from ccnet_lab.training.signals import BUSY, PEER, SIGNALS, Stopped, handling
-
-LAST_LINES = 5  # of what a failed run said
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run: "finished", "skipped" (it was finished before), "busy" (another process trains it) or "failed", and why."""
-
-    name: str
-    status: str
-    reason: str = ""
+from ccnet_lab.training.signals import BUSY, SIGNALS, Stopped, handling
 
 
 def select(patterns: Iterable[str] | None) -> list[Config]:
-    """Those of the twelve whose name matches a pattern such as `*os16_voc`, all without; `UnknownConfigError` for one that matches none.
+    """Those of the twelve whose name matches a pattern such as `*os16_voc`; all without patterns.
 
-    The cheapest come first: a mistake in data or set-up then shows after minutes, and the first rows of the table come early.
+    The cheapest come first, so that mistakes in data or set-up show after minutes. Raises
+    `UnknownConfigError` for a pattern that matches none.
     """
     patterns = list(patterns or ["*"])
     for pattern in patterns:
@@ -59,13 +47,14 @@ def run_all(
     say: Callable[[str], None] = print,
     done: Callable[[str], bool] = lambda _: False,
 ) -> list[Outcome]:
-    """Run `command(name)` for each run that isn't finished, one after another, each in its own process.
+    """Run `command(name)` for each of the run folders below `runs` that isn't `done(name)`.
 
-    Start it several times, each with one GPU visible, and the runs are shared out: what one trains, the others pass over. The names are
-    those of the run folders below `runs`; `say` is told what begins and what failed; `done(name)` is whether a run needs nothing more.
+    They run one after another, each in its own process. Started several times, each with one GPU
+    visible, it shares the runs out: each skips what another one trains. `say` is called with what
+    begins and what fails.
 
     Raises:
-        Stopped: on SIGTERM or Ctrl-C, once the run under way has saved and ended.
+        Stopped: on SIGTERM or Ctrl-C, once the current run has saved and ended.
     """
     outcomes = []
     for number, name in enumerate(names, 1):
@@ -75,18 +64,19 @@ def run_all(
             outcomes.append(Outcome(name, "skipped"))
             continue
         say(f"{where}: {'going on' if (runs / name).is_dir() else 'begins'}")
-        code, last_words, told = (BUSY, "", []) if _busy(runs / name) else _call(command(name))
-        if told or code - 128 in SIGNALS:
+        code, error, signals = (BUSY, "", []) if _busy(runs / name) else _call(command(name))
+        if signals or code - 128 in SIGNALS:
             raise Stopped(
-                told[0] if told else code - 128,
+                signals[0] if signals else code - 128,
                 f"{name} was stopped; the same command goes on with it",
             )
-        known = {0: ("finished", ""), BUSY: ("busy", "another process trains it")}
-        if code not in known:
+        if code == 0:
+            outcomes.append(Outcome(name, "finished"))
+        elif code == BUSY:
+            outcomes.append(Outcome(name, "busy", "another process trains it"))
+        else:
             say(f"{where}: failed, going on with the next")
-        outcomes.append(
-            Outcome(name, *known.get(code, ("failed", last_words or f"exit code {code}")))
-        )
+            outcomes.append(Outcome(name, "failed", error or f"exit code {code}"))
     return outcomes
 
 
@@ -96,13 +86,10 @@ def submit(
     parameters: Mapping[str, Any],
     cluster: str | None = None,
 ) -> list[Any]:
-    """Hand the commands to Slurm as one array, through submitit; returns its jobs; `MissingPackageError` without it.
+    """Submit the commands to Slurm as one array, through submitit; returns its jobs.
 
-    Args:
-        commands: one per run.
-        folder: for submitit's logs.
-        parameters: submitit's, such as timeout_min, gpus_per_node, cpus_per_task, slurm_partition, slurm_array_parallelism.
-        cluster: None finds Slurm, or raises `LabError`; "local" runs them here, one process each.
+    submitit gets the `parameters` and logs to `folder`. The `cluster` None finds Slurm, or raises
+    `LabError`; "local" runs the commands here, one process each.
     """
     try:
         import submitit
@@ -112,7 +99,8 @@ def submit(
         ) from None
     if cluster is None and shutil.which("srun") is None:
         raise LabError(
-            "there is no Slurm here (no srun); run the same command on the cluster's login node, or leave --slurm out"
+            "there is no Slurm here (no srun); run the same command on the cluster's login node, "
+            "or leave --slurm out"
         )
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     executor.update_parameters(**parameters)
@@ -120,11 +108,11 @@ def submit(
         return [executor.submit(submitit.helpers.CommandFunction(command)) for command in commands]
 
 
-def parameter(word: str) -> tuple[str, int | str]:
-    """KEY=VALUE as submitit takes it; raises `LabError` where it isn't of that form."""
-    key, sign, value = word.partition("=")
+def parameter(text: str) -> tuple[str, int | str]:
+    """A KEY=VALUE as submitit takes it; raises `LabError` for other text."""
+    key, sign, value = text.partition("=")
     if not sign:
-        raise LabError(f"--slurm takes KEY=VALUE, such as gpus_per_node=1, and not {word!r}")
+        raise LabError(f"--slurm takes KEY=VALUE, such as gpus_per_node=1, and not {text!r}")
     return key, int(value) if value.isdigit() else value
 
 
@@ -132,52 +120,10 @@ def is_finished(folder: Path, config: Config, settings: Settings) -> bool:
     """Whether the folder holds this run, trained and scored."""
     try:
         run = Run.open(folder)
-        return (
-            run.finished
-            and run.config == config
-            and settings.deciding(config).items() <= (run.training or {}).items()
-        )
+        same = settings.deciding(config).items() <= (run.training or {}).items()
+        return run.finished and run.config == config and same
     except LabError:  # no run, or a damaged one
         return False
-
-
-def results_table(
-    names: Iterable[str], runs: Path, missing: Mapping[str, str] = MappingProxyType({})
-) -> str:
-    """Markdown: published and measured mIoU in %, their difference, and what it means; unlike protocols and recipes are not compared.
-
-    `missing` says why there is no score, by the name of the run's folder, where it is not that nothing was trained.
-    """
-    lines = [
-        "| configuration | published | measured | difference | |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name in names:
-        published = CONFIGS[name].published_miou if name in CONFIGS else None
-        beside = "-" if published is None else f"{published:.2f}"
-        scores = None if name in missing else _scores(runs / name)
-        if scores is None:
-            lines.append(f"| {name} | {beside} | - | - | {missing.get(name, 'not trained here')} |")
-            continue
-        measured = 100 * (scores["miou"] or 0.0)
-        difference, meaning = beside_published(Run.open(runs / name))
-        apart = "-" if difference is None else f"{difference:+.2f}"
-        meaning = "; ".join(
-            filter(None, (meaning, one_class(scores.get("per_class_iou", {}).values())))
-        )
-        lines.append(f"| {name} | {beside} | {measured:.2f} | {apart} | {meaning} |")
-    tie = f"A tie: the difference lies within {SPREAD} points, the spread between runs of one configuration (Huang et al.)."
-    return "\n".join([*lines, "", f"mIoU in %. {tie}"])
-
-
-def _scores(folder: Path) -> dict[str, Any] | None:
-    try:
-        run = Run.open(folder)
-        return (
-            run.scores if run.finished or run.training is None else None
-        )  # what was not trained here has scores alone
-    except LabError:  # no run, or a damaged one
-        return None
 
 
 def _busy(folder: Path) -> bool:
@@ -190,10 +136,14 @@ def _busy(folder: Path) -> bool:
 
 
 def _call(command: list[str]) -> tuple[int, str, list[int]]:
-    """Run a command, its words passed through: exit code (128 + n after signal n), its last error on stderr, signals handed on to it."""
-    told: list[int] = []
+    """Run a command, passing its stderr through and signals on to it.
+
+    Returns its exit code (128 + n after signal n), its error and the signals. The error is the
+    first process's that failed for a reason of its own, else the last line.
+    """
+    signals: list[int] = []
     errors: deque[str] = deque(maxlen=1)
-    words: deque[str] = deque(maxlen=LAST_LINES)
+    last: deque[str] = deque(maxlen=1)
 
     def pass_through(stream: Any) -> None:
         line = b""
@@ -201,12 +151,13 @@ def _call(command: list[str]) -> tuple[int, str, list[int]]:
             sys.stderr.buffer.write(chunk)
             sys.stderr.flush()
             *whole, line = (line + chunk).replace(b"\r", b"\n").split(b"\n")
-            words.extend(text.decode(errors="replace") for text in whole if text.strip())
+            lines = [text.decode(errors="replace") for text in whole if text.strip()]
+            last.extend(lines)
             errors.extend(
-                word for word in words if "error: " in word and (PEER not in word or not errors)
+                text for text in lines if "error: " in text and (PEER not in text or not errors)
             )
         if line.strip():
-            words.append(line.decode(errors="replace"))
+            last.append(line.decode(errors="replace"))
 
     # In a session of its own: a terminal's Ctrl-C would reach it twice, directly and through us.
     process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
@@ -214,11 +165,11 @@ def _call(command: list[str]) -> tuple[int, str, list[int]]:
     reader.start()
 
     def forward(number: int, _: Any) -> None:
-        told.append(number)
+        signals.append(number)
         process.send_signal(number)
 
     with handling(forward):
         code = process.wait()
     reader.join(5)
-    error = errors[0] if errors else words[-1] if words else ""
-    return 128 - code if code < 0 else code, error.strip(), told
+    error = (errors or last or [""])[-1]
+    return 128 - code if code < 0 else code, error.strip(), signals

@@ -1,4 +1,7 @@
-"""Several processes: what torchrun started, sums over all, and the wrapped model. One process needs none of it and gets the same calls."""
+"""The processes torchrun started: sums over all of them and the wrapped model.
+
+A single process gets the same calls, which then do nothing.
+"""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +22,7 @@ PATIENCE = timedelta(hours=2)  # one process evaluates while the others wait
 
 @dataclass(frozen=True)
 class Processes:
-    """rank of this process, world: how many there are, device: this one's."""
+    """rank: of this process; world: their number; device: of this process."""
 
     rank: int
     world: int
@@ -37,52 +40,61 @@ class Processes:
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all have to ask together."""
-        return (
-            flag
-            if self.world == 1
-            else bool(self.total(torch.tensor(float(flag), device=self.device)).item() > 0)
-        )
+        """Whether the flag is set in any process; all have to call it together."""
+        if self.world == 1:
+            return flag
+        return bool(self.total(torch.tensor(float(flag), device=self.device)).item() > 0)
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process is here."""
         if self.world > 1:
-            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+            dist.barrier(device_ids=self._device_ids)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with synchronised batch norms (CUDA only: torch has none for CPUs) and gradients averaged over the processes."""
+    def wrap(self, model: nn.Module, unused_parameters: bool = False) -> nn.Module:
+        """The model with gradients averaged over the processes.
+
+        On CUDA its batch norms are synchronised, too; torch has no such batch norm for CPUs.
+        `unused_parameters` says that some parameters get no gradients.
+        """
         if self.world == 1:
             return model
         if self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        idle = getattr(model, "recurrence", 1) == 0  # then the attention gets no gradients
-        devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=idle)
+        return DistributedDataParallel(
+            model, device_ids=self._device_ids, find_unused_parameters=unused_parameters
+        )
+
+    @property
+    def _device_ids(self) -> list[int | None] | None:
+        return [self.device.index] if self.device.type == "cuda" else None
 
 
 @contextmanager
 def processes(device: str = "auto") -> Iterator[Processes]:
-    """Join the processes torchrun started, or be the only one; `device` as `choose_device` takes it.
+    """Join the processes torchrun started, or be the only one; `device` as in `choose_device`.
 
-    Raises `DeviceError` where it isn't there, or for more processes than there are GPUs.
+    Raises `DeviceError` for a device that isn't there, or more processes than GPUs.
     """
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    if world > 1 and device != "cpu" and local < torch.cuda.device_count():
+    gpus = torch.cuda.device_count() if world > 1 else 0
+    if device != "cpu" and local < gpus:
         torch.cuda.set_device(local)  # before anything is put on "cuda"
     chosen = choose_device(device)
     if world == 1:
         yield Processes(0, 1, chosen)
         return
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", local)
-        if chosen.index >= torch.cuda.device_count():
+        if local >= gpus:
             raise DeviceError(
-                f"torchrun started more processes than there are GPUs ({torch.cuda.device_count()}); lower --nproc_per_node"
+                f"torchrun started more processes than there are GPUs ({gpus}); "
+                "lower --nproc_per_node"
             )
+        chosen = torch.device("cuda", local)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     group = Processes(dist.get_rank(), world, chosen)
     yield group
-    # Only where all went well: after an error in one process NCCL would wait for the others in vain. It also wants them to leave together.
+    # Only after success: after an error in one process NCCL would wait for the others in vain.
+    # It also needs them to leave together.
     if chosen.type == "cuda":
         group.wait()
     dist.destroy_process_group()

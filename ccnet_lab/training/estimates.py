@@ -1,4 +1,4 @@
-"""Estimates of a full run before it begins: arithmetic, memory, hours. This machine's rate is measured by throughput.py."""
+"""What a full run takes, estimated before it begins: arithmetic, memory, hours."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -21,8 +21,10 @@ class Estimate:
 
     Attributes:
         steps: optimiser steps. images: seen in all of them.
-        flop: floating-point operations of the whole run, forward and backward, counted; a multiplication and an addition are two.
-        memory: bytes for weights, gradients, momentum and what the backward pass keeps of one micro-batch; cuDNN's workspace comes on top.
+        flop: floating-point operations of the whole run, forward and backward, as counted; a
+            multiplication and an addition are two.
+        memory: bytes for weights, gradients, momentum and what the backward pass keeps of one
+            micro-batch; cuDNN's workspace comes on top.
     """
 
     config: Config
@@ -41,35 +43,32 @@ def estimate(
     bf16: bool = False,
     processes: int = 1,
 ) -> Estimate:
-    """What a run of `config` takes at `flops` operations per second, those of `throughput.probe` or stated.
+    """What a run of `config` takes at `flops` operations per second.
 
-    `steps` of the optimiser are the configuration's epochs by default, the `micro_batch` images in memory at once the whole batch; with
-    `bf16` activations are bfloat16, else float32. On how many `processes` a run is shared out decides about the last step of an epoch.
+    Args:
+        steps: optimiser steps; by default those of the configuration's epochs.
+        micro_batch: images in memory at once; by default the whole batch.
+        bf16: whether activations are bfloat16 instead of float32.
+        processes: over how many the run is shared, which decides the last step of an epoch.
     """
     dataset = get_dataset(config.dataset)
-    images = dataset.train_images or len(open_split(dataset, ""))  # one's own lies where it says
+    # A data set of the user's own has its path in its facts.
+    images = dataset.train_images or len(open_split(dataset, ""))
     steps = steps or config.epochs * steps_per_epoch(images, config.batch_size, processes)
     per_image, kept, parameters = _cost(config)
     activations = kept * (micro_batch or config.batch_size) * (0.5 if bf16 else 1)
+    seen = steps * config.batch_size
     flop = per_image * config.batch_size * steps
-    return Estimate(
-        config,
-        steps,
-        steps * config.batch_size,
-        flop,
-        parameters * 12 + activations,
-        flop / flops / 3600,
-    )
+    memory = parameters * 12 + activations
+    return Estimate(config, steps, seen, flop, memory, hours=flop / flops / 3600)
 
 
 @cache
 def _cost(config: Config) -> tuple[float, float, int]:
-    """Of one image at the recipe's crop: the network's operations in a training step, bytes kept for the backward pass; its parameters."""
+    """Operations and bytes kept for the backward pass, per image at the crop; parameters."""
     with torch.device("meta"):
         model = build_model(config).train()
-        images = torch.empty(
-            2, 3, *config.crop_size
-        )  # two, since batch norm wants more than one value per channel
+        images = torch.empty(2, 3, *config.crop_size)  # two: batch norm needs more than one value
         target = torch.empty(2, *config.crop_size, dtype=torch.long)
     kept: dict[int, torch.UntypedStorage] = {}  # the storages, too, so that no two share an id
 
@@ -89,29 +88,24 @@ def _cost(config: Config) -> tuple[float, float, int]:
     with backward:
         torch.autograd.backward(outputs, gradients)
     flops = forward.get_total_flops() + backward.get_total_flops()
-    return (
-        flops / 2,
-        sum(storage.nbytes() for storage in kept.values()) / 2,
-        sum(p.numel() for p in model.parameters()),
-    )
+    size = sum(storage.nbytes() for storage in kept.values())
+    return flops / 2, size / 2, sum(p.numel() for p in model.parameters())
 
 
 def estimates_table(found: list[Estimate], source: str) -> str:
     """The estimates as text; `source` says where the rate comes from."""
     lines = [
-        f"{'configuration':34} {'steps':>7} {'epochs':>6} {'images':>10} {'TFLOP/img':>9} {'memory':>9} {'hours':>8}"
+        f"{'configuration':34} {'steps':>7} {'epochs':>6} {'images':>10} "
+        f"{'TFLOP/img':>9} {'memory':>9} {'hours':>8}"
     ]
     for row in found:
-        counts = f"{row.config.name:34} {row.steps:>7,} {row.config.epochs:>6} {row.images:>10,}"
         lines.append(
-            f"{counts} {row.flop / row.images / 1e12:>9.2f} {row.memory / 2**30:>6.1f} GB {row.hours:>8.2f}"
+            f"{row.config.name:34} {row.steps:>7,} {row.config.epochs:>6} {row.images:>10,} "
+            f"{row.flop / row.images / 1e12:>9.2f} {row.memory / 2**30:>6.1f} GB {row.hours:>8.2f}"
         )
+    images, hours = sum(row.images for row in found), sum(row.hours for row in found)
+    lines.append(f"{'all':34} {'':7} {'':6} {images:>10,} {'':9} {'':9} {hours:>8.2f}")
     lines.append(
-        f"{'all':34} {'':7} {'':6} {sum(r.images for r in found):>10,} {'':9} {'':9} {sum(r.hours for r in found):>8.2f}"
+        f"Estimated, not measured: operations and kept tensors counted, hours at {source}."
     )
-    return "\n".join(
-        [
-            *lines,
-            f"Estimated, not measured: operations and kept tensors counted, hours at {source}.",
-        ]
-    )
+    return "\n".join(lines)

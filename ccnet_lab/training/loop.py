@@ -1,4 +1,7 @@
-"""Training: one run from start weights to scores. A step is step.py's, the evaluation is beside it; the folder it fills is runs.py's."""
+"""Training: one run from start weights to scores.
+
+A step is in step.py, the evaluation in evaluation/evaluate.py, the run's folder in runs.py.
+"""
 
 import signal
 import time
@@ -15,12 +18,12 @@ from tqdm import tqdm
 from ccnet_lab.configs import Config
 from ccnet_lab.data.batches import Batch, steps_per_epoch, training_batches
 from ccnet_lab.data.catalog import IGNORE, get_dataset
+from ccnet_lab.data.check import check_learnable, overlap
 from ccnet_lab.data.datasets import describe, open_split
-from ccnet_lab.data.learnable import check_learnable, overlap
 from ccnet_lab.device import set_arithmetic, uses_bf16
 from ccnet_lab.errors import ConfigError, RunError, TrainingError
-from ccnet_lab.evaluation.evaluate import evaluate, scores
-from ccnet_lab.evaluation.metrics import miou_text, one_class
+from ccnet_lab.evaluation.evaluate import evaluate
+from ccnet_lab.evaluation.metrics import miou_text, one_class, scores
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.weights import load_start, load_weights
 from ccnet_lab.runs import Run
@@ -32,17 +35,16 @@ from ccnet_lab.training.signals import (
     Stopped,
     compile_advice,
     interruptible,
-    keep_freed_memory,
     memory_advice,
     orderly,
 )
 from ccnet_lab.training.step import Stepper
 
-AGREE_EVERY = 10  # steps after which several processes ask each other whether one was told to stop
+AGREE_EVERY = 10  # steps after which several processes ask each other whether a signal came
 
 
-class Step(NamedTuple):
-    """What a step left behind, still on the device."""
+class PendingStep(NamedTuple):
+    """A step's results, still on the device."""
 
     number: int
     names: list[str]  # of the batch
@@ -53,16 +55,11 @@ class Step(NamedTuple):
 def train(
     folder: Path, config: Config, settings: Settings, say: Callable[[str], None] = tqdm.write
 ) -> dict[str, Any] | None:
-    """Carry a run out, or on: train, store the weights, evaluate, store the scores.
+    """Train, save the weights, evaluate and save the scores in `folder`; or resume such a run.
 
-    Killed at any moment and called again with `settings.resume`, it ends in the same weights and the same log: every random choice follows
-    from the seed and the step, and the log is rewound to the checkpoint.
-
-    Args:
-        folder: of the run; made where there is none.
-        config: what to train.
-        settings: how.
-        say: is told what a person should know.
+    Killed at any moment and called again with `settings.resume`, it ends in the same weights and
+    the same log: every random choice follows from the seed and the step, and the log is rewound
+    to the checkpoint. `say` is called with each message for the user.
 
     Returns:
         The scores; None in all processes but the first.
@@ -71,7 +68,6 @@ def train(
         Stopped: on SIGTERM or Ctrl-C, after saving.
         DataError, DeviceError, RunError, WeightsError, TrainingError: with what to do next.
     """
-    keep_freed_memory()
     with (
         orderly(),
         processes(settings.device) as group,
@@ -82,7 +78,7 @@ def train(
         group.wait()
         run = Run.open(folder)
         if run.finished:
-            _same(run, settings.deciding(config))
+            _check_same(run, settings.deciding(config))
             say(f"{folder} is finished already")
             return run.scores if group.main else None
         with memory_advice(config, settings.accumulate), compile_advice():
@@ -95,9 +91,9 @@ def train(
             return None
         if not run.weights.is_file():
             run.save_weights(trainer.model, steps=trainer.total_steps, seed=settings.seed)
-        if trainer.told:  # in the last step
+        if trainer.signals:  # in the last step
             raise Stopped(
-                trainer.told[0], "stopped after the last step and saved; --resume scores the run"
+                trainer.signals[0], "stopped after the last step and saved; --resume scores the run"
             )
         found = trainer.evaluate()
         run.remove_checkpoints()
@@ -106,14 +102,15 @@ def train(
 
 
 def open_run(folder: Path, config: Config, settings: Settings) -> Run:
-    """The run to go on with if there is one and `settings.resume` says so, else a new one; `RunError` where it is of another kind."""
+    """The run to resume, if there is one and `settings.resume` is set, else a new one.
+
+    Raises `RunError` for a run of another configuration.
+    """
     if not settings.resume or not (folder / "config.json").exists():
         return Run.create(folder, config)
     run = Run.open(folder)
-    if (
-        not run.checkpoints() and not run.weights.is_file()
-    ):  # nothing to go on with: it begins anew, perhaps with other options
-        return run.begin_anew(config)
+    if not run.checkpoints() and not run.weights.is_file():
+        return run.begin_anew(config)  # nothing to resume: it may have other options
     run.follow(get_dataset(config.dataset))
     before, now = run.config.to_dict(), config.to_dict()
     differing = [
@@ -122,13 +119,12 @@ def open_run(folder: Path, config: Config, settings: Settings) -> Run:
         if before[name] != now[name]
     ]
     if differing:
-        earlier = (
-            ""
-            if before["min_lr"] == now["min_lr"]
-            else f"--min-lr {before['min_lr']:g} finishes it with its own schedule. "
-        )
+        earlier = ""
+        if before["min_lr"] != now["min_lr"]:
+            earlier = f"--min-lr {before['min_lr']:g} finishes it with its own schedule. "
         raise RunError(
-            f"{folder} is a run of another configuration: {'; '.join(differing)}. {earlier}Give the same options, or another folder"
+            f"{folder} is a run of another configuration: {'; '.join(differing)}. "
+            f"{earlier}Give the same options, or another folder"
         )
     return run
 
@@ -140,67 +136,85 @@ class Trainer:
         self, run: Run, settings: Settings, group: Processes, say: Callable[[str], None]
     ) -> None:
         self.run, self.settings, self.group, self.say = run, settings, group, say
-        self.config = config = run.config
+        self.config = run.config
+        self._open_data()
+        self.micro_batch = self._check_micro_batch()
+        self.bf16 = uses_bf16(settings.precision, group.device)
+        set_arithmetic(settings.deterministic)
+        _seed(settings.seed)
+        self._build()
+        self.step = 0
+        self.seconds = 0.0  # spent in steps, over all resumptions
+        self.timed_until = 0.0  # clock up to which `seconds` counts
+        self.pending: list[PendingStep] = []  # not yet read, so that a GPU need not wait
+        self.sums: dict[str, float] = {}  # over the steps since the last line of the log
+        self.signals: list[int] = []  # that came during the steps
+        self.unscored = False  # whether to begin with an evaluation
+        self._begin()
+
+    def _open_data(self) -> None:
+        config, settings, begun = self.config, self.settings, self.run.training
         dataset = get_dataset(config.dataset)
         self.split = open_split(dataset, settings.data)
-        self.scored = open_split(
-            dataset, settings.data, dataset.val_split
-        )  # now: what is missing should be missed before the training
-        check_learnable(self.split, say if group.main else None)
+        # Opened before the training, so that missing files are found in time.
+        self.scored = open_split(dataset, settings.data, dataset.val_split)
+        check_learnable(self.split, self.say if self.group.main else None)
         if shared := overlap(self.split, self.scored):
-            say(f"warning: {shared}")
-        begun = run.training
+            self.say(f"warning: {shared}")
         self.per_epoch = steps_per_epoch(
-            len(self.split), config.batch_size, 1 if begun else group.world
+            len(self.split), config.batch_size, 1 if begun else self.group.world
         )
         if begun:  # perhaps by another number of processes
             self.per_epoch = begun.get("steps_per_epoch", self.per_epoch)
         self.total_steps = settings.steps or config.epochs * self.per_epoch
-        self.micro_batch, rest = divmod(config.batch_size, group.world * settings.accumulate)
-        if rest or not self.micro_batch:
+
+    def _check_micro_batch(self) -> int:
+        batch, world, parts = self.config.batch_size, self.group.world, self.settings.accumulate
+        size, rest = divmod(batch, world * parts)
+        if rest or not size:
             raise ConfigError(
-                f"a batch of {config.batch_size} cannot be shared by {group.world} processes in {settings.accumulate} micro-batches each; "
-                "change --batch-size, --accumulate or the number of processes"
+                f"a batch of {batch} cannot be shared by {world} processes in {parts} "
+                "micro-batches each; change --batch-size, --accumulate or the number of processes"
             )
-        if self.micro_batch * group.world == 1:
-            _check_one_picture(config)
-        self.bf16 = uses_bf16(settings.precision, group.device)
-        set_arithmetic(settings.deterministic)
-        _seed(settings.seed)
-        started = bool(run.checkpoints()) or run.weights.is_file()
+        if size * world == 1:
+            check_single_image(self.config)
+        return size
+
+    def _build(self) -> None:
+        """The model with its start weights, and its stepper."""
+        config, settings, group = self.config, self.settings, self.group
+        started = bool(self.run.checkpoints()) or self.run.weights.is_file()
         start = "none" if started else settings.start(config)
         self.model = build_model(config)
-        for first in (True, False):  # what must be downloaded, one process downloads
+        for first in (True, False):  # the first process downloads, the others wait
             if group.main == first:
-                load_start(self.model, start, say)
+                load_start(self.model, start, self.say)
             group.wait()
         self.model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stepper = Stepper(
-            self.model, config, group, bf16=self.bf16, compiled=settings.compile, accumulate=settings.accumulate,
+            self.model,
+            config,
+            group,
+            bf16=self.bf16,
+            compiled=settings.compile,
+            accumulate=settings.accumulate,
             mean_per_process=settings.loss_mean == "gpu",
             class_weights=self._class_weights() if config.balance else None,
-        )  # fmt: skip
-        self.step = 0
-        self.seconds = 0.0  # spent in steps, over all resumptions
-        self.pending: list[Step] = []  # not yet looked at, so that a GPU need not wait
-        self.sums: dict[str, float] = {}  # over the steps since the last line of the log
-        self.told: list[int] = []  # signals that came during the steps
-        self.unscored = False  # whether to begin with an evaluation on the way
-        self._begin()
+        )
 
     def run_steps(self) -> None:
-        """All the steps that are left."""
+        """Make all the steps that are left."""
         settings, group = self.settings, self.group
         steps = range(self.step, self.total_steps)
-        cuda = group.device.type == "cuda"
-        share = group.rank, group.world, settings.workers
         batches = training_batches(
             self.split,
             self.config,
             steps,
             settings.seed,
-            *share,
-            pinned=cuda,
+            group.rank,
+            group.world,
+            settings.workers,
+            pinned=group.device.type == "cuda",
             per_epoch=self.per_epoch,
         )
         bar = tqdm(
@@ -212,144 +226,155 @@ class Trainer:
             disable=not group.main,
             dynamic_ncols=True,
         )
-        with interruptible() as self.told, closing(batches), bar:
+        with interruptible() as self.signals, closing(batches), bar:
             if self.unscored:
-                self.evaluate_on_the_way()
+                self.evaluate_between_steps()
             if settings.compile and steps:
                 self.say(
-                    "compiling the network: the first step takes minutes, which the log's first rate includes"
+                    "compiling the network: the first step takes minutes, "
+                    "which the log's first rate includes"
                 )
-            started = time.perf_counter()
+            self.timed_until = start = time.perf_counter()
             for batch in bar:
                 self.pending.append(self.train_step(batch))
                 if settings.compile and self.step == steps.start:
-                    self.say(
-                        f"compiled, and the first step made, in {time.perf_counter() - started:.0f} s"
-                    )
+                    seconds = time.perf_counter() - start
+                    self.say(f"compiled, and the first step made, in {seconds:.0f} s")
                 self.step += 1
-                last = self.step == self.total_steps
-                agree = not cuda or self.step % AGREE_EVERY == 0  # asking makes a GPU wait
-                stop = bool(self.told) if group.world == 1 else agree and group.any(bool(self.told))
-                often = (
-                    settings.log_every,
-                    settings.save_every,
-                    settings.evaluate_every * self.per_epoch,
-                )
-                logged, saved, scored = (every > 0 and self.step % every == 0 for every in often)
-                if not (last or stop or logged or saved or scored):
-                    continue
-                self.read_pending()
-                now = time.perf_counter()
-                self.seconds, started = self.seconds + now - started, now
-                if last or logged:
-                    bar.set_postfix_str(self.write_log())
-                if not last and (stop or saved or scored):
-                    self.save()
-                if stop and not last:
-                    self.stop()
-                if scored and not last:
-                    self.evaluate_on_the_way()
-                    started = time.perf_counter()
+                self.after_step(bar)
+        # Gradient exchange has to end before its process group; otherwise gloo can hang.
+        del self.stepper
 
-        self.stepper.wrapped = self.model  # frees what exchanges gradients before its process group goes; the other way round gloo can hang
+    def after_step(self, bar: Any) -> None:
+        """Log, save, evaluate and stop where it is time to."""
+        settings = self.settings
+        last = self.step == self.total_steps
+        stop = self.must_stop()
+        log, save, score = (
+            every > 0 and self.step % every == 0
+            for every in (
+                settings.log_every,
+                settings.save_every,
+                settings.evaluate_every * self.per_epoch,
+            )
+        )
+        if not (last or stop or log or save or score):
+            return
+        self.read_pending()
+        now = time.perf_counter()
+        self.seconds += now - self.timed_until
+        self.timed_until = now
+        if last or log:
+            bar.set_postfix_str(self.write_log())
+        if last:
+            return
+        if stop or save or score:
+            self.save()
+        if stop:
+            self.stop()
+        if score:
+            self.evaluate_between_steps()
+            self.timed_until = time.perf_counter()
+
+    def must_stop(self) -> bool:
+        """Whether a signal came in any process."""
+        if self.group.world == 1:
+            return bool(self.signals)
+        # Asking makes a GPU wait.
+        ask = self.group.device.type != "cuda" or self.step % AGREE_EVERY == 0
+        return ask and self.group.any(bool(self.signals))
 
     def stop(self) -> NoReturn:
         """End between two steps, the last of which is saved."""
-        number = self.told[0] if self.told else signal.SIGTERM
+        number = self.signals[0] if self.signals else signal.SIGTERM
         raise Stopped(number, f"stopped at step {self.step} and saved; go on with --resume")
 
-    def train_step(self, batch: Batch) -> Step:
+    def train_step(self, batch: Batch) -> PendingStep:
         """One step with the random numbers and the learning rate of its number."""
         config = self.config
         _seed(self.settings.seed, self.step, self.group.rank)
+        lr = poly_lr(self.step, self.total_steps, config.lr, config.power, config.min_lr)
         for parameters in self.stepper.optimizer.param_groups:
-            parameters["lr"] = poly_lr(
-                self.step, self.total_steps, config.lr, config.power, config.min_lr
-            )
+            parameters["lr"] = lr
         if self.step % self.per_epoch == 0:
             self.stepper.confusion.zero_()
-        return Step(self.step + 1, batch.names, *self.stepper(batch))
+        return PendingStep(self.step + 1, batch.names, *self.stepper(batch))
 
     def read_pending(self) -> None:
-        """Look at the steps since the last look; raises `TrainingError` at the first whose loss or gradients are not finite."""
+        """Sum up the pending steps; `TrainingError` where loss or gradients are not finite."""
         for number, names, losses, grad_norm in self.pending:
             total, main, aux = self.group.total(losses).tolist()
             norm = float(grad_norm)
             if not (np.isfinite(total) and np.isfinite(norm)):
                 last = self.run.checkpoints()
                 raise TrainingError(
-                    f"step {number}: the loss is {total:g} and the gradients' norm {norm:g}. The batch: {', '.join(names)}. "
-                    f"The last good checkpoint is {last[0].name if last else '(none yet)'}. Look at these files, or begin anew under "
-                    "another --name with a lower --lr or --precision fp32"
+                    f"step {number}: the loss is {total:g} and the gradients' norm {norm:g}. "
+                    f"The batch: {', '.join(names)}. "
+                    f"The last good checkpoint is {last[0].name if last else '(none yet)'}. "
+                    "Look at these files, or begin anew under another --name with a lower --lr "
+                    "or --precision fp32"
                 )
-            for name, value in (
-                ("loss", total),
-                ("loss_main", main),
-                ("loss_aux", aux),
-                ("grad_norm", norm),
-                ("steps", 1),
-            ):
+            values = {"loss": total, "loss_main": main, "loss_aux": aux}
+            for name, value in {**values, "grad_norm": norm, "steps": 1}.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
         self.pending.clear()
 
     def write_log(self) -> str:
-        """One line of means over the steps since the last one; returns what the progress bar shows of it."""
+        """Log means over the steps since the last line; returns a summary for the progress bar."""
         steps = self.sums.pop("steps")
         means = {name: value / steps for name, value in self.sums.items()}
         spent = self.seconds - means.pop("since", 0.0) * steps
+        miou = self.train_miou()
+        rate = round(steps * self.config.batch_size / max(spent, 1e-9), 3)
         record = {
             "step": self.step,
             "epoch": round(self.step / self.per_epoch, 4),
             **means,
             "lr": self.stepper.optimizer.param_groups[0]["lr"],
-            "train_miou": self.train_miou(),
-            "images_per_second": round(steps * self.config.batch_size / max(spent, 1e-9), 3),
+            "train_miou": miou,
+            "images_per_second": rate,
             "seconds": round(self.seconds, 1),
         }
         self.sums = {"since": self.seconds}
         if self.group.main:
             self.run.log(record)
-        miou = (
-            "of one class only"
-            if record["train_miou"] is None
-            else f"{100 * record['train_miou']:.1f} %"
-        )
-        return f"loss {record['loss']:.3f}, mIoU so far {miou}, {record['images_per_second']:.1f} images/s"
+        so_far = "of one class only" if miou is None else f"{100 * miou:.1f} %"
+        return f"loss {record['loss']:.3f}, mIoU so far {so_far}, {rate:.1f} images/s"
 
     def train_miou(self) -> float | None:
-        """The mIoU over this epoch's crops so far, 0..1, counted on the feature grid; batch norm and dropout in train mode.
+        """The mIoU (0..1) over this epoch's crops so far, on the feature grid, in train mode.
 
         None as long as it is that of a single class.
         """
-        counts = self.group.total(self.stepper.confusion[:-1].clone()).view(
-            self.config.num_classes, -1
-        )
+        counts = self.group.total(self.stepper.confusion[:-1].clone())
+        counts = counts.view(self.config.num_classes, -1)
         found = scores(counts.cpu().numpy())
-        return None if one_class(found.iou) else found.miou if int(counts.sum()) else 0.0
+        if one_class(found.iou):
+            return None
+        return found.miou if int(counts.sum()) else 0.0
 
     def evaluate(self) -> dict[str, Any]:
-        """Scores on the split that is scored, in float32 as the published ones; the confusion matrices per image are stored."""
+        """Scores on the validation split in float32, as published; saves the confusions."""
         with tqdm(total=len(self.scored), desc="evaluation", unit="image", leave=False) as bar:
 
-            def show(done: int, _: float) -> None:
+            def show(done: int, _: int) -> None:
                 bar.update(done - bar.n)
-                if self.told:
+                if self.signals:
                     self.stop()
 
-            workers = self.settings.workers
             found = evaluate(
                 self.model,
                 self.scored,
                 self.config,
                 device=self.group.device,
-                workers=workers,
+                workers=self.settings.workers,
                 progress=show,
             )
         found.confusions.save(self.run.confusions)
         return found.to_dict()
 
-    def evaluate_on_the_way(self) -> None:
-        """Log the scores so far; the other processes wait."""
+    def evaluate_between_steps(self) -> None:
+        """Evaluate and log the mIoU; the other processes wait."""
         if self.group.main:
             found = self.evaluate()
             self.run.log(
@@ -363,87 +388,95 @@ class Trainer:
         self.group.wait()
 
     def save(self) -> None:
-        """Store everything the next step depends on."""
+        """Save everything the next step depends on."""
         confusion = self.group.total(self.stepper.confusion.clone())
         if self.group.main:
             state = {
                 "model": self.model.state_dict(),
                 "optimizer": self.stepper.optimizer.state_dict(),
                 "confusion": confusion,
+                "step": self.step,
+                "seconds": self.seconds,
+                "sums": self.sums,
             }
-            state |= {"step": self.step, "seconds": self.seconds, "sums": self.sums}
             self.run.save_checkpoint(state, self.step)
         self.group.wait()
 
     def _begin(self) -> None:
-        """Take up the last checkpoint, or write down how the run begins."""
-        settings, run = self.settings, self.run
-        now = {"precision": "bf16" if self.bf16 else "fp32", "total_steps": self.total_steps}
-        deciding = (
-            settings.deciding(self.config)
-            | now
-            | {"training_files_crc32": describe(self.split)["names_crc32"]}
-        )
-        _same(run, deciding)
-        if run.weights.is_file():  # trained, but not scored: log and weights are whole
+        """Restore the last checkpoint, and write down how the run is carried out."""
+        settings, run, group = self.settings, self.run, self.group
+        deciding = settings.deciding(self.config) | {
+            "precision": "bf16" if self.bf16 else "fp32",
+            "total_steps": self.total_steps,
+            "training_files_crc32": describe(self.split)["names_crc32"],
+        }
+        _check_same(run, deciding)
+        if run.weights.is_file():  # trained, but not scored: log and weights are complete
             return
-        state = (
-            run.load_checkpoint(self.say) if run.training is not None and self.group.main else None
-        )
-        step, between = state["step"] if state else 0, settings.evaluate_every * self.per_epoch
-        scoring = step > 0 and between > 0 and step % between == 0
-        # Saved before it was to be scored on the way, and killed before it was.
-        self.unscored = scoring and not any(
-            "val_miou" in record and record["step"] == step for record in run.metrics()
-        )
-        if self.group.world > 1:
+        self._restore()
+        if group.main:
+            run.rewind_log(self.step)
+            facts = {
+                "steps_per_epoch": self.per_epoch,
+                "processes": group.world,
+                "torch": torch.__version__,
+            }
+            run.write_training(settings.to_dict() | deciding | facts)
+        if settings.accumulate > 1:
+            share = self.config.batch_size // group.world
+            self.say(f"batch norm sees {self.micro_batch} images at a time, not {share}")
+
+    def _restore(self) -> None:
+        """Load the last checkpoint, if there is one, into every process."""
+        run, group = self.run, self.group
+        begun = run.training is not None
+        state = run.load_checkpoint(self.say) if begun and group.main else None
+        self.unscored = state is not None and self._is_unscored(state["step"])
+        if group.world > 1:
             found: list[Any] = [state, self.unscored]
             torch.distributed.broadcast_object_list(found, src=0)
             state, self.unscored = found
-        if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.stepper.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
-            if self.group.main:  # the sum over all processes
-                self.stepper.confusion.copy_(state["confusion"])
-            self.say(f"going on with {run.folder} at step {self.step} of {self.total_steps}")
-        if self.group.main:
-            run.rewind_log(self.step)
-            now = {
-                "steps_per_epoch": self.per_epoch,
-                "processes": self.group.world,
-                "torch": torch.__version__,
-            }
-            run.write_training(settings.to_dict() | deciding | now)
-        if settings.accumulate > 1:
-            self.say(
-                f"batch norm sees {self.micro_batch} images at a time, not {self.config.batch_size // self.group.world}"
-            )
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
+        if group.main:  # the sum over all processes
+            self.stepper.confusion.copy_(state["confusion"])
+        self.say(f"going on with {run.folder} at step {self.step} of {self.total_steps}")
+
+    def _is_unscored(self, step: int) -> bool:
+        """Whether the run was killed between saving `step` and the evaluation due after it."""
+        every = self.settings.evaluate_every * self.per_epoch
+        if step == 0 or every == 0 or step % every:
+            return False
+        scored = (record["step"] for record in self.run.metrics() if "val_miou" in record)
+        return step not in scored
 
     def _class_weights(self) -> Tensor:
         counts = torch.zeros(IGNORE + 1, dtype=torch.long)
         for index in range(len(self.split)):
-            counts += torch.bincount(
-                torch.from_numpy(self.split.read(index).labels).flatten(), minlength=IGNORE + 1
-            )
+            labels = torch.from_numpy(self.split.read(index).labels).flatten()
+            counts += torch.bincount(labels, minlength=IGNORE + 1)
         return balanced_weights(counts[: self.config.num_classes]).to(self.group.device)
 
 
-def _check_one_picture(config: Config) -> None:
+def check_single_image(config: Config) -> None:
     """Refuse crops of which one alone leaves batch norm a single value per channel."""
     with torch.device("meta"):
         try:
             build_model(config).train()(torch.empty(1, 3, *config.crop_size))
         except ValueError:
-            size = f"{config.crop_size[0]} x {config.crop_size[1]}"
+            height, width = config.crop_size
             raise ConfigError(
-                f"a crop of {size} pixels shrinks to a single cell within this network, on which batch norm cannot be trained one picture "
-                "at a time; raise --crop, or --batch-size without --accumulate"
+                f"a crop of {height} x {width} pixels shrinks to a single cell within this "
+                "network, on which batch norm cannot be trained one picture at a time; "
+                "raise --crop, or --batch-size without --accumulate"
             ) from None
 
 
-def _same(run: Run, deciding: dict[str, Any]) -> None:
-    """Refuse to go on with a run otherwise than it was begun."""
+def _check_same(run: Run, deciding: dict[str, Any]) -> None:
+    """Refuse to resume a run with other settings than it was begun with."""
     before = run.training or {}
     differing = [
         f"{name} was {before[name]!r} and is {value!r}"
@@ -452,12 +485,12 @@ def _same(run: Run, deciding: dict[str, Any]) -> None:
     ]
     if differing:
         raise RunError(
-            f"{run.folder} was begun otherwise: {'; '.join(differing)}. Give the same options, or another folder"
+            f"{run.folder} was begun otherwise: {'; '.join(differing)}. "
+            "Give the same options, or another folder"
         )
 
 
 def _seed(*numbers: int) -> None:
-    """Random numbers that follow from these numbers alone."""
-    torch.manual_seed(
-        int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    )
+    """Seed torch from these numbers alone."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(state >> np.uint64(1)))

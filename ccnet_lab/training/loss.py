@@ -1,4 +1,7 @@
-"""The training losses: cross-entropy of both classifiers, OHEM, the category-consistent loss. When to step is in schedule.py."""
+"""The training losses: cross-entropy of both classifiers, OHEM, the category-consistent loss.
+
+The learning rate is in schedule.py.
+"""
 
 import math
 from contextlib import nullcontext
@@ -11,17 +14,15 @@ from torch import Tensor
 from ccnet_lab.data.catalog import IGNORE
 from ccnet_lab.model.ccnet import Segmentation
 
-HARD, KEEP = (
-    0.7,
-    100_000,
-)  # OHEM: a pixel is hard below this probability of its class; at least so many per batch are kept
+# OHEM: a pixel is hard below this probability of its class; at least KEEP per batch are kept.
+HARD, KEEP = 0.7, 100_000
 NEAR, FAR = 0.5, 1.5  # category-consistent loss: margins within a class and between classes
 SHRINK = 0.001  # and the weight of its regulariser
 _IDS = IGNORE + 1  # class ids are bytes
 
 
 class Loss(NamedTuple):
-    """Scalars: total = main + aux + category; aux and category already weighted (0 where they are not used)."""
+    """Scalars: total = main + aux + category; aux and category are weighted, 0 where unused."""
 
     total: Tensor
     main: Tensor
@@ -38,21 +39,21 @@ def segmentation_loss(
     ohem: bool = False,
     category_weight: float = 0.0,
 ) -> Loss:
-    """Mean cross-entropy over the labelled pixels, logits resized to the labels (bilinear, align_corners False).
+    """Mean cross-entropy over the labelled pixels, logits upsampled to the labels (bilinear).
 
     Args:
         out: the network's output; logits (B, K, h, w).
-        target: (B, H, W) int64 class ids; `ignore_index` where unlabelled. A batch without any label gives 0, not NaN.
+        target: (B, H, W) int64 class ids; `ignore_index` where unlabelled. A batch without any
+            label gives 0, not NaN.
         aux_weight: of the auxiliary classifier; 0.4 in the recipe.
         class_weights: (K,) factors of the classes' pixels; see `balanced_weights`.
         ohem: whether the main loss is the mean over hard pixels only.
         category_weight: of the category-consistent loss, where the network gives an embedding.
 
-    Source: SSSegmentation's CCNet configurations; OHEM and the category-consistent loss: Huang et al., TPAMI 2020.
+    Source: SSSegmentation's CCNet configurations; OHEM and the category-consistent loss: Huang et
+    al., TPAMI 2020.
     """
-    losses = _cross_entropy(
-        out.logits, target, ignore_index, class_weights
-    )  # (B, H, W), 0 where ignored
+    losses = _cross_entropy(out.logits, target, ignore_index, class_weights)  # (B, H, W)
     labelled = target != ignore_index
     main = _mean_of_hard(losses, labelled) if ohem else losses.sum() / labelled.sum().clamp(min=1)
     aux = category = main.new_zeros(())
@@ -65,9 +66,10 @@ def segmentation_loss(
 
 
 def balanced_weights(pixels: Tensor) -> Tensor:
-    """(K,) class weights from the classes' pixel counts (K,): 1 / log(1.1 + share), scaled so that the mean over pixels is 1.
+    """(K,) class weights from pixel counts (K,): 1 / log(1.1 + share), of mean 1 over the pixels.
 
-    Source: the form is ENet's (Paszke et al. 2016, section 5.2), with 1.1 for its 1.02, which keeps rare classes from flooding the labels.
+    Source: ENet (Paszke et al. 2016, section 5.2), with 1.1 for its 1.02, which keeps rare classes
+    from flooding the labels.
     """
     share = pixels.double() / pixels.sum()
     weights = 1 / torch.log(1.1 + share)
@@ -77,42 +79,32 @@ def balanced_weights(pixels: Tensor) -> Tensor:
 def category_consistent_loss(
     embedding: Tensor, target: Tensor, ignore_index: int = IGNORE
 ) -> Tensor:
-    """Pixels of a class are drawn to their mean, the classes' means are pushed apart, and all means towards 0; a scalar.
+    """A scalar that draws pixels to their class's mean, pushes the means apart and shrinks them.
 
-    The embedding (B, D, h, w) is the attention's output in few channels; of the class ids (B, H, W), the pixel nearest to each cell.
+    The embedding (B, D, h, w) is the attention's output in few channels; of the class ids
+    (B, H, W) each cell takes the nearest pixel's.
 
-    Source: our reading of Huang et al., TPAMI 2020, section 3.3: margins 0.5 and 1.5, weights 1, 1, 0.001, a distance beyond the outer
-    margin counts linearly. Means are taken over the batch.
+    Source: our reading of Huang et al., TPAMI 2020, section 3.3: margins 0.5 and 1.5, weights 1,
+    1, 0.001, linear beyond the outer margin. Means are taken over the batch.
     """
-    cells = (
-        F.interpolate(target[:, None].float(), size=embedding.shape[2:], mode="nearest")
-        .long()
-        .flatten()
-    )  # (B h w)
+    cells = F.interpolate(target[:, None].float(), size=embedding.shape[2:], mode="nearest")
+    cells = cells.long().flatten()  # (B h w)
     points = embedding.float().movedim(1, -1).flatten(0, 2)  # (B h w, D)
     classes = torch.arange(_IDS, device=points.device)
-    counts = torch.zeros(_IDS, device=points.device).index_add(
-        0, cells, torch.ones_like(points[:, 0])
-    )
+    zeros = torch.zeros(_IDS, device=points.device)
+    counts = zeros.index_add(0, cells, torch.ones_like(points[:, 0]))
     present = ((counts > 0) & (classes != ignore_index)).float()  # (_IDS,)
-    counts, classes_present = counts.clamp(min=1), present.sum().clamp(min=1)
-    means = (
-        torch.zeros(_IDS, points.shape[1], device=points.device).index_add(0, cells, points)
-        / counts[:, None]
-    )  # (_IDS, D)
+    counts, number = counts.clamp(min=1), present.sum().clamp(min=1)
+    sums = torch.zeros(_IDS, points.shape[1], device=points.device).index_add(0, cells, points)
+    means = sums / counts[:, None]  # (_IDS, D)
     away = (points - means[cells]).norm(dim=1)
-    within = torch.where(
-        away > FAR, away - FAR + (FAR - NEAR) ** 2, (away - NEAR).clamp(min=0) ** 2
-    )
-    variance = (
-        torch.zeros_like(counts).index_add(0, cells, within) / counts * present
-    ).sum() / classes_present
+    near = (away - NEAR).clamp(min=0) ** 2
+    within = torch.where(away > FAR, away - FAR + (FAR - NEAR) ** 2, near)
+    variance = (zeros.index_add(0, cells, within) / counts * present).sum() / number
     pairs = present * present[:, None] * (classes < classes[:, None])
     distance = (means - means[:, None]).norm(dim=2)
     between = ((2 * FAR - distance).clamp(min=0) ** 2 * pairs).sum() / pairs.sum().clamp(min=1)
-    loss: Tensor = (
-        variance + between + SHRINK * (means.norm(dim=1) * present).sum() / classes_present
-    )
+    loss: Tensor = variance + between + SHRINK * (means.norm(dim=1) * present).sum() / number
     return loss
 
 
@@ -121,39 +113,38 @@ def _cross_entropy(
 ) -> Tensor:
     """(B, H, W) cross-entropy of every pixel, times its class's weight; 0 where ignored."""
     if logits.shape[0] != target.shape[0] or target.ndim != 3:
-        came = f"target {tuple(target.shape)} does not belong to logits {tuple(logits.shape)}"
-        raise ValueError(f"{came}; expected (B, H, W) with the same B")
+        raise ValueError(
+            f"target {tuple(target.shape)} does not belong to logits {tuple(logits.shape)}; "
+            "expected (B, H, W) with the same B"
+        )
     logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-    logits = _enlarged(logits, target.shape[1], target.shape[2])  # (B, K, H, W)
+    logits = _upsampled(logits, target.shape[1], target.shape[2])  # (B, K, H, W)
     weights = None if class_weights is None else class_weights.to(logits.dtype)
     return F.cross_entropy(
         logits, target, weight=weights, ignore_index=ignore_index, reduction="none"
     )
 
 
-def _enlarged(logits: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear resizing, align_corners False, as two matrix products, whose backward pass is two more instead of a scattered addition."""
+def _upsampled(logits: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear upsampling (align_corners False) as two matrix products.
 
-    def along(
-        cells: int, pixels: int
-    ) -> Tensor:  # (cells, pixels): how much a cell counts at a pixel
-        return F.interpolate(
-            torch.eye(cells, dtype=logits.dtype, device=logits.device)[None],
-            size=pixels,
-            mode="linear",
-        )[0]
+    Their backward pass is two more products instead of a scattered addition.
+    """
+
+    def along(cells: int, pixels: int) -> Tensor:
+        """(cells, pixels): the weight of each cell at each pixel."""
+        identity = torch.eye(cells, dtype=logits.dtype, device=logits.device)
+        return F.interpolate(identity[None], size=pixels, mode="linear")[0]
 
     kind = logits.device.type
-    with (
-        nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
-    ):  # which would halve the products' precision
-        return along(logits.shape[2], height).mT @ (
-            logits @ along(logits.shape[3], width)
-        )  # (B, K, height, width)
+    # Autocast would halve the products' precision.
+    with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
+        rows, columns = along(logits.shape[2], height), along(logits.shape[3], width)
+        return rows.mT @ (logits @ columns)  # (B, K, height, width)
 
 
 def _mean_of_hard(losses: Tensor, labelled: Tensor) -> Tensor:
-    """Mean over the labelled pixels whose class has a probability below `HARD`, or over the `KEEP` hardest where those are fewer."""
+    """Mean over labelled pixels with a probability below `HARD`, at least the `KEEP` hardest."""
     hardest = losses.detach().masked_fill(~labelled, -1.0).flatten()
     hardest = hardest.topk(min(KEEP, len(hardest))).values
     last = (labelled.sum() - 1).clamp(min=0, max=len(hardest) - 1)

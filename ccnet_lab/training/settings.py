@@ -1,4 +1,7 @@
-"""Settings: how a run is carried out, and the command-line options for it. What is trained is a Config; who carries it out is loop.py."""
+"""How a run is carried out: its settings and their command-line options.
+
+What is trained is a `Config`; loop.py carries it out. No torch here, so that --help is quick.
+"""
 
 import argparse
 import os
@@ -7,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ccnet_lab.configs import SLIM, TINY, Config
-from ccnet_lab.data.datasets import open_own
 from ccnet_lab.errors import ConfigError
+
+_AT_LEAST_0 = ("seed", "workers", "evaluate_every")
+_AT_LEAST_1 = ("steps", "accumulate", "log_every", "save_every")
 
 
 def usual_workers() -> int:
@@ -18,23 +23,16 @@ def usual_workers() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a run is carried out.
+    """How a run is carried out; the options' help texts below describe the other fields.
 
     Attributes:
-        data: the folder with the data sets. workers: processes that read images. resume: whether to go on with the run in the folder.
-        device: "auto", "cpu", "cuda", "cuda:1".
-        steps: optimiser steps in all; None for the configuration's epochs.
         seed: of weights, order, transforms and dropout.
-        precision: "fp32" (TF32 off, as published), "bf16" (autocast), or "auto": bf16 on CUDA where it has it, else fp32.
-        compile: whether network and losses run under torch.compile: minutes at the start, then another order of additions, so that the
-            last bits differ. A run may be gone on with either way.
-        weights: "imagenet" (the published start), "none" (random), or a file; None for "imagenet", for the small networks "none".
-        loss_mean: of the losses over several processes: "pixels", over all labelled pixels of the batch, or "gpu", of each process's own
-            mean, as the reference has it. In one process they are the same.
-        accumulate: micro-batches per step; the batch is the same, but a batch norm sees only a micro-batch.
-        deterministic: whether only deterministic algorithms are used; slower on a GPU.
-        log_every, save_every: steps between lines of the log, between checkpoints.
-        evaluate_every: epochs between evaluations on the way; 0 for one at the end.
+        precision: "fp32" (TF32 off, as published), "bf16" (autocast), or "auto": bf16 on CUDA
+            devices that have it, else fp32.
+        compile: torch.compile adds in another order, so the last bits differ. A run can be
+            resumed with and without it.
+        weights: "imagenet" (the published start), "none" (random), or a file; None for
+            "imagenet", for the small networks "none".
     """
 
     data: Path
@@ -54,117 +52,83 @@ class Settings:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        lowest = {
-            "steps": 1,
-            "seed": 0,
-            "accumulate": 1,
-            "workers": 0,
-            "log_every": 1,
-            "save_every": 1,
-            "evaluate_every": 0,
-        }
-        for name, least in lowest.items():
-            value = getattr(self, name)
+        for name in (*_AT_LEAST_0, *_AT_LEAST_1):
+            value, least = getattr(self, name), int(name in _AT_LEAST_1)
             if value is not None and value < least:
-                raise ConfigError(
-                    f"--{name.replace('_', '-')} is {value}; expected {least} or more"
-                )
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} is {value}; expected {least} or more")
 
     def deciding(self, config: Config) -> dict[str, Any]:
-        """What a run that is gone on with must have as it was begun."""
+        """Settings that must not change on resume."""
         names = ("steps", "seed", "accumulate", "deterministic", "loss_mean")
         return {name: getattr(self, name) for name in names} | {"weights": self.start(config)}
 
     def start(self, config: Config) -> str:
-        """What `config` starts from: `weights`, or what is usual."""
+        """The weights that `config` starts from."""
         return self.weights or ("none" if config.depth in (TINY, SLIM) else "imagenet")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON; but for where the data lie, which is another place on every machine."""
+        """The fields, ready for JSON, without `data`, which differs between machines."""
         return {name: value for name, value in asdict(self).items() if name != "data"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options `train.py` and `train_all.py` share."""
-    data = parser.add_argument_group("data")
-    holds = "holds VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/"
-    data.add_argument("--data", type=Path, required=True, metavar="ROOT", help=holds)
-    data.add_argument(
-        "--own",
-        type=Path,
-        metavar="FOLDER",
-        help="train on this folder (images/, masks/, classes.json) instead",
-    )
-    data.add_argument(
-        "--workers", type=int, default=usual_workers(), help="processes that read images"
-    )
-    recipe = parser.add_argument_group("changes to the recipe")
-    recipe.add_argument(
-        "--steps", type=int, help="optimiser steps in all, instead of the configuration's epochs"
-    )
-    recipe.add_argument("--epochs", type=int)
-    recipe.add_argument(
-        "--batch-size", type=int, help="the total batch, over all processes and micro-batches"
-    )
-    recipe.add_argument("--crop", type=int, dest="crop_size", nargs=2, metavar=("H", "W"))
-    recipe.add_argument(
-        "--resize",
-        type=int,
-        nargs=2,
-        metavar=("LONG", "SHORT"),
-        help="sides images are fitted into at scale 1",
-    )
-    recipe.add_argument("--lr", type=float)
-    recipe.add_argument(
-        "--min-lr",
-        type=float,
-        metavar="LR",
-        help="what the learning rate falls to; a hundredth of --lr in the recipe",
-    )
-    recipe.add_argument("--recurrence", type=int, metavar="R", help="criss-cross steps")
-    words = "let rare classes weigh more in the loss, by their pixels in the training masks"
-    recipe.add_argument("--balance", action="store_true", default=None, help=words)
-    recipe.add_argument(
-        "--ohem", action="store_true", default=None, help="count only hard pixels in the main loss"
-    )
-    recipe.add_argument(
-        "--category-loss", type=float, metavar="WEIGHT", help="add the category-consistent loss"
-    )
-    words = "over several GPUs: the mean over all labelled pixels, or each GPU's own mean averaged, as the reference"
-    recipe.add_argument(
-        "--loss-mean", choices=("pixels", "gpu"), default=Settings.loss_mean, help=words
-    )
-    recipe.add_argument(
-        "--weights",
-        metavar="imagenet|none|PATH",
-        help="what to start from; imagenet, for the small networks none",
-    )
-    recipe.add_argument("--seed", type=int, default=Settings.seed)
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--device", default=Settings.device)
-    machine.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16"), default=Settings.precision
-    )
-    machine.add_argument(
-        "--compile",
-        action="store_true",
-        help="torch.compile: minutes at each start, then faster steps on a GPU",
-    )
-    words = "reach the batch in N micro-batches: less memory, but batch norm sees 1/N of it"
-    machine.add_argument("--accumulate", type=int, default=1, metavar="N", help=words)
-    machine.add_argument(
-        "--deterministic", action="store_true", help="deterministic algorithms only"
-    )
-    machine.add_argument("--log-every", type=int, default=Settings.log_every, metavar="STEPS")
-    machine.add_argument("--save-every", type=int, default=Settings.save_every, metavar="STEPS")
-    machine.add_argument(
-        "--evaluate-every", type=int, default=0, metavar="EPOCHS", help="0: once, at the end"
-    )
-    machine.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run in the folder; begins where there is none",
-    )
+    """Add the options that `train.py` and `train_all.py` share."""
+    _add_data(parser.add_argument_group("data"))
+    _add_recipe(parser.add_argument_group("changes to the recipe"))
+    _add_machine(parser.add_argument_group("machine"))
+
+
+def _add_data(group: Any) -> None:
+    option = group.add_argument
+    folders = "holds VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/"
+    option("--data", type=Path, required=True, metavar="ROOT", help=folders)
+    own = "train on this folder (images/, masks/, classes.json) instead"
+    option("--own", type=Path, metavar="FOLDER", help=own)
+    option("--workers", type=int, default=usual_workers(), help="processes that read images")
+
+
+def _add_recipe(group: Any) -> None:
+    option = group.add_argument
+    option("--steps", type=int, help="optimiser steps in all, instead of the epochs")
+    option("--epochs", type=int)
+    batch = "the total batch, over all processes and micro-batches"
+    option("--batch-size", type=int, help=batch)
+    option("--crop", type=int, dest="crop_size", nargs=2, metavar=("H", "W"))
+    sides = "sides images are fitted into at scale 1"
+    option("--resize", type=int, nargs=2, metavar=("LONG", "SHORT"), help=sides)
+    option("--lr", type=float)
+    floor = "what the learning rate falls to; a hundredth of --lr in the recipe"
+    option("--min-lr", type=float, metavar="LR", help=floor)
+    option("--recurrence", type=int, metavar="R", help="criss-cross steps")
+    balance = "weigh classes in the loss by how rare they are in the training masks"
+    option("--balance", action="store_true", default=None, help=balance)
+    ohem = "count only hard pixels in the main loss"
+    option("--ohem", action="store_true", default=None, help=ohem)
+    category = "add the category-consistent loss"
+    option("--category-loss", type=float, metavar="WEIGHT", help=category)
+    mean = "over several GPUs: over all labelled pixels, or of each GPU's mean, as in the reference"
+    option("--loss-mean", choices=("pixels", "gpu"), default=Settings.loss_mean, help=mean)
+    weights = "what to start from; imagenet by default, none for the small networks"
+    option("--weights", metavar="imagenet|none|PATH", help=weights)
+    option("--seed", type=int, default=Settings.seed)
+
+
+def _add_machine(group: Any) -> None:
+    option = group.add_argument
+    option("--device", default=Settings.device)
+    option("--precision", choices=("auto", "fp32", "bf16"), default=Settings.precision)
+    compiled = "torch.compile: minutes at each start, then faster steps on a GPU"
+    option("--compile", action="store_true", help=compiled)
+    parts = "split the batch into N micro-batches: less memory, but batch norm sees 1/N of it"
+    option("--accumulate", type=int, default=Settings.accumulate, metavar="N", help=parts)
+    option("--deterministic", action="store_true", help="deterministic algorithms only")
+    option("--log-every", type=int, default=Settings.log_every, metavar="STEPS")
+    option("--save-every", type=int, default=Settings.save_every, metavar="STEPS")
+    at_end = "0: once, at the end"
+    option("--evaluate-every", type=int, default=0, metavar="EPOCHS", help=at_end)
+    again = "resume the run in the folder, or begin it where there is none"
+    option("--resume", action="store_true", help=again)
 
 
 def from_options(args: argparse.Namespace) -> Settings:
@@ -173,20 +137,12 @@ def from_options(args: argparse.Namespace) -> Settings:
 
 
 def varied(config: Config, args: argparse.Namespace) -> Config:
-    """The configuration with the changes in parsed options; on a data set of one's own it loses its alias, and with it its name."""
-    names = (
-        "epochs",
-        "batch_size",
-        "crop_size",
-        "resize",
-        "lr",
-        "min_lr",
-        "recurrence",
-        "balance",
-        "ohem",
-        "category_loss",
-    )
+    """The configuration with the changes in parsed options; on --own data it loses its alias."""
+    names = ["epochs", "batch_size", "crop_size", "resize", "lr", "min_lr"]
+    names += ["recurrence", "balance", "ohem", "category_loss"]
     changes = {name: value for name in names if (value := getattr(args, name)) is not None}
     if args.own is not None:
+        from ccnet_lab.data.datasets import open_own  # imports torch
+
         changes |= {"dataset": open_own(args.own).key, "alias": ""}
     return replace(config, **changes)

@@ -1,4 +1,7 @@
-"""One training step on its device: losses, gradients, a step of the optimiser; it never waits for a GPU. Runs and logs are loop.py's."""
+"""One training step on its device: losses, gradients, optimiser; it never waits for a GPU.
+
+Runs, logs and checkpoints are in loop.py.
+"""
 
 from contextlib import nullcontext
 
@@ -19,17 +22,20 @@ class Stepper:
     """A network in training, with its optimiser.
 
     Args:
-        model: on the group's device, channels-last; it stays as it is, so that it can be scored and stored between two steps.
+        model: on the group's device, channels-last; it can be scored and saved between steps.
         group: the processes that share a batch.
-        bf16: whether under bfloat16 autocast. The losses are float32 in any case.
-        compiled: whether network and losses run under torch.compile, as one program; the first step then takes minutes.
+        bf16: whether to use bfloat16 autocast; the losses are float32 in any case.
+        compiled: whether network and losses are compiled as one program; the first step then
+            takes minutes.
         accumulate: micro-batches per step.
-        mean_per_process: whether the losses are each process's own means averaged, not the mean over all labelled pixels of the batch.
+        mean_per_process: whether each process's mean loss is averaged, instead of the mean over
+            all labelled pixels of the batch.
         class_weights: (K,) of the loss; None for equal ones.
 
     Attributes:
-        wrapped: the model with its losses, exchanging gradients where there are several processes.
-        confusion: (K * K + 1,) counts on the feature grid since it was last zeroed, the last for ignored cells.
+        wrapped: the model with its losses, exchanging gradients between processes.
+        confusion: (K * K + 1,) counts on the feature grid since they were last zeroed, the last
+            for ignored cells.
     """
 
     def __init__(
@@ -48,40 +54,42 @@ class Stepper:
         self.mean_per_process = mean_per_process
         with_losses = _WithLosses(model, config, class_weights, bf16)
         if compiled:
-            torch.compiler.reset()  # torch bounds the programs it keeps per function, and those of an earlier network count
-            with_losses.compile(
-                dynamic=False, options={"fallback_random": True}
-            )  # one shape, eager mode's random numbers
-        self.wrapped = group.wrap(with_losses).train()
+            torch.compiler.reset()  # programs of earlier networks count towards torch's limit
+            # one shape, and eager mode's random numbers
+            with_losses.compile(dynamic=False, options={"fallback_random": True})
+        # Without criss-cross steps the attention gets no gradients.
+        self.wrapped = group.wrap(with_losses, unused_parameters=model.recurrence == 0).train()
         self.optimizer = build_optimizer(model, config)
         self.confusion = torch.zeros(
             config.num_classes**2 + 1, dtype=torch.long, device=group.device
         )
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One step on this process's share of a batch: its losses (3,) total, main, aux; the gradients' norm. Both are on the device."""
+        """One step on this process's share of a batch.
+
+        Returns the losses (3,) total, main, aux, and the gradients' norm, both on the device.
+        """
         group = self.group
         labels = batch.labels.to(group.device, non_blocking=True).long()  # (B, H, W)
         labelled = (labels != IGNORE).sum(dim=(1, 2)).float()  # (B,)
-        everywhere = (
-            labelled.sum() * group.world if self.mean_per_process else group.total(labelled.sum())
-        ).clamp(min=1)
+        everywhere = labelled.sum()
+        everywhere = everywhere * group.world if self.mean_per_process else group.total(everywhere)
+        everywhere = everywhere.clamp(min=1)
         losses = torch.zeros(3, device=group.device)
         micro_batch = len(labels) // self.accumulate
         self.optimizer.zero_grad(set_to_none=True)
-        for part in range(self.accumulate):
-            mine = slice(part * micro_batch, (part + 1) * micro_batch)
-            images = batch.normalised(mine, group.device)  # (b, 3, H, W)
-            # DistributedDataParallel averages over the processes, hence the factor below.
-            share = labelled[mine].sum() / everywhere
-            exchange = (
-                part == self.accumulate - 1 or group.world == 1
-            )  # the gradients, with the last micro-batch only
+        for number in range(self.accumulate):
+            part = slice(number * micro_batch, (number + 1) * micro_batch)
+            images = batch.normalised(part, group.device)  # (b, 3, H, W)
+            share = labelled[part].sum() / everywhere
+            # Gradients are exchanged with the last micro-batch only.
+            exchange = number == self.accumulate - 1 or group.world == 1
             with nullcontext() if exchange else self.wrapped.no_sync():  # type: ignore[operator]
-                loss, logits = self.wrapped(images, labels[mine])
+                loss, logits = self.wrapped(images, labels[part])
+            # DistributedDataParallel averages over the processes, hence the factor.
             (loss.total * (share * group.world)).backward()
             losses += torch.stack(loss[:3]).detach() * share
-            self.confusion += _cell_confusion(logits.detach(), labels[mine])
+            self.confusion += _cell_confusion(logits.detach(), labels[part])
         norm = nn.utils.get_total_norm(
             [p.grad for p in self.model.parameters() if p.grad is not None]
         )
@@ -90,19 +98,14 @@ class Stepper:
 
 
 class _WithLosses(nn.Module):
-    """A network and its losses as one module, so that they compile to one program, inside what exchanges the gradients."""
+    """A network and its losses as one module, so that they compile to one program."""
 
     def __init__(
         self, network: CCNet, config: Config, class_weights: Tensor | None, bf16: bool
     ) -> None:
         super().__init__()
-        self.network, self.config, self.class_weights, self.bf16 = (
-            network,
-            config,
-            class_weights,
-            bf16,
-        )
-        self.recurrence = network.recurrence
+        self.network, self.config = network, config
+        self.class_weights, self.bf16 = class_weights, bf16
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Loss, Tensor]:
         """Losses and logits (B, K, h, w) of a micro-batch."""
@@ -124,10 +127,8 @@ class _WithLosses(nn.Module):
 def _cell_confusion(logits: Tensor, labels: Tensor) -> Tensor:
     """(K * K + 1,) counts on the feature grid, the last for ignored cells."""
     classes = logits.shape[1]
-    truth = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest").long()[
-        :, 0
-    ]  # (B, h, w)
+    cells = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest")
+    truth = cells[:, 0].long()  # (B, h, w)
     pairs = torch.where(truth == IGNORE, classes**2, truth * classes + logits.argmax(1)).flatten()
-    return torch.zeros(classes**2 + 1, dtype=torch.long, device=logits.device).index_add_(
-        0, pairs, torch.ones_like(pairs)
-    )
+    counts = torch.zeros(classes**2 + 1, dtype=torch.long, device=logits.device)
+    return counts.index_add_(0, pairs, torch.ones_like(pairs))

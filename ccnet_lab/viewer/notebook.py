@@ -1,6 +1,7 @@
-"""Studio: what the notebooks' widgets call, by names and numbers; models and views are kept. The app's own is workbench.py.
+"""What notebook cells call: pictures of models and scenes by name, small data sets, curves.
 
-Places are given in per cent of a picture's width and height, so that one slider fits every picture.
+Models and views are kept. Places are in per cent of a picture's width and height, so that one
+slider fits every picture.
 """
 
 import json
@@ -37,15 +38,15 @@ SHAPES = ("background", "disc", "square", "triangle")
 
 @lru_cache(4)
 def explorer(model: str) -> Explorer:
-    """The explorer of a model, kept; raises as `Explorer.open`."""
+    """`Explorer.open`, kept."""
     return Explorer.open(model)
 
 
 @lru_cache(8)
 def look(model: str, image: str) -> View:
-    """What a model sees in a picture, one of `IMAGES` or a path, kept: the network runs once for each pair.
+    """A model's view of one of `IMAGES` or a path, kept: the network runs once for each pair.
 
-    Takes the model and raises as `Explorer.open`; raises as `Explorer.look`, too.
+    Raises as `Explorer.open` and `Explorer.look`.
     """
     if image in SCENES:
         return explorer(model).look(make_scene(SCENES[image]).image)
@@ -54,17 +55,16 @@ def look(model: str, image: str) -> View:
 
 
 def pixel_at(view: View, x: float, y: float) -> tuple[int, int]:
-    """The pixel at x and y per cent of a picture's width and height; raises `ImageError` for less than 0 or more than 100."""
+    """The pixel at x and y per cent of width and height; raises `ImageError` beyond 0 to 100."""
     if not (0 <= x <= 100 and 0 <= y <= 100):
-        raise ImageError(
-            f"the place is ({x}, {y}) %; expected 0 to 100, from the left and from the top"
-        )
+        expected = "expected 0 to 100, from the left and from the top"
+        raise ImageError(f"the place is ({x}, {y}) %; {expected}")
     height, width = view.size
     return min(int(x * width / 100), width - 1), min(int(y * height / 100), height - 1)
 
 
 def telling_place(view: View) -> tuple[int, int]:
-    """(x, y) in per cent of a pixel worth showing first, see `workbench.first_pixel`."""
+    """(x, y) in per cent of a pixel worth showing first, as `measures.first_pixel`."""
     x, y = first_pixel(view)
     return round(100 * (x + 0.5) / view.size[1]), round(100 * (y + 0.5) / view.size[0])
 
@@ -79,15 +79,16 @@ def attention_picture(
     labels: float = 0.45,
     path: str = "",
 ) -> Figure:
-    """One pixel's map raw and clipped side by side, as the paper's figures have it, and who listens to the pixel.
+    """One pixel's map raw and clipped side by side, as in the paper, and who looks at the pixel.
 
     Args:
-        model: as `Explorer.open` takes it. image: one of `IMAGES`. path: a picture of one's own in its stead, where it isn't empty.
+        model: as `Explorer.open` takes it. image: one of `IMAGES`.
         x, y: the place in per cent. recurrence: R, 1 or more.
-        clip: 0..1, the threshold t as `pictures.clip_level` says; the clipped map is t where the map exceeds it.
+        clip: 0..1, the threshold t as `pictures.clip_level` says; the clipped map is t above it.
         labels: opacity 0..1 of the labels over the picture.
+        path: a picture of one's own in place of `image`, where it isn't empty.
 
-    Where the picture or the model cannot be had, the figure says so in words.
+    Where the picture or the model cannot be had, the figure says why.
     """
     try:
         view = look(model, path.strip() or image)
@@ -98,18 +99,31 @@ def attention_picture(
     weights, threshold = pixel.maps[0], clip_level(pixel.maps, clip)
     heard = view.listeners(column, row, recurrence)
     names, label = view.explorer.class_names, view.labels[row, column]
+    predicted = f"{names[label]} ({100 * pixel.probabilities[label]:.0f} %)"
+    maps = {
+        f"R = {recurrence}, raw": weights,
+        f"clipped at t = {threshold:.2g}": np.minimum(weights, threshold),
+        "who looks at it": heard,
+    }
     captions = (
         f"on the cross {100 * pixel.on_cross[0]:.0f} %",
         f"above t: {100 * np.maximum(weights - threshold, 0).sum():.0f} % of the mass cut",
         f"it gives {heard.sum():.2f} in all",
     )
     return figures.attention_figure(
-        view.image, view.labels, view.explorer.palette, names, (column, row), pixel.box,
-        {f"R = {recurrence}, raw": weights, f"clipped at t = {threshold:.2g}": np.minimum(weights, threshold), "who looks at it": heard},
-        captions, [float(weights.max()), threshold, float(heard.max())], labels,
-        f"{model}, trained at R = {view.recurrence}: pixel ({column}, {row}) is taken for {names[label]} "
-        f"({100 * pixel.probabilities[label]:.0f} %)",
-    )  # fmt: skip
+        view.image,
+        view.labels,
+        view.explorer.palette,
+        names,
+        (column, row),
+        pixel.box,
+        maps,
+        captions,
+        top=[float(weights.max()), threshold, float(heard.max())],
+        opacity=labels,
+        title=f"{model}, trained at R = {view.recurrence}: "
+        f"pixel ({column}, {row}) is predicted as {predicted}",
+    )
 
 
 def attention_at(place: tuple[float, float], **options: Any) -> Figure:
@@ -118,7 +132,7 @@ def attention_at(place: tuple[float, float], **options: Any) -> Figure:
 
 
 def grid_places(columns: int = 12, rows: int = 12) -> list[tuple[str, tuple[float, float]]]:
-    """A chequerboard's fields, row by row, as (name, (x, y) of the middle in per cent): A1 is at the upper left. At most 26 columns."""
+    """A chequerboard's fields, row by row: (name, (x, y) of the middle in per cent), A1 first."""
     steps = [(row, column) for row in range(rows) for column in range(columns)]
     return [
         (f"{chr(65 + c)}{r + 1}", (100 * (c + 0.5) / columns, 100 * (r + 0.5) / rows))
@@ -130,28 +144,38 @@ def beacon_picture(seed: int) -> Figure:
     """A beacon scene with its true labels, and beside it which cells lie on the beacon's cross."""
     scene, beacons = make_scene(seed), get_dataset("beacons")
     y, x = scene.beacon
+    cross = on_cross(scene)[2::4, 2::4].astype(float)
     return figures.attention_figure(
-        scene.image, scene.labels, beacons.palette, beacons.class_names, (x + BEACON // 2, y + BEACON // 2),
-        (x, y, x + BEACON, y + BEACON), {"cells that reach the beacon with R = 1": on_cross(scene)[2::4, 2::4].astype(float)},
+        scene.image,
+        scene.labels,
+        beacons.palette,
+        beacons.class_names,
+        (x + BEACON // 2, y + BEACON // 2),
+        (x, y, x + BEACON, y + BEACON),
+        {"cells that reach the beacon with R = 1": cross},
         title=f"scene {seed}: the true labels, the beacon marked",
-    )  # fmt: skip
+    )
 
 
 def recurrence_picture(
     model: CCNet, config: str, seed: int, recurrences: Sequence[int] = (0, 1, 2, 3)
 ) -> Figure:
-    """One set of weights at several R on the beacon scene of a seed: the labels, and what differs from the R it was trained with."""
+    """One set of weights at several R on a beacon scene: labels, and where they differ."""
     view = Explorer(model, config).look(make_scene(seed).image)
     found = compare_recurrences(view, sorted({*recurrences, view.recurrence}))
     warning = ": near 0, so every R gives the same" if found.gamma_near_zero else ""
     return figures.recurrence_figure(
-        view.image, {at.recurrence: at.labels for at in found.at}, found.trained, view.explorer.palette, view.explorer.class_names,
+        view.image,
+        {at.recurrence: at.labels for at in found.at},
+        found.trained,
+        view.explorer.palette,
+        view.explorer.class_names,
         f"the same weights, trained at R = {found.trained}; gamma = {found.gamma:.2f}{warning}",
-    )  # fmt: skip
+    )
 
 
 def words_figure(message: str) -> Figure:
-    """A message in the place of a picture, its lines broken."""
+    """A message in the place of a picture, wrapped."""
     figure = Figure(figsize=(9, 1.2))
     axis = figure.add_axes((0, 0, 1, 1))  # a notebook shows no figure without axes
     axis.set_axis_off()
@@ -160,7 +184,7 @@ def words_figure(message: str) -> Figure:
 
 
 def keeping(losses: list[float], update: Callable[[int], object]) -> Callable[[int, float], None]:
-    """A `progress` for `training.demo.train_demo` that keeps the losses in a list and moves a bar on by one step each time."""
+    """An `on_step` for `train_demo` that appends the loss and moves a bar by one step."""
 
     def show(_: int, loss: float) -> None:
         losses.append(loss)
@@ -180,10 +204,10 @@ def smoothed(values: list[float], window: int = 20) -> NDArray[np.float64]:
 def write_shapes_dataset(
     folder: str | Path, images: int = 60, height: int = 96, width: int = 128, seed: int = 0
 ) -> Path:
-    """Write a data set as one's own would look: `images/*.png`, `masks/*.png` (ids of `SHAPES`) and `classes.json`.
+    """Write a small data set: `images/*.png`, `masks/*.png` (ids of `SHAPES`), `classes.json`.
 
-    Every picture has a disc, a square and a triangle on a mottled ground, each kind in shades of its own. The same seed gives the same
-    files.
+    Every picture has a disc, a square and a triangle on a mottled ground, each kind in shades of
+    its own. The same seed gives the same files.
     """
     folder = Path(folder)
     palette = [[90, 90, 90], [200, 60, 50], [60, 110, 220], [70, 190, 80]]
@@ -197,35 +221,30 @@ def write_shapes_dataset(
         for kind in rng.permutation([1, 2, 3]):
             size = int(rng.integers(height // 6, height // 4))  # half a side
             x, y = (int(rng.integers(size, side - size)) for side in (width, height))
-            colour = tuple(
-                int(level)
-                for level in np.clip(np.array(palette[kind]) + rng.integers(-30, 31, 3), 0, 255)
-            )
-            for drawing, fill in (
-                (ImageDraw.Draw(picture), colour),
-                (ImageDraw.Draw(mask), int(kind)),
-            ):
-                if kind == 3:
-                    drawing.polygon(
-                        [(x, y - size), (x - size, y + size), (x + size, y + size)], fill=fill
-                    )
-                else:
-                    (drawing.ellipse if kind == 1 else drawing.rectangle)(
-                        (x - size, y - size, x + size, y + size), fill=fill
-                    )
+            shade = np.clip(np.array(palette[kind]) + rng.integers(-30, 31, 3), 0, 255)
+            _draw_shape(picture, kind, x, y, size, tuple(shade.tolist()))
+            _draw_shape(mask, kind, x, y, size, int(kind))
         noisy = np.asarray(picture) + rng.normal(0, 6, (height, width, 3))
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
-            folder / "images" / f"{number:04}.png"
-        )
+        picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+        picture.save(folder / "images" / f"{number:04}.png")
         mask.save(folder / "masks" / f"{number:04}.png")
-    (folder / "classes.json").write_text(
-        json.dumps({"names": SHAPES, "palette": palette}), encoding="utf-8"
-    )
+    classes = json.dumps({"names": SHAPES, "palette": palette})
+    (folder / "classes.json").write_text(classes, encoding="utf-8")
     return folder
 
 
+def _draw_shape(
+    picture: Image.Image, kind: int, x: int, y: int, size: int, fill: int | tuple[int, ...]
+) -> None:
+    drawing, box = ImageDraw.Draw(picture), (x - size, y - size, x + size, y + size)
+    if kind == 3:
+        drawing.polygon([(x, y - size), (x - size, y + size), (x + size, y + size)], fill=fill)
+    else:
+        (drawing.ellipse if kind == 1 else drawing.rectangle)(box, fill=fill)
+
+
 def write_damaged_dataset(folder: str | Path) -> Path:
-    """As `write_shapes_dataset`, ten pictures, but one mask has an id that is no class and another lacks a column: for the doctor."""
+    """Ten of `write_shapes_dataset`, but one mask has an unknown id and one lacks a column."""
     folder = write_shapes_dataset(folder, images=10)
     strange, narrow = (folder / "masks" / f"{number:04}.png" for number in (3, 4))
     ids = np.array(Image.open(strange))
@@ -236,26 +255,23 @@ def write_damaged_dataset(folder: str | Path) -> Path:
 
 
 def pair_picture(split: Split, index: int, opacity: float = 0.5) -> Figure:
-    """An image of a split and its mask laid over it, in the data set's colours; where the pair cannot be read, why."""
+    """An image of a split, and its mask over it; where the pair cannot be read, why."""
     try:
         name, image, labels = split.read(index)
     except LabError as error:
         return words_figure(str(error))
+    names, colours = split.dataset.class_names, split.dataset.palette
     size = shown_size(labels.shape[0], labels.shape[1], 400)
-    masked = blend(
-        resized(image, size), label_picture(labels, split.dataset.palette, size), opacity
-    )
+    plain = resized(image, size)
+    parts = {
+        f"image {name}": plain,
+        "with its mask": blend(plain, label_picture(labels, colours, size), opacity),
+    }
     figure = Figure(figsize=(2 * size[1] / 100 + 0.3, size[0] / 100 + 0.7), layout="constrained")
-    for axis, picture, title in zip(
-        figure.subplots(1, 2),
-        (resized(image, size), masked),
-        (f"image {name}", "with its mask"),
-        strict=True,
-    ):
+    for axis, (title, picture) in zip(figure.subplots(1, 2), parts.items(), strict=True):
         axis.imshow(picture)
         axis.set_axis_off()
         axis.set_title(title, fontsize=10, **as_it_is())
     seen = [k for k in np.unique(labels) if k < split.dataset.num_classes]
-    names, colours = split.dataset.class_names, split.dataset.palette
     class_legend(figure, [names[k] for k in seen], [colours[k] for k in seen], fontsize=9, ncols=6)
     return figure

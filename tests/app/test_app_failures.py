@@ -1,4 +1,4 @@
-"""Whatever goes wrong in the app is told on the page in words, what is on show stays, and nothing is left behind when it ends."""
+"""What goes wrong in the app is shown on the page, the picture stays, nothing is left behind."""
 
 import inspect
 import os
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,11 +17,11 @@ import pytest
 import torch
 from gradio.route_utils import delete_files_created_by_app
 
-import app
 from ccnet_lab import ConfigError, Explorer
-from ccnet_lab.app import dashboards
+from ccnet_lab.app import configurations_tab, growth_html, server
 from ccnet_lab.app import link as links
 from ccnet_lab.app.session import Workbench
+from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.hub import find_weights, source_and_config
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
     bench = Workbench(folder / "examples")
-    return bench, app.build(bench, folder)
+    return bench, server.build(bench, folder)
 
 
 def block(blocks, element):
@@ -40,7 +41,7 @@ def block(blocks, element):
 
 
 def answers(blocks, function, **given):
-    """All that a callback answers, called as gradio does, with what its inputs hold at the start and a picture on show."""
+    """All answers of a callback, called as gradio does with first values and a picture."""
     fn, values = (
         function.fn,
         [
@@ -49,7 +50,7 @@ def answers(blocks, function, **given):
         ],
     )
     values = [
-        {**value, "file": "shown.png"} if isinstance(value, dict) and "file" in value else value
+        replace(value, file="shown.png") if isinstance(value, ViewState) else value
         for value in values
     ]
     request = SimpleNamespace(query_params={}, session_hash="a", index=0)
@@ -95,7 +96,7 @@ TELLING = {  # (element, event): where its failure is told
 
 @pytest.mark.parametrize(("element", "event"), TELLING)
 def test_every_callback_tells_what_went_wrong(built, monkeypatch, capsys, tmp_path, element, event):
-    """Not only what this library raises on purpose; and no part of the page but the words is touched."""
+    """Not only what this library raises on purpose; only the message changes on the page."""
     bench, blocks = built
 
     def strange(*_, **__):
@@ -111,13 +112,13 @@ def test_every_callback_tells_what_went_wrong(built, monkeypatch, capsys, tmp_pa
         "link",
         "python",
         "view",
-        "fetch",
+        "explorer",
+        "download",
         "offer",
         "around",
     ):
         monkeypatch.setattr(bench, name, strange)
-    for name in ("truth", "recurrence", "on_and_off_cross", "places", "compare", "board"):
-        monkeypatch.setattr(dashboards, name, strange)
+    monkeypatch.setattr(configurations_tab.boards, "read_board", strange)
     (tmp_path / "a.png").write_bytes(Path(bench.examples[0]).read_bytes())
     given = {"upload": str(tmp_path / "a.png"), "mask": str(tmp_path / "a.png"), "model": "demo_r1"}
     function = next(
@@ -132,7 +133,7 @@ def test_every_callback_tells_what_went_wrong(built, monkeypatch, capsys, tmp_pa
             fn=function.fn, inputs=[SimpleNamespace(value="Configurations"), *function.inputs[1:]]
         )
     if element == "grow":
-        monkeypatch.setattr(dashboards, "measure_growth", strange)
+        monkeypatch.setattr(growth_html, "measure_growth", strange)
     last = parts(answers(blocks, function, **given)[-1])
     assert (
         "something unforeseen happened (ZeroDivisionError: a mistake of ours)"
@@ -160,7 +161,7 @@ def test_a_page_that_cannot_be_filled_and_a_shared_model_still_answer(built, mon
 
 def test_the_picture_on_show_outlives_the_cache(tmp_path):
     bench = Workbench(tmp_path / "examples")
-    blocks = app.build(bench, tmp_path)
+    blocks = server.build(bench, tmp_path)
     stage = block(blocks, "stage")
     slide = next(
         f for f in blocks.fns.values() if (block(blocks, "labels")._id, "input") in f.targets
@@ -171,12 +172,12 @@ def test_the_picture_on_show_outlives_the_cache(tmp_path):
         value for part, value in answers(blocks, slide, labels=0.1)[0].items() if part is state
     )
     second = next(value for part, value in slide.fn(at, 0.9).items() if part is stage)
-    stage.temp_files.update([first["stage"], at["file"], second])
+    stage.temp_files.update([first["stage"], at.file, second])
     time.sleep(0.02)
     delete_files_created_by_app(blocks, 0)
     assert Path(second).is_file()
-    assert not Path(at["file"]).exists()
-    state.delete_callback({**at, "file": second})  # the visitor has gone
+    assert not Path(at.file).exists()
+    state.delete_callback(replace(at, file=second))  # the visitor has gone
     delete_files_created_by_app(blocks, 0)
     assert not Path(second).exists()
 
@@ -215,7 +216,7 @@ def test_behind_a_prefix_and_stopped_it_leaves_nothing(tmp_path, number):
         words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         page = ""
-        for _ in range(300):
+        for _ in range(900):
             try:
                 page = urllib.request.urlopen(f"http://127.0.0.1:{port}").read().decode()
                 break
@@ -245,13 +246,13 @@ def test_on_a_generated_scene_the_words_name_the_beacon(built):
 
 
 def test_a_page_whose_session_is_gone_says_so(built):
-    """After a restart gradio gives an open page the state it began with; answering for that picture would be silently wrong."""
+    """After a restart gradio gives an open page a new visitor's state, which is another picture."""
     _, blocks = built
     slide = next(
         f for f in blocks.fns.values() if (block(blocks, "labels")._id, "input") in f.targets
     )
     state = next(iter(slide.inputs))
-    told = parts(slide.fn({**state.value, "file": ""}, 0.4))
+    told = parts(slide.fn(replace(state.value, file=""), 0.4))
     assert "your picture is gone; load the page again" in told["problem"]
     assert "stage" not in told
-    assert "stage" in parts(slide.fn({**state.value, "file": "shown.png"}, 0.4))
+    assert "stage" in parts(slide.fn(replace(state.value, file="shown.png"), 0.4))

@@ -1,4 +1,4 @@
-"""The app in a real headless Chromium, skipped without one: clicks land where the eye is and end on the last one, bad files are told."""
+"""The app in headless Chromium, skipped without: clicks, keys, tabs, files, links, downloads."""
 
 import io
 import re
@@ -13,11 +13,10 @@ from conftest import CHROMIUM, FLAGS
 from PIL import Image
 from web import Served, serve
 
-import app
 from ccnet_lab import get_config, store
-from ccnet_lab.app import dashboards
-from ccnet_lab.app import page as words
-from ccnet_lab.app.session import SCENE_SEEDS, Workbench
+from ccnet_lab.app import explore_tab, server
+from ccnet_lab.app.examples import SCENE_SEEDS
+from ccnet_lab.app.session import Workbench
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.explore.deletion import deletion_test
 from ccnet_lab.runs import Run
@@ -31,11 +30,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    blocks = app.build(Workbench(folder / "examples", runs=ROOT / "results" / "runs"), folder)
-    _, url, _ = blocks.queue(default_concurrency_limit=2).launch(
-        prevent_thread_lock=True, quiet=True, server_port=None, theme=app.THEME, css=words.CSS
-    )
-    yield url
+    blocks = server.build(Workbench(folder / "examples", runs=ROOT / "results" / "runs"), folder)
+    yield server.launch(blocks, quiet=True)
     blocks.close()
 
 
@@ -83,7 +79,9 @@ def chosen(tab):
 
 def wait_for_pixel(tab, x, y, near=1):
     tab.wait_for_function(
-        """([x, y, near]) => { const [a, b] = document.querySelector('#answer h3').innerText.match(/\\d+/g).map(Number);
+        """([x, y, near]) => {
+        const title = document.querySelector('#answer h3').innerText;
+        const [a, b] = title.match(/\\d+/g).map(Number);
         return Math.abs(a - x) <= near && Math.abs(b - y) <= near }""",
         arg=[x, y, near],
         timeout=15_000,
@@ -94,7 +92,9 @@ def upload(tab, path):
     before = tab.get_attribute("#stage img", "src")
     tab.set_input_files("#upload input[type=file]", path)
     tab.wait_for_function(
-        "old => { const image = document.querySelector('#stage img'); return image.src !== old && image.complete }",
+        """old => {
+        const image = document.querySelector('#stage img');
+        return image.src !== old && image.complete }""",
         arg=before,
         timeout=30_000,
     )
@@ -340,7 +340,8 @@ def test_a_copied_link_reopens_to_the_same_bytes_and_the_copied_python_runs(
     assert link == tab.url == tab.input_value("#shared textarea, #shared input")
     seen = """async () => {
         const stage = await (await fetch(document.querySelector('#stage img').src)).arrayBuffer();
-        const parts = ['#answer .panels', '#marker .over'].map(found => document.querySelector(found).outerHTML);
+        const parts = ['#answer .panels', '#marker .over'].map(
+            found => document.querySelector(found).outerHTML);
         return [Array.from(new Uint8Array(stage)).join(), ...parts];
     }"""
     before = tab.evaluate(seen)
@@ -404,7 +405,7 @@ def test_an_answer_about_a_pixel_that_was_left_is_not_shown(tab, monkeypatch):
         time.sleep(1.5)
         return deletion_test(*args, **options)
 
-    monkeypatch.setattr(dashboards, "deletion_test", slow)
+    monkeypatch.setattr(explore_tab, "deletion_test", slow)
     tab.click("#test")
     tab.wait_for_selector("#truth .progress")
     click(tab, 0.5, 0.05)
@@ -491,10 +492,8 @@ def test_the_runs_tab_follows_a_folder(browser, tmp_path):
     run.write_training({"total_steps": 100})
     (tmp_path / "runs" / "foreign").mkdir()
     (tmp_path / "runs" / "foreign" / "config.json").write_text("{]")
-    blocks = app.build(Workbench(tmp_path / "examples", runs=tmp_path / "runs"), tmp_path)
-    _, url, _ = blocks.queue().launch(
-        prevent_thread_lock=True, quiet=True, theme=app.THEME, css=words.CSS
-    )
+    blocks = server.build(Workbench(tmp_path / "examples", runs=tmp_path / "runs"), tmp_path)
+    url = server.launch(blocks, quiet=True)
     tab = browser.new_page()
     try:
         tab.goto(url)
@@ -549,16 +548,17 @@ def test_the_about_tab(tab):
 
 
 def test_a_slider_is_answered_at_once(tab):
-    """Median over moves, in the browser, from the move to the new picture; no network runs (see test_app.py)."""
+    """Median over moves, in the browser, from the move to the new picture; no network runs."""
     times = tab.evaluate(
         """async () => {
         const slider = document.querySelector('#clip input[type=range]'), found = [];
         const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set;
         for (let k = 0; k < 15; k++) {
-            const old = document.querySelector('#answer .scale').innerText, start = performance.now();
+            const scale = () => document.querySelector('#answer .scale').innerText;
+            const old = scale(), start = performance.now();
             set.call(slider, 0.1 + 0.05 * k);
             slider.dispatchEvent(new Event('input', { bubbles: true }));
-            while (document.querySelector('#answer .scale').innerText === old) await new Promise(done => setTimeout(done, 1));
+            while (scale() === old) await new Promise(done => setTimeout(done, 1));
             found.push(performance.now() - start);
             await new Promise(done => setTimeout(done, 60));
         }
@@ -638,7 +638,7 @@ def test_a_published_model_is_asked_for_first_cancelled_gone_on_with_and_opened(
     assert menu.input_value().startswith("demo: beacons")
     deadline = time.monotonic() + 30
     while (
-        any(thread.name == f"fetch {name}" for thread in threading.enumerate())
+        any(thread.name == f"download {name}" for thread in threading.enumerate())
         and time.monotonic() < deadline
     ):
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""app.py and app/session.py: the page's answers without a browser, the twin endpoint through a real server."""
+"""app/server.py and app/session.py: answers without a browser, the endpoint for programs."""
 
 import base64
 import io
@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import app
 from ccnet_lab import ConfigError, Explorer, ImageError
-from ccnet_lab.app.session import Kept, Scene, Workbench
+from ccnet_lab.app import server
+from ccnet_lab.app.recent_results import RecentResults
+from ccnet_lab.app.session import Workbench
+from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.draw import pictures
 from ccnet_lab.errors import LabError, UnknownConfigError
@@ -77,7 +79,7 @@ def test_a_click_is_answered_within_the_budget(bench, tmp_path, picture):
     bench = Workbench(tmp_path)
     Image.fromarray(picture(256, 256)).save(tmp_path / "big.png")
     scene = replace(
-        bench.with_image(bench.with_model(Scene("demo"), "demo"), str(tmp_path / "big.png")),
+        bench.with_image(bench.with_model(ViewState("demo"), "demo"), str(tmp_path / "big.png")),
         short_side=256,
     )
     assert bench.view(scene).grid == (64, 64)
@@ -141,14 +143,14 @@ def test_typed_paths_only_where_nobody_else_can_type(tmp_path):
     assert (
         Workbench(tmp_path, any_path=False, model=own).explorer(own).config.name == "demo_r1"
     )  # the one it was started with
-    assert app._is_loopback("127.0.0.1")
-    assert app._is_loopback("::1")
-    assert not app._is_loopback("0.0.0.0")
-    assert not app._is_loopback("example.org")
+    assert server._is_loopback("127.0.0.1")
+    assert server._is_loopback("::1")
+    assert not server._is_loopback("0.0.0.0")
+    assert not server._is_loopback("example.org")
 
 
 def test_kept_results_are_made_once_and_forgotten_in_order():
-    kept, made = Kept(2), []
+    kept, made = RecentResults(2), []
 
     def slow(key):
         time.sleep(0.05)
@@ -184,11 +186,8 @@ def test_a_file_written_again_is_looked_at_again(bench, scene, picture, tmp_path
 def served(tmp_path_factory):
     """The app on a free port; yields its address."""
     folder = tmp_path_factory.mktemp("served")
-    blocks = app.build(Workbench(folder / "examples"), folder)
-    _, address, _ = blocks.queue(default_concurrency_limit=2).launch(
-        prevent_thread_lock=True, quiet=True, server_port=None
-    )
-    yield address
+    blocks = server.build(Workbench(folder / "examples"), folder)
+    yield server.launch(blocks, quiet=True)
     blocks.close()
 
 
@@ -256,7 +255,7 @@ def test_two_visitors_get_their_own_answers(served, tmp_path):
 
 
 def test_nothing_asks_another_machine(served):
-    """The page as served names no script, style or font from elsewhere that a browser would load."""
+    """The page names no script, style or font from elsewhere that a browser would load."""
     import urllib.request
 
     html = urllib.request.urlopen(served).read().decode()

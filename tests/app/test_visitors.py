@@ -1,4 +1,4 @@
-"""What a client sends to the app's endpoints never becomes part of a path: the page's own limits don't hold for whoever writes requests."""
+"""What a client sends to the app's endpoints never becomes part of a path."""
 
 import inspect
 import json
@@ -6,8 +6,7 @@ import json
 import pytest
 import requests
 
-import app
-from ccnet_lab.app import page as words
+from ccnet_lab.app import server
 from ccnet_lab.app.session import Workbench
 
 EVIL = ("a/../../../victim", "../../victim", "/victim", "victim\0", "..", "C:\\victim")
@@ -18,10 +17,8 @@ def served(tmp_path_factory):
     top = tmp_path_factory.mktemp("machine")
     folder = top / "a" / "b" / "app"
     folder.mkdir(parents=True)
-    blocks = app.build(Workbench(folder / "examples", any_path=False), folder)
-    _, address, _ = blocks.queue(default_concurrency_limit=2).launch(
-        prevent_thread_lock=True, quiet=True, server_port=None, theme=app.THEME, css=words.CSS
-    )
+    blocks = server.build(Workbench(folder / "examples", any_path=False), folder)
+    address = server.launch(blocks, quiet=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1")
         yield top, folder, blocks, address
@@ -40,7 +37,7 @@ def begin(blocks, address, visitor):
 
 
 def outside(top, folder):
-    """Files and folders that are not the app's own, and any that has a visitor's word in its name."""
+    """Files that are not the app's own, and any that has a visitor's string in its name."""
     return {
         path
         for path in top.rglob("*")
@@ -57,11 +54,19 @@ def index_of(blocks, element):
     )
 
 
+def load_index(blocks):
+    return next(
+        i
+        for i, function in blocks.fns.items()
+        if function.fn is not None and any(event == "load" for _, event in function.targets)
+    )
+
+
 @pytest.mark.parametrize("visitor", ["a", *EVIL])
 def test_a_saved_picture_stays_in_the_apps_folder(served, visitor):
     top, folder, blocks, address = served
-    for name in ("a", visitor):
-        begin(blocks, address, name)
+    for who in ("a", visitor):  # a picture is on show only once the page was loaded
+        call(address, load_index(blocks), [None], who)
     saved = set((folder / "saved").rglob("*.png"))
     assert call(address, index_of(blocks, "save"), [None], "a").status_code == 200
     answer = call(address, index_of(blocks, "save"), [None], visitor)
@@ -72,7 +77,7 @@ def test_a_saved_picture_stays_in_the_apps_folder(served, visitor):
 
 
 def test_no_endpoint_takes_words_for_paths(served):
-    """Every callback that answers at once, with such words in the place of everything it is sent."""
+    """Every callback that answers at once, with such strings in place of all its inputs."""
     top, folder, blocks, address = served
     asked = 0
     for word in EVIL:
@@ -105,7 +110,7 @@ def test_an_uploads_name_is_no_path(served, name):
             "orig_name": name,
             "meta": {"_type": "gradio.FileData"},
         }
-        begin(blocks, address, "b")
+        call(address, load_index(blocks), [None], "b")
         told = call(address, index, [None, sent], "b").text
         assert "is no picture that can be read here" in told
     assert outside(top, folder) == set()

@@ -1,11 +1,11 @@
-"""data/generated/beacons.py, training/demo.py and the embedded weights: what the demo claims holds."""
+"""data/generated/beacons.py, training/demo.py, the embedded weights: what the demo claims holds."""
 
 import numpy as np
 import torch
 
 from ccnet_lab import build_model, load_weights
 from ccnet_lab.data.generated import beacons
-from ccnet_lab.evaluation.beacons import HELD_OUT, score_demo
+from ccnet_lab.evaluation.evaluate import HELD_OUT, score_demo
 from ccnet_lab.hub import find_weights
 from ccnet_lab.training.demo import demo_table, train_demo
 
@@ -97,7 +97,7 @@ def test_embedded_files_are_small():
 def test_training_is_reproducible():
     losses = []
     models = [
-        train_demo("demo", steps=4, seed=5, progress=lambda _, loss: losses.append(loss))
+        train_demo("demo", steps=4, seed=5, on_step=lambda _, loss: losses.append(loss))
         for _ in range(2)
     ]
     for a, b in zip(*(model.state_dict().values() for model in models), strict=True):

@@ -1,4 +1,4 @@
-"""data/cache.py: decoded pairs on disk give the same samples, are gone on with, and no stale, damaged or foreign file is trained on."""
+"""data/cache.py: decoded pairs give the same samples; no stale, damaged or foreign one is used."""
 
 import json
 import os
@@ -131,7 +131,8 @@ def test_a_changed_image_mask_or_label_table_is_noticed_and_made_anew(split):
     for index in range(3):
         with pytest.raises(
             DataError,
-            match=rf"{split.pairs[index].name}\.safetensors was made from another image, mask .* --cache again",
+            match=rf"{split.pairs[index].name}\.safetensors was made from another image, mask .* "
+            "--cache again",
         ):
             read_pair(split, index)
     fewer = replace(
@@ -160,7 +161,8 @@ def test_a_damaged_or_foreign_file_is_named(split, content):
     files(split)[0].write_bytes(content)
     with pytest.raises(
         DataError,
-        match=rf"{files(split)[0].name} is damaged, or none of ours: .*; call .* or delete it",
+        match=rf"{files(split)[0].name} is damaged, or of another program: .*; call .* "
+        "or delete it",
     ):
         read_pair(split, 0)
     with pytest.raises(DataError, match="is damaged"):
@@ -177,7 +179,7 @@ def test_of_two_files_that_changed_places_neither_is_taken(split):
     save_file(
         {"image": np.zeros((48, 64, 3), np.uint8), "labels": np.zeros((48, 64), np.uint8)}, first
     )  # nothing says from what
-    with pytest.raises(DataError, match="none of ours"):
+    with pytest.raises(DataError, match="of another program"):
         read_pair(split, 0)
 
 

@@ -1,4 +1,4 @@
-"""data/check.py and scripts/prepare_data.py: every fault is found and told, none hides another, and the exit code says it."""
+"""data/check.py, scripts/prepare_data.py: every fault is reported, and the exit code says so."""
 
 import re
 import runpy
@@ -28,7 +28,7 @@ def host():
 
 @pytest.fixture
 def own(tmp_path):
-    """A data set of one's own: 4 train and 2 val pairs, left half class 0, right half class 2 of three."""
+    """Your own data: 4 train and 2 val pairs, left half class 0, right half class 2 of three."""
     folder = tmp_path / "mine"
     labels = np.zeros((6, 8), np.uint8)
     labels[:, 4:] = 2

@@ -1,9 +1,7 @@
-"""data/datasets.py: which files make a split, what their ids become, and a clear word for every file that can't be used."""
+"""data/datasets.py: files of a split, their ids, and a clear error for what can't be used."""
 
-import io
 import json
 import shutil
-import struct
 import zlib
 
 import cv2
@@ -12,7 +10,7 @@ import pytest
 from conftest import SHARED
 from layouts import make_ade20k, make_cityscapes, make_voc
 from PIL import Image
-from profiles import profile, scene
+from profiles import png_of, profile, saved, scene
 from web import jpg, png
 
 from ccnet_lab.data.catalog import DATASETS, IGNORE, Dataset, get_dataset, register
@@ -44,12 +42,6 @@ def write(path, content):
     return path
 
 
-def saved(picture, form="PNG", **options):
-    file = io.BytesIO()
-    picture.save(file, form, **options)
-    return file.getvalue()
-
-
 def palette_png(ids):
     """Indices with a palette whose grey values are others than the indices."""
     picture = Image.fromarray(ids, "P")
@@ -69,22 +61,6 @@ def test_a_palette_mask_gives_its_indices_and_a_grey_one_its_values(tmp_path):
         assert labels[1, 0] == IGNORE
 
 
-def png_of(bits, colour_type, rows, *chunks):
-    """A PNG put together by hand: every depth, and chunks that decoders act upon."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(
-        ">IIBBBBB", rows.shape[1] * 8 // bits, len(rows), bits, colour_type, 0, 0, 0
-    )
-    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    parts = ((b"IHDR", header), *chunks, (b"IDAT", packed), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("transparent", [False, True])
 def test_ids_are_pillow_s_at_every_depth(tmp_path, bits, transparent):
@@ -93,7 +69,9 @@ def test_ids_are_pillow_s_at_every_depth(tmp_path, bits, transparent):
     palette = (b"PLTE", bytes((255 - i // 3) % 256 for i in range(3 * 2**bits)))
     clear = {True: [(b"tRNS", bytes(2))], False: []}[transparent]
     for colour_type, chunks in ((0, clear), (3, [palette, *clear])):
-        path = write(tmp_path / f"{colour_type}.png", png_of(bits, colour_type, rows, *chunks))
+        packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+        content = png_of((16 * 8 // bits, 6), bits, colour_type, packed, *chunks)
+        path = write(tmp_path / f"{colour_type}.png", content)
         with Image.open(path) as picture:
             expected = np.asarray(picture).astype(np.uint8)
         assert np.array_equal(read_stored(path).values, expected)
@@ -101,17 +79,9 @@ def test_ids_are_pillow_s_at_every_depth(tmp_path, bits, transparent):
 
 
 def test_a_class_with_the_number_that_marks_strange_ids(tmp_path):
-    """With 255 classes there is a class 254; without, an id that is mapped there is still found out."""
-    many = register(
-        Dataset(
-            "many",
-            "Many",
-            str(tmp_path),
-            0,
-            0,
-            classes=tuple((f"#0000{i:02x}", f"c{i}") for i in range(255)),
-        )
-    )
+    """With 255 classes there is a class 254; without, an id mapped there is still refused."""
+    classes = tuple((f"#0000{i:02x}", f"c{i}") for i in range(255))
+    many = register(Dataset("many", "Many", str(tmp_path), 0, 0, classes=classes))
     path = write(tmp_path / "m.png", png(np.array([[254, 255, 0]], np.uint8)))
     assert read_labels(path, many).tolist() == [[254, IGNORE, 0]]
     with pytest.raises(DataError, match="does not have: 254; expected"):
@@ -155,10 +125,8 @@ def test_every_id_of_a_file_becomes_what_the_catalog_says(tmp_path, key):
 
 def test_cityscapes_from_label_ids_and_from_train_ids(tmp_path):
     dataset, folder = get_dataset("cityscapes"), tmp_path / "cityscapes"
-    ids, train_ids = (
-        np.array([[7, 8, 33, 0, 29]], np.uint8),
-        np.array([[0, 1, 18, 255, 255]], np.uint8),
-    )
+    ids = np.array([[7, 8, 33, 0, 29]], np.uint8)
+    train_ids = np.array([[0, 1, 18, 255, 255]], np.uint8)
     for city, name, kinds in (
         ("aachen", "aachen_1", {"labelIds": ids}),
         ("bochum", "bochum_1", {"labelTrainIds": train_ids}),
@@ -183,22 +151,11 @@ def test_a_mat_of_sbd(tmp_path, monkeypatch):
         "scipy.io", reason="SciPy (the extra `data`) reads and writes SBD's .mat files"
     ).savemat
     labels = np.array([[0, 20, 3], [7, 7, 0]], np.uint8)
-    savemat(
-        tmp_path / "1.mat",
-        {
-            "GTcls": {
-                "Segmentation": labels,
-                "Boundaries": np.zeros(2),
-                "CategoriesPresent": [3, 7, 20],
-            }
-        },
-    )
+    more = {"Boundaries": np.zeros(2), "CategoriesPresent": [3, 7, 20]}
+    savemat(tmp_path / "1.mat", {"GTcls": {"Segmentation": labels, **more}})
     assert np.array_equal(read_labels(tmp_path / "1.mat", get_dataset("voc")), labels)
-    for content in (
-        b"",
-        b"MATLAB 5.0 MAT-file" + bytes(200),
-        (tmp_path / "1.mat").read_bytes()[:150],
-    ):
+    cut = (tmp_path / "1.mat").read_bytes()[:150]
+    for content in (b"", b"MATLAB 5.0 MAT-file" + bytes(200), cut):
         with pytest.raises(DataError, match=r"2\.mat cannot be read as an SBD mask"):
             read_labels(write(tmp_path / "2.mat", content), get_dataset("voc"))
     monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
@@ -230,10 +187,8 @@ def test_unreadable_masks(tmp_path, content, says):
 
 def test_a_huge_picture_is_refused_not_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr("ccnet_lab.data.masks.MAX_PIXELS", 40)
-    mask, image = (
-        write(tmp_path / "m.png", png(np.zeros((6, 8), np.uint8))),
-        write(tmp_path / "i.jpg", jpg()),
-    )
+    mask = write(tmp_path / "m.png", png(np.zeros((6, 8), np.uint8)))
+    image = write(tmp_path / "i.jpg", jpg())
     with pytest.raises(DataError, match=r"m\.png has 8 x 6 = 48 pixels; at most 40 are read"):
         Split(get_dataset("voc"), "x", (Pair("x", image, mask),)).read(0)
 
@@ -255,9 +210,8 @@ def test_a_pair_is_read_as_rgb_and_labels(tmp_path):
     assert sample.name == "a"
     assert np.array_equal(sample.image, array)
     assert sample.labels.shape == (6, 8)
-    grey = pair(
-        tmp_path / "grey", png(array[..., 0]), png(np.zeros((6, 8), np.uint8)), "jpeg"
-    ).read(0)
+    mask = png(np.zeros((6, 8), np.uint8))
+    grey = pair(tmp_path / "grey", png(array[..., 0]), mask, "jpeg").read(0)
     assert np.array_equal(grey.image, np.repeat(array[..., :1], 3, -1))
 
 
@@ -280,9 +234,8 @@ def test_exif_turns_an_image_only_where_it_then_fits_its_mask(tmp_path):
     array = np.zeros((6, 8, 3), np.uint8)
     array[:3] = 200
     image = saved(Image.fromarray(array), "JPEG", exif=exif, quality=95)
-    assert pair(tmp_path / "stored", image, png(np.zeros((6, 8), np.uint8))).read(
-        0
-    ).image.shape == (6, 8, 3)
+    stored = pair(tmp_path / "stored", image, png(np.zeros((6, 8), np.uint8))).read(0).image
+    assert stored.shape == (6, 8, 3)
     turned = pair(tmp_path / "turned", image, png(np.zeros((8, 6), np.uint8))).read(0).image
     assert turned.shape == (8, 6, 3)
     assert turned[:, 4:].min() > 150 > 50 > turned[:, :2].max()
@@ -294,7 +247,8 @@ def test_pairs_that_cannot_be_trained_on(tmp_path):
     mask = png(np.zeros((6, 8), np.uint8))
     with pytest.raises(
         DataError,
-        match=r"a\.jpg is 8 x 6 pixels and its mask .*a\.png 8 x 5; make the sizes equal or take the pair out",
+        match=r"a\.jpg is 8 x 6 pixels and its mask .*a\.png 8 x 5; "
+        "make the sizes equal or take the pair out",
     ):
         pair(tmp_path, jpg(), png(np.zeros((5, 8), np.uint8))).read(0)
     for damaged in (jpg()[:200], b"", b"no picture"):
@@ -312,7 +266,7 @@ def test_pairs_that_cannot_be_trained_on(tmp_path):
 
 @pytest.fixture
 def voc(tmp_path):
-    """VOC with an own mask for 1 and 2, one of SegmentationClassAug for 2 and 3; lists train (1), val (2), trainaug (1 3)."""
+    """VOC: own masks for 1 and 2, in SegmentationClassAug 2 and 3; lists 1, 2 and trainaug 1 3."""
     folder = tmp_path / "VOCdevkit" / "VOC2012"
     for name in "123":
         write(folder / "JPEGImages" / f"{name}.jpg", jpg())
@@ -327,16 +281,12 @@ def voc(tmp_path):
 def test_voc_takes_its_own_masks_before_those_of_sbd(voc, tmp_path):
     split = open_split(get_dataset("voc"), tmp_path)
     assert split.name == "trainaug"
-    assert [(p.name, int(split.read(i).labels[0, 0])) for i, p in enumerate(split.pairs)] == [
-        ("1", 5),
-        ("3", 9),
-    ]
-    assert (
-        open_split(get_dataset("voc"), tmp_path, "val").read(0).labels[0, 0] == 5
-    )  # scored on VOC's own, never on SBD's
-    (voc / "ImageSets/Segmentation/trainaug.txt").rename(
-        voc / "ImageSets/Segmentation/train_aug.txt"
-    )
+    found = [(p.name, int(split.read(i).labels[0, 0])) for i, p in enumerate(split.pairs)]
+    assert found == [("1", 5), ("3", 9)]
+    val = open_split(get_dataset("voc"), tmp_path, "val")
+    assert val.read(0).labels[0, 0] == 5  # scored on VOC's own, never on SBD's
+    lists = voc / "ImageSets/Segmentation"
+    (lists / "trainaug.txt").rename(lists / "train_aug.txt")
     assert len(open_split(get_dataset("voc"), tmp_path)) == 2
 
 
@@ -387,12 +337,8 @@ def test_ade20k_and_camvid(tmp_path):
                 tmp_path / f"camvid/{part}annot/{part}{i}.png", png(np.full((6, 8), 11, np.uint8))
             )
     camvid = get_dataset("camvid")
-    assert [len(open_split(camvid, tmp_path, name)) for name in (None, "train", "val", "test")] == [
-        5,
-        3,
-        2,
-        1,
-    ]
+    sizes = [len(open_split(camvid, tmp_path, name)) for name in (None, "train", "val", "test")]
+    assert sizes == [5, 3, 2, 1]
     assert open_split(camvid, tmp_path).read(4).labels[0, 0] == IGNORE
 
 
@@ -449,12 +395,8 @@ def test_wrong_roots_and_splits(voc, tmp_path):
 
 def test_a_split_says_what_it_is_in_one_line(voc, tmp_path):
     first = describe(open_split(get_dataset("voc"), tmp_path))
-    assert {**first, "names_crc32": ""} == {
-        "dataset": "voc",
-        "split": "trainaug",
-        "images": 2,
-        "names_crc32": "",
-    }
+    expected = {"dataset": "voc", "split": "trainaug", "images": 2}
+    assert first == {**expected, "names_crc32": first["names_crc32"]}
     write(voc / "ImageSets/Segmentation/trainaug.txt", "3\n1\n")
     assert describe(open_split(get_dataset("voc"), tmp_path))["names_crc32"] != first["names_crc32"]
 
@@ -474,11 +416,8 @@ def own(tmp_path):
 
 def test_without_lists_one_image_in_five_is_for_val(own):
     dataset = open_own(own)
-    assert (dataset.key, dataset.title, dataset.class_names) == (
-        "myleaves2",
-        "my Leaves 2",
-        ("soil", "leaf"),
-    )
+    assert (dataset.key, dataset.title) == ("myleaves2", "my Leaves 2")
+    assert dataset.class_names == ("soil", "leaf")
     assert dataset.palette == ((0, 0, 0), (128, 0, 0))
     train, val = (open_split(dataset, "", name) for name in ("train", "val"))
     names = [{p.name for p in split.pairs} for split in (train, val)]
@@ -488,9 +427,8 @@ def test_without_lists_one_image_in_five_is_for_val(own):
     assert train.read(0).labels.max() <= 1
     for i in range(0, 40, 2):  # chosen by name: others may come or go
         (own / "images" / f"{i}.jpg").unlink()
-    assert {p.name for p in open_split(dataset, "", "val").pairs} == {
-        name for name in names[1] if int(name) % 2
-    }
+    left = {p.name for p in open_split(dataset, "", "val").pairs}
+    assert left == {name for name in names[1] if int(name) % 2}
     with pytest.raises(DataError, match=r"no split 'test'; it has train and val"):
         open_split(dataset, "", "test")
 
@@ -510,17 +448,8 @@ def test_lists_and_subfolders(own):
 
 
 def test_classes_with_palette_ids_and_ignored_ids(own):
-    write(
-        own / "classes.json",
-        json.dumps(
-            {
-                "names": ["soil", "leaf"],
-                "palette": [[1, 2, 3], [255, 0, 9]],
-                "ids": [1, 0],
-                "ignore_id": [7],
-            }
-        ),
-    )
+    more = {"palette": [[1, 2, 3], [255, 0, 9]], "ids": [1, 0], "ignore_id": [7]}
+    write(own / "classes.json", json.dumps({"names": ["soil", "leaf"], **more}))
     dataset = open_own(own)
     assert dataset.palette == ((1, 2, 3), (255, 0, 9))
     split = open_split(dataset, "", "train")
@@ -560,7 +489,8 @@ def test_parts_that_are_missing(own, tmp_path):
         (own / part).rename(tmp_path / part)
         with pytest.raises(
             DataError,
-            match=rf"{part} is missing; a data set of your own is a folder with images/, masks/ and classes.json",
+            match=rf"{part} is missing; a data set of your own is a folder with images/, masks/ "
+            "and classes.json",
         ):
             open_own(own)
         (tmp_path / part).rename(own / part)
@@ -587,10 +517,7 @@ def test_two_folders_of_one_name_are_two_data_sets(own, tmp_path):
     first, second = open_own(own), open_own(again)
     assert (first.key, second.key) == ("myleaves2", "myleaves2_2")
     assert (first.root, second.root) == (str(own), str(again))
-    assert (open_own(own), open_own(again)) == (
-        first,
-        second,
-    )  # in any order, as often as one likes
+    assert (open_own(own), open_own(again)) == (first, second)  # in any order, any number of times
     write(again / "classes.json", '["bark", "moss"]')
     third = open_own(again)
     assert (third.key, third.class_names) == ("myleaves2_3", ("bark", "moss"))
@@ -638,7 +565,7 @@ def test_real_label_ids_and_train_ids_agree():
 
 
 def test_one_s_own_pictures_are_read_as_everywhere_else(tmp_path):
-    """Profiles, transparency and 16 bits in training as in the app; the published data sets are read as OpenCV reads them."""
+    """In training as in the app; the published data sets as OpenCV reads them."""
     kinds = {
         "profile": saved(scene(), "PNG", icc_profile=profile()),
         "transparent": saved(scene("RGBA"), "PNG"),

@@ -1,4 +1,4 @@
-"""data/images.py and transforms.py: pictures of every kind, as the eye sees them, or a clear refusal."""
+"""data/images.py, transforms.py: pictures of every kind, as the eye sees them, or an error."""
 
 import io
 import struct
@@ -9,18 +9,12 @@ import numpy as np
 import pytest
 from conftest import SHARED
 from PIL import Image
-from profiles import profile, scene
+from profiles import png_of, profile, saved, scene, with_chunks
 
 from ccnet_lab import ImageError
 from ccnet_lab.data.images import MAX_PIXELS, read_image
 from ccnet_lab.data.transforms import fit, fitted_size, normalise
 from ccnet_lab.errors import MissingFileError
-
-
-def saved(picture, form="PNG", **options):
-    file = io.BytesIO()
-    picture.save(file, form, **options)
-    return file.getvalue()
 
 
 def half_red(mode="RGB", size=(8, 6)):
@@ -105,19 +99,7 @@ def test_exif_orientation_is_applied(orientation):
 
 def png_header(width, height):
     """A PNG that claims a size and holds next to nothing."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return png_of((width, height), 8, 2, zlib.compress(b""))
 
 
 @pytest.mark.parametrize("size", [(9000, 9000), (30_000, 30_000), (1, MAX_PIXELS + 1)])
@@ -259,8 +241,9 @@ def test_a_range_is_the_file_s_depth_not_its_largest_value():
 
 
 @pytest.mark.parametrize(("values", "expected"), [
-    ([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 0.5, 1.02], [0, 128, 255]), ([0.0, 127.5, 255.0], [0, 128, 255]),
-    ([0.0, 32767.5, 65535.0], [0, 128, 255]), ([np.nan, 0.5, np.inf], [0, 128, 255]), ([-1.0, 0.5, -np.inf], [0, 128, 0]),
+    ([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 0.5, 1.02], [0, 128, 255]),
+    ([0.0, 127.5, 255.0], [0, 128, 255]), ([0.0, 32767.5, 65535.0], [0, 128, 255]),
+    ([np.nan, 0.5, np.inf], [0, 128, 255]), ([-1.0, 0.5, -np.inf], [0, 128, 0]),
     ([np.nan] * 3, [0, 0, 0]), ([0.0, 0.0, 0.0], [0, 0, 0]),
 ])  # fmt: skip
 def test_floating_point_pictures(values, expected):
@@ -288,7 +271,8 @@ def test_a_pillow_image_keeps_its_file_s_depth_and_is_not_decoded_beyond_the_cap
 
 
 @pytest.mark.parametrize(("start", "kind"), [
-    (b"8BPS\0\1", "Photoshop"), (b"\x89HDF\r\n", "HDF5"), (b"%PDF-1.7", "PDF"), (b"<svg xmlns=''>", "SVG"), (b"\0\0\0\x18ftypheic", "HEIC"),
+    (b"8BPS\0\1", "Photoshop"), (b"\x89HDF\r\n", "HDF5"), (b"%PDF-1.7", "PDF"),
+    (b"<svg xmlns=''>", "SVG"), (b"\0\0\0\x18ftypheic", "HEIC"),
     (b"\n<!DOCTYPE html>", "HTML"), (b"\0\0\0\x0cjP  \r\n", "JPEG 2000"), (b"PK\3\4", "zip"),
 ])  # fmt: skip
 def test_intact_files_of_other_kinds_are_not_called_damaged(tmp_path, start, kind):
@@ -311,7 +295,7 @@ def test_as_published_is_what_opencv_decodes(tmp_path):
 
 
 def by_hand(samples, bits, **tags):
-    """A little-endian TIFF of one strip per plane of `samples`, (planes, H, W), as it would be laid out by hand."""
+    """A little-endian TIFF with one strip for each plane of `samples`, (planes, H, W)."""
     planes, height, width = samples.shape
     data = samples.astype(f"<u{bits // 8}").tobytes()
     entries = {
@@ -361,25 +345,11 @@ def test_what_pillow_would_decode_wrongly_is_refused_in_words(picture):
         read_image(by_hand(planes.astype(int) * 257, 16, photometric=2))
     png = saved(Image.fromarray(picture(6, 8)))
     with pytest.raises(ImageError, match="is a PNG as Xcode packs it for iPhones"):
-        read_image(
-            png[:8]
-            + struct.pack(">I", 4)
-            + b"CgBI"
-            + b"P\0 \6"
-            + struct.pack(">I", zlib.crc32(b"CgBIP\0 \6"))
-            + png[8:]
-        )
+        read_image(with_chunks(png, (b"CgBI", b"P\0 \6"), at=8))
     with pytest.raises(
         ImageError, match=r"codes its colours as 9-16-0 \(cICP\), such as high dynamic range"
     ):
-        read_image(
-            png[:33]
-            + struct.pack(">I", 4)
-            + b"cICP"
-            + bytes((9, 16, 0, 1))
-            + struct.pack(">I", zlib.crc32(b"cICP\t\x10\0\1"))
-            + png[33:]
-        )
+        read_image(with_chunks(png, (b"cICP", bytes((9, 16, 0, 1)))))
     with pytest.raises(
         ImageError, match="is a TIFF file, but damaged, or of a sort that is not read here"
     ):

@@ -1,6 +1,5 @@
-"""data/masks.py: every lossless way to store a mask gives the ids that were drawn; every lossy one is refused, in one true sentence."""
+"""data/masks.py: lossless masks give the ids that were drawn; lossy ones are refused."""
 
-import struct
 import zlib
 
 import cv2
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 from PIL import Image, features
+from profiles import png_of
 from web import jpg, png
 
 from ccnet_lab.data.catalog import IGNORE, Dataset, get_dataset
@@ -88,36 +88,23 @@ def test_colours_are_looked_up_in_the_palette(tmp_path, ending):
 
 def test_voc_s_own_colours(tmp_path):
     ids = np.array([[0, 15, 20, 255]], np.uint8)
-    colours = {
-        0: (0, 0, 0),
-        15: (192, 128, 128),
-        20: (0, 64, 128),
-        255: (224, 224, 192),
-    }  # background, person, tv, border: VOC's devkit
-    assert read_labels(
-        saved(tmp_path / "m.png", painted(ids, colours)), get_dataset("voc")
-    ).tolist() == [[0, 15, 20, 255]]
+    # background, person, tv, border: VOC's devkit
+    colours = {0: (0, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
+    path = saved(tmp_path / "m.png", painted(ids, colours))
+    assert read_labels(path, get_dataset("voc")).tolist() == ids.tolist()
 
 
 def test_background_that_is_not_the_first_class(tmp_path):
-    """A mask of nothing but background is black, as a mask of nothing but id 0 would be: the palette decides, unless ids are given."""
+    """All background is black, as all id 0 would be: the palette decides, unless ids are given."""
     rows = (("#00ff00", "apple"), ("#000000", "background"))
     black = saved(tmp_path / "m.png", np.zeros((2, 3, 3), np.uint8))
-    assert read_labels(
-        black, Dataset("cvat", "CVAT", "", 0, 0, classes=rows, coloured=True)
-    ).tolist() == [[1, 1, 1], [1, 1, 1]]
-    assert read_labels(black, Dataset("ids", "Ids", "", 0, 0, (0, 1), classes=rows)).tolist() == [
-        [0, 0, 0],
-        [0, 0, 0],
-    ]
+    colours = Dataset("cvat", "CVAT", "", 0, 0, classes=rows, coloured=True)
+    ids = Dataset("ids", "Ids", "", 0, 0, (0, 1), classes=rows)
+    assert read_labels(black, colours).tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert read_labels(black, ids).tolist() == [[0, 0, 0], [0, 0, 0]]
     few = Image.fromarray(np.zeros((2, 3, 3), np.uint8)).quantize(2)
     few.save(tmp_path / "p.png")
-    assert (
-        read_labels(
-            tmp_path / "p.png", Dataset("cvat", "CVAT", "", 0, 0, classes=rows, coloured=True)
-        ).min()
-        == 1
-    )
+    assert read_labels(tmp_path / "p.png", colours).min() == 1
 
 
 def test_an_unknown_colour_is_named_with_its_count(tmp_path):
@@ -126,7 +113,8 @@ def test_an_unknown_colour_is_named_with_its_count(tmp_path):
     array[2, 0] = 1, 2, 3
     with pytest.raises(DataError) as caught:
         read_labels(saved(tmp_path / "m.png", array), THREE)
-    what = "is a colour picture with the colour (9, 8, 7) in 2 pixels (and 1 more, in 1 pixel), which is no class of Three"
+    what = "is a colour picture with the colour (9, 8, 7) in 2 pixels (and 1 more, in 1 pixel), "
+    what += "which is no class of Three"
     assert str(caught.value).startswith(f"{tmp_path / 'm.png'} {what}")
     twins = Dataset(
         "twins", "Twins", "", 0, 0, classes=(("#000000", "a"), ("#ff0000", "b"), ("#ff0000", "c"))
@@ -178,16 +166,10 @@ def test_a_grey_map_of_few_levels_is_not_stretched(tmp_path):
 
 
 def test_numbers_of_other_kinds(tmp_path):
-    for dtype, ending in (
-        (np.uint16, "tif"),
-        (np.int32, "tif"),
-        (np.float32, "tif"),
-        (np.uint16, "png"),
-    ):
-        assert np.array_equal(
-            read_labels(saved(tmp_path / f"{dtype.__name__}.{ending}", IDS.astype(dtype)), THREE),
-            IDS,
-        )
+    kinds = ((np.uint16, "tif"), (np.int32, "tif"), (np.float32, "tif"), (np.uint16, "png"))
+    for dtype, ending in kinds:
+        path = saved(tmp_path / f"{dtype.__name__}.{ending}", IDS.astype(dtype))
+        assert np.array_equal(read_labels(path, THREE), IDS)
     with pytest.raises(DataError, match=r"h\.tif holds fractions; expected whole ids, 0 to 255"):
         read_labels(saved(tmp_path / "h.tif", IDS.astype(np.float32) + 0.5), THREE)
     with pytest.raises(DataError, match=r"n\.tif holds ids up to 1 \(the least is -1\)"):
@@ -203,18 +185,9 @@ def test_numbers_of_other_kinds(tmp_path):
 
 def huge(width, height):
     """A grey PNG of zeros, its rows packed as they are made."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
     packer = zlib.compressobj(1)
     rows = b"".join(packer.compress(bytes(width + 1)) for _ in range(height)) + packer.flush()
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
+    return png_of((width, height), 8, 0, rows)
 
 
 def test_masks_of_196_megapixels(tmp_path):

@@ -1,4 +1,4 @@
-"""data/own.py, pairs.py, class_files.py, accounts.py: exports of labelling tools are trained on; every file is accounted for."""
+"""data/own.py, pairs.py, class_files.py, check.py: exports of labelling tools are trained on."""
 
 import json
 import shutil
@@ -15,15 +15,14 @@ from PIL import Image
 from ccnet_lab.configs import get_config
 from ccnet_lab.data.cache import build_cache, read_pair
 from ccnet_lab.data.catalog import DATASETS, Dataset, get_dataset
-from ccnet_lab.data.check import examine, report_text
+from ccnet_lab.data.check import check_learnable, examine, report_text
 from ccnet_lab.data.class_files import read_classes
 from ccnet_lab.data.datasets import open_own, open_split
-from ccnet_lab.data.learnable import check_learnable
 from ccnet_lab.data.masks import read_labels
 from ccnet_lab.data.own import find_own
 from ccnet_lab.errors import DataError
 from ccnet_lab.model.ccnet import build_model
-from ccnet_lab.model.weights import stored_config
+from ccnet_lab.model.weights import open_checkpoint
 from ccnet_lab.runs import Run
 from ccnet_lab.training.loop import open_run
 from ccnet_lab.training.settings import Settings
@@ -73,15 +72,15 @@ def plain(folder, names, ending="png", classes='["ground", "thing"]', mask="{}.p
 
 
 def cvat(folder, lists=("default",)):
-    """CVAT's and Datumaro's "Segmentation mask 1.1": colour PNGs, classes by name, one frame without a label and so without a mask."""
+    """CVAT's and Datumaro's "Segmentation mask 1.1": one frame has no label and so no mask."""
     put(
         folder / "labelmap.txt",
-        "# label:color_rgb:parts:actions\ncar:250,50,83::\nbackground:0,0,0::\nroad, wet:36,179,83::\n",
+        "# label:color_rgb:parts:actions\n"
+        "car:250,50,83::\nbackground:0,0,0::\nroad, wet:36,179,83::\n",
     )
     names = [f"frames/frame {i:03}" for i in range(12)]
-    colours = np.array(
-        [[0, 0, 0], [250, 50, 83], [36, 179, 83]], np.uint8
-    )  # drawn: nothing, car, road
+    # drawn: nothing, car, road
+    colours = np.array([[0, 0, 0], [250, 50, 83], [36, 179, 83]], np.uint8)
     for i, name in enumerate(names):
         put(folder / "JPEGImages" / f"{name}.jpg", picture(i))
         if i != 11:
@@ -111,7 +110,7 @@ def roboflow(folder):
 
 
 def labelme(folder, masks="SegmentationClassPNG"):
-    """What labelme2voc.py writes: palette PNGs, -1 as 255; its older form has arrays in SegmentationClass/."""
+    """What labelme2voc.py writes: palette PNGs, -1 as 255; earlier also arrays."""
     put(folder / "class_names.txt", "__ignore__\n_background_\ncat\ndog")
     palette = [v for k in range(256) for v in (k * 37 % 256, k * 91 % 256, k * 151 % 256)]
     for i in range(10):
@@ -128,14 +127,9 @@ def labelme(folder, masks="SegmentationClassPNG"):
 
 def supervisely(folder, masks="masks_machine", home="ds0"):
     """Supervisely's "Export as masks"."""
-    meta = {
-        "classes": [
-            {"title": "kiwi", "shape": "bitmap", "color": "#FF0000"},
-            {"title": "lemon", "color": "#51C6AA"},
-        ],
-        "tags": [],
-    }
-    put(folder / "meta.json", json.dumps(meta))
+    kiwi = {"title": "kiwi", "shape": "bitmap", "color": "#FF0000"}
+    classes = [kiwi, {"title": "lemon", "color": "#51C6AA"}]
+    put(folder / "meta.json", json.dumps({"classes": classes, "tags": []}))
     put(folder / "obj_class_to_machine_color.json", '{"kiwi": [1, 1, 1], "lemon": [2, 2, 2]}')
     colours = {
         "masks_machine": [[0] * 3, [1] * 3, [2] * 3],
@@ -177,7 +171,7 @@ def test_exports_are_taken_as_they_are(tmp_path, tool):
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
-    """What Datumaro 1.13.12 and label-studio-sdk 2.1.2 themselves wrote of four small pictures, and the labels they were given."""
+    """What Datumaro 1.13.12 and label-studio-sdk 2.1.2 wrote of four pictures, and their labels."""
     folder = tmp_path_factory.mktemp("exports")
     shutil.unpack_archive(Path(__file__).parents[1] / "data" / "exports.zip", folder)
     return folder
@@ -212,7 +206,8 @@ def test_what_datumaro_writes(exports, layout):
         ("datumaro", r"Datumaro.*, no masks; export it again"),
         (
             "label_studio",
-            r"Label Studio's masks, one for each label .*task-1-annotation-2-by-.*; put the labels of a picture into one mask",
+            r"Label Studio's masks, one for each label .*task-1-annotation-2-by-.*; "
+            "put the labels of a picture into one mask",
         ),
     ],
 )
@@ -230,29 +225,9 @@ def test_an_export_goes_from_the_doctor_to_a_score(tmp_path, tool):
     )
     assert found.returncode == 0, found.stdout + found.stderr
     assert "every pair can be read and fits" in found.stdout
-    options = [
-        "--steps=2",
-        "--batch-size=2",
-        "--crop",
-        "32",
-        "32",
-        "--resize",
-        "64",
-        "48",
-        "--workers=0",
-        "--device=cpu",
-        "--data=.",
-        "--runs",
-    ]
-    train = [
-        sys.executable,
-        str(ROOT / "scripts" / "train.py"),
-        "street8",
-        "--own",
-        str(folder),
-        *options,
-        str(tmp_path / "runs"),
-    ]
+    options = "--steps=2 --batch-size=2 --crop 32 32 --resize 64 48 --workers=0 --device=cpu"
+    train = [sys.executable, str(ROOT / "scripts" / "train.py"), "street8", "--own", str(folder)]
+    train += [*options.split(), "--data=.", "--runs", str(tmp_path / "runs")]
     found = subprocess.run(
         train, capture_output=True, text=True, check=False, cwd=ROOT, timeout=600
     )
@@ -368,7 +343,7 @@ def test_class_files_that_cannot_be(tmp_path, name, text, says):
 
 @pytest.mark.parametrize(("stated", "label"), [(True, 2), (False, 1)])
 def test_a_palette_s_colours_count_where_classes_json_has_colours(tmp_path, stated, label):
-    """Index 1 is drawn in the colour of class 2; without stated colours, in one that VOC would give class 2."""
+    """Index 1 is drawn in the colour of class 2, a stated one or else VOC's."""
     classes = {"names": ["a", "b", "c"]} | (
         {"palette": [[0, 0, 0], [128, 0, 0], [0, 128, 0]]} if stated else {}
     )
@@ -399,18 +374,10 @@ def test_pictures_of_every_ending(tmp_path, ending):
     assert sum(split.images for split in report.splits) == 10
 
 
-@pytest.mark.parametrize(
-    "mask",
-    [
-        "{}.tif",
-        "{}.BMP",
-        "{}_mask.png",
-        "{}_label.png",
-        "{}.jpg.png",
-        "{}-labels.tif",
-        "{}.jpg_mask.png",
-    ],
-)
+@pytest.mark.parametrize("mask", [
+    "{}.tif", "{}.BMP", "{}_mask.png", "{}_label.png", "{}.jpg.png", "{}-labels.tif",
+    "{}.jpg_mask.png",
+])  # fmt: skip
 def test_masks_as_others_name_them(tmp_path, mask):
     dataset = open_own(plain(tmp_path / "own", [f"a{i}" for i in range(10)], "jpg", mask=mask))
     assert examine(dataset, "").fine
@@ -438,16 +405,9 @@ def test_splits_as_folders(tmp_path):
         for i in range(count):
             put(tmp_path / "own" / split / "images" / f"{split}{i}.jpg", picture(i))
             put(tmp_path / "own" / split / "masks" / f"{split}{i}.png", ids())
-    assert [len(find_own(tmp_path / "own", split)) for split in ("train", "val", "test")] == [
-        4,
-        2,
-        1,
-    ]
-    assert [split.name for split in examine(open_own(tmp_path / "own"), "").splits] == [
-        "train",
-        "val",
-        "test",
-    ]
+    splits = ["train", "val", "test"]
+    assert [len(find_own(tmp_path / "own", split)) for split in splits] == [4, 2, 1]
+    assert [split.name for split in examine(open_own(tmp_path / "own"), "").splits] == splits
 
 
 def test_what_is_not_used_is_named(tmp_path):
@@ -461,9 +421,7 @@ def test_what_is_not_used_is_named(tmp_path):
     assert not report.fine
     text = report_text(report)
     for words in (
-        "a1.png and "
-        + str(folder / "images" / "a1.jpg")
-        + " have one name; only the last named is used",
+        f"a1.png and {folder / 'images' / 'a1.jpg'} have one name; only the last named is used",
         "a2.jpg has the masks a2.png and a2.tif; the first is used",
         "masks without a picture, not used: masks/b.png",
         "files without a picture's ending, not used: images/notes.doc",
@@ -480,10 +438,8 @@ def test_two_pictures_of_one_name_with_a_mask_each(tmp_path):
     put(folder / "images" / "a.png", picture(3))
     put(folder / "masks" / "a.png.png", ids())
     pairs = [pair for split in ("train", "val") for pair in open_pairs(folder, split)]
-    assert sorted((pair.name, pair.mask.name) for pair in pairs) == [
-        ("a.jpg", "a.jpg.png"),
-        ("a.png", "a.png.png"),
-    ]
+    found = sorted((pair.name, pair.mask.name) for pair in pairs)
+    assert found == [("a.jpg", "a.jpg.png"), ("a.png", "a.png.png")]
 
 
 def open_pairs(folder, split):
@@ -511,7 +467,8 @@ def test_a_full_folder_is_never_called_empty(tmp_path):
     (folder / "masks" / "b.png").unlink()
     with pytest.raises(
         DataError,
-        match=r"holds no pictures but 2 files of other kinds \(\.cr2\); expected files such as a\.jpg",
+        match=r"holds no pictures but 2 files of other kinds \(\.cr2\); "
+        r"expected files such as a\.jpg",
     ):
         find_own(folder, "train")
 
@@ -522,7 +479,8 @@ def test_no_mask_for_any_picture(tmp_path):
         path.rename(path.with_name(f"x{path.name}"))
     with pytest.raises(
         DataError,
-        match=r"none of the 12 pictures of .* has a mask in .*SegmentationClass; names must be alike",
+        match=r"none of the 12 pictures of .* has a mask in .*SegmentationClass; "
+        "names must be alike",
     ):
         find_own(folder, "train")
 
@@ -535,12 +493,7 @@ def test_a_line_is_a_whole_name(tmp_path):
     folder = plain(tmp_path / "own", names, "jpg")
     text = "\ufeffphoto 1.jpg\r\nphoto 2\r\nsub\\photo (3).jpg\r\nimages/a, b #4.jpg\r\n"
     put(folder / "train.txt", text)
-    assert [pair.name for pair in find_own(folder, "train")] == [
-        "photo 1",
-        "photo 2",
-        "sub/photo (3)",
-        "a, b #4",
-    ]
+    assert [pair.name for pair in find_own(folder, "train")] == names[:4]
     assert [pair.name for pair in find_own(folder, "val")] == ["ünï"]  # the rest
     put(folder / "train.txt", "images/ünï.jpg masks/ünï.png\n")  # two columns, as some write them
     assert [pair.name for pair in find_own(folder, "train")] == ["ünï"]
@@ -550,16 +503,14 @@ def test_a_line_is_a_whole_name(tmp_path):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/cases here")
 def test_the_case_of_blanks(tmp_path):
-    folder = plain(tmp_path / "own", ["photo 1", "photo 2", "sub/photo (3)"], "jpg")
+    names = ["photo 1", "photo 2", "sub/photo (3)"]
+    folder = plain(tmp_path / "own", names, "jpg")
     (folder / "train.txt").write_bytes((SHARED.parent / "cases" / "train_blanks.txt").read_bytes())
-    assert [pair.name for pair in find_own(folder, "train")] == [
-        "photo 1",
-        "photo 2",
-        "sub/photo (3)",
-    ]
+    assert [pair.name for pair in find_own(folder, "train")] == names
     with pytest.raises(
         DataError,
-        match=r"the split 'val' of own is empty, since all its 3 pictures are in train; write val\.txt",
+        match=r"the split 'val' of own is empty, since all its 3 pictures are in train; "
+        r"write val\.txt",
     ):
         find_own(folder, "val")
 
@@ -581,7 +532,8 @@ def test_repeated_and_shared_names_are_faults(tmp_path):
     faults = [fault for split in report.splits for fault in split.faults]
     assert faults == [
         "the list of train names a1 more than once; it is used once",
-        "train and val have pictures in common: a2.png; a score would count what was trained on, so name each in one of them",
+        "train and val have pictures in common: a2.png; "
+        "a score would count what was trained on, so name each in one of them",
     ]
     assert (
         "pictures in no split: images/a4.png, images/a5.png, images/a6.png, images/a7.png"
@@ -632,6 +584,12 @@ def test_the_cache_takes_every_name(tmp_path):
     assert (folder / "cache" / "train" / "sub_a.safetensors").is_file()
 
 
+def test_a_list_with_a_line_that_ends_in_a_slash(tmp_path):
+    folder = plain(tmp_path / "own", ["a", "b", "c"])
+    put(folder / "train.txt", "a\nb/\nb\\\n")
+    assert [pair.name for pair in find_own(folder, "train")] == ["a", "b"]
+
+
 def test_what_is_gone_is_told_for_one_s_own_data(tmp_path):
     dataset = Dataset(
         "leaf", "Leaf", str(tmp_path / "gone"), 0, 0, classes=(("#000000", "a"), ("#ffffff", "b"))
@@ -675,7 +633,7 @@ def test_a_run_follows_its_data_to_a_copy(tmp_path):
     here = open_own(copy)
     run = open_run(tmp_path / "run", tiny(here), Settings(data=tmp_path, resume=True))
     assert get_dataset(run.config.dataset).root == str(copy)
-    stored = stored_config(run.weights)
+    stored = open_checkpoint(run.weights).stored
     assert get_dataset(stored.dataset).class_names == ("ground", "thing")
 
 
@@ -790,7 +748,7 @@ def test_a_class_of_cvat_can_begin_with_a_hash(tmp_path):
 
 
 def test_an_ignored_line_of_a_labelmap_keeps_its_place_among_ids(tmp_path):
-    """As `datum export -f voc_segmentation -- --apply-colormap False` writes it: ids are positions in the list."""
+    """Ids are positions in the list, as `datum export ... --apply-colormap False` writes them."""
     folder = cvat(tmp_path / "set")[0]
     put(
         folder / "labelmap.txt",

@@ -1,4 +1,4 @@
-"""data/images.py beside Chromium: every picture of a made corpus is read as the browser shows it, or refused in words."""
+"""data/images.py: every picture of a generated corpus is read as Chromium shows it, or refused."""
 
 import base64
 

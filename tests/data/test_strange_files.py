@@ -1,4 +1,4 @@
-"""Files that are not what their names say: none reaches a decoder it was not meant for, none starts a program; masks of 0 and 255."""
+"""Files that are not what their names say start no program; masks of 0 and 255 are explained."""
 
 import io
 import itertools
@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from ccnet_lab.data.check import examine, report_text
+from ccnet_lab.data.check import check_learnable, examine, report_text
 from ccnet_lab.data.datasets import open_own, open_split
 from ccnet_lab.data.images import read_image
-from ccnet_lab.data.learnable import check_learnable
 from ccnet_lab.errors import DataError, LabError
 from ccnet_lab.evaluation.metrics import miou_text
 
@@ -24,7 +23,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\nshowpa
 
 
 def own(folder, names, masks, images=None, **more):
-    """A data set of one's own: arrays as masks, bytes as pictures; its folder has a name of its own."""
+    """Your own data, of arrays as masks and bytes as pictures, in a folder of a new name."""
     folder = folder.with_name(f"{folder.name}{next(COUNT)}")
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)

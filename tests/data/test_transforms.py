@@ -1,4 +1,4 @@
-"""data/transforms.py and data/batches.py: the recipe's transforms against slow plain forms, and samples that depend on their seed alone."""
+"""data/transforms.py, batches.py: the recipe's transforms against plain forms; seeded samples."""
 
 import colorsys
 from dataclasses import replace
@@ -24,7 +24,7 @@ RESIZE, CROP = (120, 60), (32, 40)
 
 
 class Fixed:
-    """A generator that gives what it is told: for `random()` and `uniform()` in turn, and one integer."""
+    """A generator that returns given numbers, of `uniform()` in turn, and one integer."""
 
     def __init__(self, contrast_first, changes, values, integer):
         self.first, self.changes, self.values, self.integer = (
@@ -155,7 +155,7 @@ def scene(height, width, seed):
     "height_width", [(60, 83), (21, 33)], ids=str
 )  # the second smaller than its crop at most scales
 def test_a_thousand_draws_are_the_recipe_s(height_width):
-    """Labels and padding equal in each, and pixels but for a grey level before the colours; in the mean the same colours after them."""
+    """Equal labels and padding, pixels within a grey level before the colours, equal mean after."""
     means, tries = [], []
     for seed in range(1000):
         image, labels = scene(*height_width, seed % 10)

@@ -74,33 +74,6 @@ def test_iou_figure_leaves_out_classes_that_do_not_occur():
     assert "road" not in said
 
 
-@pytest.mark.parametrize("dpi", [60, 173])
-def test_quick_words_stand_where_matplotlib_s_do(dpi):
-    for k, (across, up) in enumerate(
-        zip(("left", "center", "right"), ("top", "center", "bottom"), strict=True)
-    ):
-        ink = []
-        for kind in (figures.Word, Text):
-            figure = Figure(figsize=(4, 1))
-            figure.add_artist(
-                kind(
-                    0.5,
-                    0.5,
-                    f"above t: {k + 7} %",
-                    transform=figure.transFigure,
-                    fontsize=11,
-                    ha=across,
-                    va=up,
-                )
-            )
-            file = io.BytesIO()
-            figure.savefig(file, dpi=dpi)
-            ink.append(np.argwhere(np.asarray(Image.open(file).convert("L")) < 128))
-        quick, slow = (np.concatenate([dark.min(0), dark.max(0)]) for dark in ink)
-        assert np.abs(quick - slow).max() <= 0.06 * dpi  # of letters 0.15 inches high
-        assert len(ink[0]) == pytest.approx(len(ink[1]), rel=0.35)
-
-
 def test_a_notebook_shows_it_and_words_stay_text_in_a_vector_file(picture):
     args = (
         picture(40, 40),
@@ -129,7 +102,7 @@ def shown(figure):
 
 
 def test_class_names_are_drawn_as_they_are(tmp_path):
-    """Compared with what matplotlib draws of the same text, its dollars escaped, in a legend that hides nothing."""
+    """As what matplotlib draws of the same text, its dollars escaped, in a legend."""
     image, ids, palette = (
         np.zeros((8, 16, 3), np.uint8),
         np.repeat([[0, 1, 2, 3]], 4, -1).repeat(8, 0).astype(np.uint8),

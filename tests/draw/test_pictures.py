@@ -98,7 +98,7 @@ def test_attention_figure_draws_all_maps_on_one_scale_unless_each_has_its_own(pi
     )
     for top, ends in ((None, ["1", "1"]), ([1.0, 0.5], ["1", "0.5"])):
         figure = figures.attention_figure(*args, top=top)
-        sheet = figure.artists[0].picture
+        sheet = figure.axes[0].get_images()[0].get_array()
         first, second = (
             sheet[72, figures.GAP + k * (figures.PANEL + figures.GAP) + 40] for k in (1, 2)
         )  # in the first cell of each map

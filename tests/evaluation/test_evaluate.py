@@ -1,4 +1,4 @@
-"""evaluation/evaluate.py and what it stands on: against scikit-learn, against plain slow forms, and what is refused."""
+"""evaluation/evaluate.py, metrics.py and predict.py: against scikit-learn and plain slow forms."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from layouts import make_voc
 from PIL import Image
 
-from ccnet_lab import build_model, get_config
+from ccnet_lab import build_model, device, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
 from ccnet_lab.data.transforms import fitted_size, normalise, resize
@@ -105,7 +105,7 @@ def model():
 
 @torch.inference_mode()
 def plain_logits(model, image, size, scales=(1.0,), flips=(False,), forward=None):
-    """(K, H, W): the raw logits at the labels' size, averaged as the reference's tester does; all at once."""
+    """(K, H, W): the raw logits at the labels' size, averaged as in the reference's tester."""
     height, width = fitted_size(*image.shape[:2], *TINY.resize)
     inputs, passes = normalise(resize(image, height, width))[None], []
     for scale in scales:
@@ -309,14 +309,14 @@ def test_fast_is_another_protocol_and_nearly_the_same_labels(split, monkeypatch)
     model = build_model(config)
     ran, forward = [], winograd.WinogradConv2d.forward
     monkeypatch.setattr(winograd, "WIDE", 8)
-    for module in (fast, inference):
-        monkeypatch.setattr(module, "has_bf16", lambda device: False)
+    for module in (fast, device):
+        monkeypatch.setattr(module, "has_bf16", lambda _: False)
     monkeypatch.setattr(
         winograd.WinogradConv2d, "forward", lambda self, x: ran.append(1) or forward(self, x)
     )
     exact, found = (
         evaluate(model, split, config),
-        evaluate(model, split, config, precision=inference.fast_precision(torch.device("cpu"))),
+        evaluate(model, split, config, precision=device.fast_precision(torch.device("cpu"))),
     )
     assert ran
     assert found.protocol.precision == "fast fp32"
@@ -336,7 +336,7 @@ def test_bf16_is_another_protocol_and_nearly_the_same_labels(model, split):
 
 
 def slow_boundary(region, distance):
-    """A region less its erosion by a square, the outside of the image being no region: boundary_iou_api's `mask_to_boundary`."""
+    """A region less its erosion by a square, as in boundary_iou_api's `mask_to_boundary`."""
     padded = np.pad(region, distance)
     eroded = np.ones_like(region)
     for y in range(2 * distance + 1):
@@ -414,11 +414,18 @@ def test_confusions_come_back_from_disk(tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        dict(starts=np.arange(4)), dict(starts=np.array([1, 2, 3])), dict(starts=np.array([0, 3, 2])), dict(starts=np.array([0, 1, 3])),
-        dict(starts=np.array([0.0, 1, 2])), dict(cells=np.array([0, 60000], np.uint16)), dict(cells=np.array([0, -1])),
-        dict(counts=np.array([1], np.uint32)), dict(names=(), starts=np.array([0])), dict(num_classes=1),
+        dict(starts=np.arange(4)),
+        dict(starts=np.array([1, 2, 3])),
+        dict(starts=np.array([0, 3, 2])),
+        dict(starts=np.array([0, 1, 3])),
+        dict(starts=np.array([0.0, 1, 2])),
+        dict(cells=np.array([0, 60000], np.uint16)),
+        dict(cells=np.array([0, -1])),
+        dict(counts=np.array([1], np.uint32)),
+        dict(names=(), starts=np.array([0])),
+        dict(num_classes=1),
     ],
-)  # fmt: skip
+)
 def test_confusions_that_cannot_be_are_refused(wrong, tmp_path):
     cells = np.array([0, 120], np.uint16)
     good = Confusions(("a", "b"), 11, np.arange(3), cells, np.array([5, 7], np.uint32))
@@ -506,8 +513,7 @@ def test_scores_are_ready_for_json(model, split):
     assert stored["miou_interval"][0] <= stored["miou"] <= stored["miou_interval"][1]
     assert stored["boundary_iou"] == pytest.approx(np.nanmean(ratio(*found.boundaries)))
     assert Protocol.from_dict(stored["protocol"]) == found.protocol == plan(split, TINY)
-    assert [count for count, _ in calls] == [1, 2, 3]
-    assert calls[-1][1] == found.miou
+    assert calls == [(1, 3), (2, 3), (3, 3)]
     table = score_table(stored)
     assert f"{100 * found.miou:.2f} (" in table
     assert table.count("\n| ") == TINY.num_classes + 2
@@ -539,10 +545,18 @@ def test_the_model_comes_back_in_its_mode_and_unchanged(training, split):
 @pytest.mark.parametrize(
     "other",
     [
-        dict(mode="slide", window=(64, 96), stride=(42, 64)), dict(scales=(0.5, 1)), dict(flip=True), dict(resize=(2048, 512)),
-        dict(images=4), dict(precision="bf16"), dict(split="val"), dict(names_crc32="00000000"), dict(recurrence=1), dict(dataset="voc"),
+        dict(mode="slide", window=(64, 96), stride=(42, 64)),
+        dict(scales=(0.5, 1)),
+        dict(flip=True),
+        dict(resize=(2048, 512)),
+        dict(images=4),
+        dict(precision="bf16"),
+        dict(split="val"),
+        dict(names_crc32="00000000"),
+        dict(recurrence=1),
+        dict(dataset="voc"),
     ],
-)  # fmt: skip
+)
 def test_unlike_protocols_are_refused_by_name(other):
     changed = dataclasses.replace(PROTOCOL, **other)
     assert Protocol.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
@@ -563,11 +577,15 @@ def test_the_order_of_scales_is_no_difference():
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        (dict(mode="sliding"), "expected whole or slide"), (dict(precision="fp16"), "expected fp32 or bf16 or fast fp32"),
-        (dict(scales=()), "such as 0.5"), (dict(scales=(1, 0)), "such as 0.5"), (dict(scales=(9,)), "such as 0.5"),
-        (dict(scales=(float("nan"),)), "such as 0.5"), (dict(recurrence=-1), "0 or more"),
+        (dict(mode="sliding"), "expected whole or slide"),
+        (dict(precision="fp16"), "expected fp32 or bf16 or fast fp32"),
+        (dict(scales=()), "such as 0.5"),
+        (dict(scales=(1, 0)), "such as 0.5"),
+        (dict(scales=(9,)), "such as 0.5"),
+        (dict(scales=(float("nan"),)), "such as 0.5"),
+        (dict(recurrence=-1), "0 or more"),
     ],
-)  # fmt: skip
+)
 def test_impossible_protocols(field, message):
     with pytest.raises(ProtocolError, match=message):
         dataclasses.replace(PROTOCOL, **field)
@@ -740,7 +758,7 @@ PEAKS = """
 import re, sys, torch
 from dataclasses import replace
 from pathlib import Path
-from ccnet_lab import build_model, get_config
+from ccnet_lab import build_model, device, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
 from ccnet_lab.evaluation.evaluate import evaluate

@@ -1,4 +1,4 @@
-"""What the published scores were measured with: evaluation inputs and labels as the reference has them, in evaluation and explorer."""
+"""Evaluation and explorer feed and label images as the reference does; older runs and scores."""
 
 import json
 import zlib
@@ -40,7 +40,7 @@ real = pytest.mark.skipif(
 
 
 def small(dataset):
-    """A small network with the data set's classes and evaluation size; its predictions vary over the image."""
+    """A small network for the data set whose predictions vary over the image."""
     resized = (2048, 1024) if dataset == "cityscapes" else (2048, 512)
     config = replace(
         get_config("demo"),
@@ -111,7 +111,7 @@ def test_evaluation_and_explorer_feed_what_the_reference_feeds_and_agree_on_ever
 
 
 def fixed_point(image, height, width):
-    """OpenCV's 8-bit bilinear by its definition, in integers: weights of 11 bits, rounded once after both directions."""
+    """OpenCV's 8-bit bilinear by its definition, in integers: 11-bit weights, rounded once."""
 
     def along(old, new):
         centre = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
@@ -199,7 +199,8 @@ def test_a_run_of_the_earlier_schedule_says_how_it_is_finished(tmp_path):
     settings = Settings(data=tmp_path, resume=True)
     with pytest.raises(
         RunError,
-        match=r"min_lr is 0\.0 there and 0\.0001 here\. --min-lr 0 finishes it with its own schedule",
+        match=r"min_lr is 0\.0 there and 0\.0001 here\. "
+        "--min-lr 0 finishes it with its own schedule",
     ):
         open_run(run.folder, config, settings)
     assert open_run(run.folder, replace(config, min_lr=0.0), settings).config.min_lr == 0

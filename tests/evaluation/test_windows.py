@@ -1,4 +1,4 @@
-"""evaluation/predict.py: what a large image by windows keeps in memory; the rest is in test_evaluation.py."""
+"""evaluation/predict.py: memory of windows over an image; the rest is in test_evaluate.py."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""explore/deletion.py: what is removed, planted networks in which one cell decides, maps that know nothing, and the beacons demo."""
+"""explore/deletion.py: planted networks in which one cell decides, random maps, the demo."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from planted import beacon_view
 
 from ccnet_lab import Explorer, ImageError, build_model, get_config
 from ccnet_lab.data.generated.beacons import BEACON, make_scene, out_of_reach
-from ccnet_lab.explore.deletion import deletion_test, shuffled, support, what_ifs
+from ccnet_lab.explore.deletion import deletion_test, support, what_ifs
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,13 @@ def network():
         get_config("demo"), channels=8, query_channels=4, head_kernel=3, alias="random"
     )
     return Explorer(build_model(config), config)
+
+
+def shuffled(weights, where, seed=0):
+    """The map with its weights permuted among the cells `where`: a map that knows nothing."""
+    out = weights.copy()
+    out[where] = np.random.default_rng(seed).permutation(weights[where])
+    return out
 
 
 @torch.inference_mode()
@@ -155,9 +162,10 @@ def test_shuffling_keeps_the_weights_and_the_support():
 
 
 def test_the_demo_s_map_is_true_off_the_cross(demo):
-    """Off the beacon's cross, R = 2: the first cell to be removed sees the beacon, and the score falls long before random cells do it.
+    """Off the beacon's cross, R = 2: the first cell removed sees the beacon, and the score falls.
 
-    Not so where the demo needs no beacon: blue is its answer to a disc it knows nothing of. There the map spreads, and the test says so.
+    Not so where the demo needs no beacon: it predicts blue for a disc it knows nothing of. There
+    the map spreads, and the test says so.
     """
     areas, by_default = [], []
     for seed in range(10_000_000, 10_000_010):

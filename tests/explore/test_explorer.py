@@ -200,7 +200,8 @@ def test_opening(tmp_path, monkeypatch, published_file):
     monkeypatch.setenv("CCNET_LAB_HOME", str(tmp_path))
     with pytest.raises(
         MissingFileError,
-        match=r"zoo.py get ccnet_.*download https.*ccnet_resnet50os8_cityscapes_train.pth and put it at",
+        match=r"zoo.py get ccnet_.*download https.*ccnet_resnet50os8_cityscapes_train.pth"
+        r" and put it at",
     ):
         find_weights("ccnet_resnet50os8_cityscapes")
     with pytest.raises(MissingFileError, match=r"train.py street8"):

@@ -1,4 +1,4 @@
-"""explore/maps.py: maps of single pixels against products of dense matrices, and the exact split."""
+"""explore/maps.py: maps of pixels against products of dense matrices, and the exact split."""
 
 import pytest
 import torch
@@ -86,8 +86,24 @@ def test_class_shares_by_hand():
     assert cells.tolist() == [0.25, 0, 0.75]
 
 
-def test_clip_is_the_threshold_above_itself():
-    assert maps.clip(torch.tensor([0.1, 0.5]), 0.2).tolist() == pytest.approx([0.1, 0.2])
+@pytest.mark.parametrize("recurrence", [0, 1, 2, 3, 4, 7])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_map_of_constant_features_is_the_dense_product(size, recurrence):
+    h, w = size
+    flat = torch.zeros(h, w, 1, dtype=torch.float64)
+    product = torch.linalg.matrix_power(dense(Step(flat, flat)), recurrence).view(h, w, h, w)
+    reached = product > 0
+    for i in range(h):
+        for j in range(w):
+            found = torch.from_numpy(maps.uniform_map(size, i, j, recurrence))
+            torch.testing.assert_close(found, product[i, j], rtol=1e-13, atol=1e-16)
+            assert torch.equal(found > 0, reached[i, j])
+
+
+def test_the_map_of_constant_features_after_many_steps():
+    found = maps.uniform_map((97, 129), 3, 5, 400)  # 225 ** 400 is beyond a float
+    assert found.sum() == pytest.approx(1)
+    assert found.std() < 1e-12
 
 
 def test_a_cell_outside():

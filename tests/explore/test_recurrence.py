@@ -1,4 +1,4 @@
-"""explore/recurrence.py: changes counted by hand, masks that fit and masks that do not, and the beacons demo on and off the cross."""
+"""explore/recurrence.py: changes counted by hand, masks that fit or not, the beacons demo."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from ccnet_lab import ConfigError, Explorer, ImageError
 from ccnet_lab.data.catalog import IGNORE
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.errors import DataError
-from ccnet_lab.evaluation.beacons import HELD_OUT, score_demo
+from ccnet_lab.evaluation.evaluate import HELD_OUT, score_demo
 from ccnet_lab.explore.recurrence import beacon_accuracy, compare_recurrences, read_mask
 
 

@@ -1,4 +1,4 @@
-"""The shipped street model: it opens offline, its table is that of its scores, and real photographs give the stored confusion matrices."""
+"""The shipped street model: it opens offline, and photographs give its stored confusions."""
 
 import json
 from dataclasses import replace

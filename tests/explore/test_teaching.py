@@ -1,4 +1,4 @@
-"""The plain forms behind the notebooks: dense against criss-cross, reach, published costs, and figures for every place a slider can go."""
+"""explore/teaching.py: dense against criss-cross, reach, published costs; a view's figures."""
 
 import pytest
 import torch

@@ -1,13 +1,13 @@
-"""model/attention.py: the op against a loop written out from the paper, the fast form against the plain one."""
+"""The op against a loop written out from the paper, and its fast form against the plain one."""
 
 import pytest
 import torch
+from torch._dynamo.backends.debugging import aot_eager
 
 from benchmarks.network import saved_bytes
 from ccnet_lab import CrissCrossAttention, criss_cross_attention
-from ccnet_lab.model import attention_cpu
+from ccnet_lab.model import attention, attention_cpu
 from ccnet_lab.model.attention import (
-    PATHS,
     criss_cross_attention_plain,
     criss_cross_residual,
     criss_cross_weights,
@@ -15,6 +15,16 @@ from ccnet_lab.model.attention import (
 from ccnet_lab.model.attention_cpu import criss_cross_rows
 
 SIZES = [(5, 7), (7, 5), (1, 6), (6, 1), (1, 1), (8, 8)]
+
+
+@pytest.fixture
+def forms(monkeypatch):
+    """The forms that run, call by call."""
+    choose, seen = attention.chosen_form, []
+    monkeypatch.setattr(
+        attention, "chosen_form", lambda *given: seen.append(choose(*given)) or seen[-1]
+    )
+    return seen
 
 
 def tensors(
@@ -30,13 +40,10 @@ def tensors(
     g = torch.Generator().manual_seed(height * 100 + width)
 
     def make(c):
-        return (
-            torch.randn(batch, c, height, width, generator=g, dtype=torch.float64)
-            .mul(scale)
-            .to(dtype)
-        )
+        made = torch.randn(batch, c, height, width, generator=g, dtype=torch.float64).mul(scale)
+        return made.to(dtype).to(memory_format=layout).requires_grad_()
 
-    return tuple(make(c).to(memory_format=layout).requires_grad_() for c in (d, d, channels))
+    return tuple(make(c) for c in (d, d, channels))
 
 
 def by_hand(query, key, value):
@@ -74,11 +81,10 @@ def test_fast_gradients_are_the_plain_ones(size, layout):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-def test_a_batch_of_large_images_takes_the_fast_form_and_agrees():
+def test_a_batch_of_large_images_takes_the_fast_form_and_agrees(forms):
     q, k, v = tensors(16, 18, channels=256, dtype=torch.float32)  # 73,728 values per image
-    before = PATHS["cpu"]
     out = criss_cross_attention(q, k, v)
-    assert PATHS["cpu"] == before + 1
+    assert forms == ["cpu"]
     torch.testing.assert_close(out, criss_cross_attention_plain(q, k, v))
 
 
@@ -91,14 +97,10 @@ def test_gradcheck():
 def test_the_residual_form_in_blocks_is_the_plain_one(size, layout, monkeypatch):
     monkeypatch.setattr(attention_cpu, "_BLOCK", 140)  # two or three lines, the last block smaller
     q, k, v = tensors(*size, batch=1, channels=7, layout=layout)
-    x, gamma = (
-        torch.randn_like(v).requires_grad_(),
-        torch.tensor(0.7, dtype=torch.float64, requires_grad=True),
-    )
-    out, expected = (
-        criss_cross_residual(x, gamma, q, k, v),
-        x + gamma * criss_cross_attention_plain(q, k, v),
-    )
+    x = torch.randn_like(v).requires_grad_()
+    gamma = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    out = criss_cross_residual(x, gamma, q, k, v)
+    expected = x + gamma * criss_cross_attention_plain(q, k, v)
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
     assert out.is_contiguous(memory_format=layout)
     seed = torch.randn_like(v)
@@ -110,16 +112,14 @@ def test_the_residual_form_in_blocks_is_the_plain_one(size, layout, monkeypatch)
 def test_gradcheck_of_the_residual_form():
     q, k, v = tensors(3, 4, batch=1)
     gamma = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        criss_cross_residual, (torch.randn_like(v).requires_grad_(), gamma, q, k, v)
-    )
+    x = torch.randn_like(v).requires_grad_()
+    assert torch.autograd.gradcheck(criss_cross_residual, (x, gamma, q, k, v))
 
 
 def test_second_derivatives_are_refused():
     q, k, v = tensors(3, 4, batch=1)
-    (gradient,) = torch.autograd.grad(
-        criss_cross_attention(q, k, v).square().sum(), v, create_graph=True
-    )
+    loss = criss_cross_attention(q, k, v).square().sum()
+    (gradient,) = torch.autograd.grad(loss, v, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
@@ -144,9 +144,8 @@ def test_float32_is_as_exact_as_the_plain_form_and_repeats_itself():
 
 
 def test_the_step_keeps_at_most_half_of_what_the_plain_form_keeps():
-    q, k, v = tensors(
-        64, 64, batch=1, d=64, channels=512, dtype=torch.float32, layout=torch.channels_last
-    )
+    how = dict(dtype=torch.float32, layout=torch.channels_last)
+    q, k, v = tensors(64, 64, batch=1, d=64, channels=512, **how)
     x, gamma = torch.randn_like(v).requires_grad_(), torch.ones((), requires_grad=True)
     ours = saved_bytes(lambda: criss_cross_residual(x, gamma, q, k, v))
     assert ours == 4 * 64 * 64 * (64 + 64 + 512 + 1)
@@ -172,9 +171,8 @@ def test_weights_sum_to_one_and_own_column_entry_is_zero(size):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_keeps_its_type_and_float32_scores(dtype):
-    q, k, v = tensors(
-        6, 9, dtype=dtype, scale=300.0, batch=1, d=16
-    )  # scores beyond what float16 can hold
+    # Scores beyond what float16 can hold.
+    q, k, v = tensors(6, 9, dtype=dtype, scale=300.0, batch=1, d=16)
     out = criss_cross_attention(q, k, v)
     assert out.dtype == dtype
     assert torch.isfinite(out).all()
@@ -240,26 +238,28 @@ def test_module_starts_as_the_identity_and_queries_learn_nothing_at_first():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_compiled_program_calls_the_fast_form_in_one_graph(layout):
+def test_a_compiled_program_calls_the_fast_form_in_one_graph(layout, forms):
     given = tensors(40, 33, batch=1, d=16, channels=64, dtype=torch.float32, layout=layout)
     x, gamma = torch.randn_like(given[2]).requires_grad_(), torch.tensor(0.7, requires_grad=True)
     inputs = (x, gamma, *given)
     seed = torch.randn_like(x)
-    compiled = torch.compile(criss_cross_residual, backend="aot_eager", fullgraph=True)
-    before = PATHS["cpu"]
-    out, expected = compiled(*inputs), criss_cross_residual(*inputs)
-    assert PATHS["cpu"] == before + 2  # the compiled one was counted when traced
+    operators = []
+
+    def backend(graph, example_inputs):
+        operators.extend(str(node.target) for node in graph.graph.nodes)
+        return aot_eager(graph, example_inputs)
+
+    compiled = torch.compile(criss_cross_residual, backend=backend, fullgraph=True)
+    expected = criss_cross_residual(*inputs)
+    assert forms == ["cpu"]
+    out = compiled(*inputs)
+    assert sum("ccnet_lab.criss_cross_rows" in operator for operator in operators) == 1
     assert torch.equal(out, expected)
     assert out.is_contiguous(memory_format=layout)
-    for a, b in zip(
-        torch.autograd.grad(out, inputs, seed),
-        torch.autograd.grad(expected, inputs, seed),
-        strict=True,
-    ):
-        assert torch.equal(a, b)
-    assert saved_bytes(lambda: compiled(*inputs)) == saved_bytes(
-        lambda: criss_cross_residual(*inputs)
-    )
+    got, wanted = (torch.autograd.grad(o, inputs, seed) for o in (out, expected))
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+    kept, eager = (saved_bytes(lambda f=f: f(*inputs)) for f in (compiled, criss_cross_residual))
+    assert kept == eager
 
 
 def test_compiled_under_autocast_and_only_some_gradients_wanted():
@@ -268,10 +268,9 @@ def test_compiled_under_autocast_and_only_some_gradients_wanted():
     with torch.autocast("cpu", torch.bfloat16):
         inside = compiled(q, k, v.detach())
         (gradient,) = torch.autograd.grad(inside.sum(), q)
-    assert torch.equal(inside, criss_cross_attention(q, k, v))
-    torch.testing.assert_close(
-        gradient, torch.autograd.grad(criss_cross_attention(q, k, v).sum(), q)[0]
-    )
+    expected = criss_cross_attention(q, k, v)
+    assert torch.equal(inside, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), q)[0])
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -286,10 +285,8 @@ def test_an_exported_program_needs_no_operator_of_ours(strict):
 @pytest.mark.parametrize("residual", [True, False])
 def test_the_operator_keeps_pytorch_s_rules(residual):
     q, k, v = (t.detach().permute(0, 2, 3, 1).contiguous().requires_grad_() for t in tensors(5, 7))
-    x, gamma = (
-        torch.randn_like(v).requires_grad_(),
-        torch.tensor(0.7, dtype=v.dtype, requires_grad=True),
-    )
+    x = torch.randn_like(v).requires_grad_()
+    gamma = torch.tensor(0.7, dtype=v.dtype, requires_grad=True)
     torch.library.opcheck(criss_cross_rows, (q, k, v, *((x, gamma) if residual else (None, None))))
 
 

@@ -1,4 +1,4 @@
-"""model/attention_cuda.py: the kernels' arithmetic in Triton's interpreter against the plain form, and the choice between the forms."""
+"""The Triton kernels in Triton's interpreter against the plain form, and the choice of form."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.backends.debugging import aot_eager
 
 from ccnet_lab.model import attention
 from ccnet_lab.model.attention import criss_cross_attention, criss_cross_attention_plain
@@ -19,16 +20,13 @@ INTERPRETER = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(
     not INTERPRETER, reason="runs in the process that test_in_the_interpreter starts"
 )
-TOLERANCE = {
-    torch.float32: 2e-6,
-    torch.float16: 5e-3,
-    torch.bfloat16: 4e-2,
-}  # of the norm: about 10 times a rounding
+# Of the norm: about 10 times a rounding.
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 
 @pytest.mark.skipif(INTERPRETER, reason="this is that process")
 def test_in_the_interpreter():
-    """Triton reads TRITON_INTERPRET once, when it is first imported, so the tests below need a process of their own."""
+    """Triton reads TRITON_INTERPRET when it is imported, so the tests below need a process."""
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
     result = subprocess.run(
         words,
@@ -40,9 +38,19 @@ def test_in_the_interpreter():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.fixture
+def forms(monkeypatch):
+    """The forms that run, call by call."""
+    choose, seen = attention.chosen_form, []
+    monkeypatch.setattr(
+        attention, "chosen_form", lambda *given: seen.append(choose(*given)) or seen[-1]
+    )
+    return seen
+
+
 @pytest.fixture(scope="module")
 def kernels():
-    """The module, with the interpreter's product of bfloat16 matrices repaired: it multiplies their bits as integers."""
+    """The module, with the interpreter's product of bfloat16 matrices, which is wrong, repaired."""
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder
 
@@ -63,12 +71,12 @@ def kernels():
 
 def tensors(height, width, channels=8, d=8, batch=1, dtype=torch.float32, scale=1.0):
     g = torch.Generator().manual_seed(height * 100 + width)
-    make = lambda c: torch.randn(batch, c, height, width, generator=g).mul(scale).to(dtype)  # noqa: E731
-    return tuple(make(c).requires_grad_() for c in (d, d, channels))
+    made = (torch.randn(batch, c, height, width, generator=g) for c in (d, d, channels))
+    return tuple(t.mul(scale).to(dtype).requires_grad_() for t in made)
 
 
 def both(kernels, given):
-    """Result and gradients by the kernels, and by the plain form in float64 from the same numbers."""
+    """Result and gradients by the kernels, and by the plain form in float64."""
     exact = [t.detach().double().requires_grad_() for t in given]
     found, expected = kernels.criss_cross_triton(*given), criss_cross_attention_plain(*exact)
     seed = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(found.dtype)
@@ -104,9 +112,8 @@ def test_result_and_gradients_are_the_plain_ones(kernels, dtype, case):
 @interpreted
 def test_lines_longer_than_a_block(kernels, monkeypatch):
     monkeypatch.setattr(kernels, "FORWARD", {1024: (16, 16, 4, 2)})
-    q, k, v = (
-        t.detach() for t in tensors(33, 3, 20)
-    )  # three blocks and one of queries and of keys, two of channels
+    # Three blocks and one of queries and of keys, two of channels.
+    q, k, v = (t.detach() for t in tensors(33, 3, 20))
     assert (
         error(
             kernels.criss_cross_triton(q, k, v),
@@ -176,41 +183,48 @@ def test_as_an_operator_of_torch(kernels):
 
 
 @interpreted
-def test_compiled_into_one_graph_and_counted_when_traced(kernels, monkeypatch):
+def test_compiled_into_one_graph(kernels, monkeypatch):
     monkeypatch.setattr(attention, "FORM", "triton")
-    monkeypatch.setattr(attention, "PATHS", attention.Counter())
     given = tensors(2, 3, dtype=torch.float16)
-    compiled = torch.compile(criss_cross_attention, backend="aot_eager", fullgraph=True)
+    operators = []
+
+    def backend(graph, example_inputs):
+        operators.extend(str(node.target) for node in graph.graph.nodes)
+        return aot_eager(graph, example_inputs)
+
+    compiled = torch.compile(criss_cross_attention, backend=backend, fullgraph=True)
     out = compiled(*given)
-    assert dict(attention.PATHS) == {"triton": 1}
+    assert sum("ccnet_lab.criss_cross_pixels" in operator for operator in operators) == 1
+    traced = len(operators)
     assert torch.equal(out, kernels.criss_cross_triton(*given))
     (gradient,) = torch.autograd.grad(compiled(*given).float().sum(), given[2])
     assert gradient.isfinite().all()
-    assert dict(attention.PATHS) == {"triton": 1}
+    assert len(operators) == traced
 
 
 @interpreted
-def test_what_the_kernels_do_not_take_runs_elsewhere_and_is_counted(kernels, monkeypatch):
+def test_what_the_kernels_do_not_take_runs_elsewhere(kernels, monkeypatch, forms):
     monkeypatch.setattr(attention, "FORM", "triton")
 
-    def path(given):
-        monkeypatch.setattr(attention, "PATHS", attention.Counter())
+    def form(given):
+        forms.clear()
         assert criss_cross_attention(*given).shape == given[2].shape
-        return list(attention.PATHS)
+        (found,) = forms
+        return found
 
     half = torch.float16
-    assert path(tensors(2, 3, dtype=half)) == ["triton"]
+    assert form(tensors(2, 3, dtype=half)) == "triton"
     with torch.autocast("cpu", torch.bfloat16):
-        assert path(tensors(2, 3, dtype=half)) == ["triton"]
-    assert path(tensors(2, 3)) == ["cpu"]  # float32
-    assert path(tensors(2, 3, batch=2)) == ["plain"]
+        assert form(tensors(2, 3, dtype=half)) == "triton"
+    assert form(tensors(2, 3)) == "cpu"  # float32
+    assert form(tensors(2, 3, batch=2)) == "plain"
     q, k, v = tensors(2, 3, dtype=half)
-    assert path((q, k, v.float())) == ["cpu"]
-    assert path((q[:0], k[:0], v[:0])) == ["plain"]
-    assert path(tensors(2, 3, d=65, dtype=half)) == ["cpu"]
-    assert path(tensors(1, 2, channels=1025, dtype=half)) == ["cpu"]
-    assert path(tensors(1, 129, dtype=half)) == ["cpu"]  # too long with gradients
-    assert path([t.detach() for t in tensors(1, 1025, dtype=half)]) == ["cpu"]
+    assert form((q, k, v.float())) == "cpu"
+    assert form((q[:0], k[:0], v[:0])) == "plain"
+    assert form(tensors(2, 3, d=65, dtype=half)) == "cpu"
+    assert form(tensors(1, 2, channels=1025, dtype=half)) == "cpu"
+    assert form(tensors(1, 129, dtype=half)) == "cpu"  # too long with gradients
+    assert form([t.detach() for t in tensors(1, 1025, dtype=half)]) == "cpu"
     assert kernels.takes(*(t.detach() for t in tensors(1, 129, dtype=half)))
 
 
@@ -223,8 +237,7 @@ def test_compiled_under_autocast_the_scores_stay_float32():
 
 
 @pytest.mark.skipif(INTERPRETER, reason="the interpreter takes tensors of a CPU")
-def test_without_the_interpreter_a_cpu_keeps_its_own_form(monkeypatch):
+def test_without_the_interpreter_a_cpu_keeps_its_own_form(monkeypatch, forms):
     monkeypatch.setattr(attention, "FORM", "triton")
-    monkeypatch.setattr(attention, "PATHS", attention.Counter())
     criss_cross_attention(*tensors(2, 3, dtype=torch.float16))
-    assert dict(attention.PATHS) == {"cpu": 1}
+    assert forms == ["cpu"]

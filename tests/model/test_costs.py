@@ -1,4 +1,4 @@
-"""model/costs.py, model/flops.py, explore/attention_costs.py: formulas against what torch counts, full attention pixel by pixel, measuring."""
+"""Costs: formulas against what torch counts, full attention pixel by pixel, measuring."""
 
 import json
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ccnet_lab import CONFIGS, build_model, get_config
-from ccnet_lab.draw import curves
+from ccnet_lab.draw import charts
 from ccnet_lab.errors import DeviceError
 from ccnet_lab.explore import attention_costs as growth
 from ccnet_lab.model import costs
@@ -40,12 +40,9 @@ def test_the_formula_is_what_torch_counts_and_what_the_authors_add(name):
         assert found.parameters == PARAMETERS[config.dataset][config.depth == 101]
 
 
+# Worked out layer by layer from depths, strides and widths, apart from the networks.
 @pytest.mark.parametrize(
-    (
-        "name",
-        "size",
-        "operations",
-    ),  # worked out layer by layer from depths, strides and widths, apart from the networks
+    ("name", "size", "operations"),
     [
         ("ccnet_resnet50os8_voc", (512, 512), 401_800_691_712),
         ("ccnet_resnet101os16_cityscapes", (512, 1024), 312_114_413_568),
@@ -72,9 +69,7 @@ def test_the_fast_form_on_a_cpu_needs_the_same_operations():
 
 
 def test_measuring_is_remembered_for_this_machine_and_torch(home):
-    ballast = np.ones(
-        2**26
-    )  # 512 MiB in this process, which the child's peak must not count as its own
+    ballast = np.ones(2**26)  # 512 MiB here, which the child must not count as its own
     found = costs.measure("street", repeats=1)
     assert 4 * 1.1e6 + 8e6 < found.peak_bytes < 2**28 < ballast.nbytes
     assert 0 < found.seconds < 30
@@ -85,7 +80,7 @@ def test_measuring_is_remembered_for_this_machine_and_torch(home):
     assert costs.measured_costs() == {}
     path.write_text('[{"name": ')
     assert costs.measured_costs() == {}
-    costs._keep(found)
+    costs._store(found)
     assert costs.measured_costs() == {"street": found}
 
 
@@ -108,16 +103,10 @@ def test_the_door(capsys, monkeypatch):
 
 def test_the_authors_numbers():
     found = growth.formula_growth((97,))
-    assert [f"{found.gflop[form][0]:.2f}" for form in growth.FORMS] == [
-        "8.29",
-        "16.58",
-        "24.88",
-        "108.16",
-    ]
-    assert (
-        f"{found.bytes['R = 1'][0] / 2**20:.2f} {found.bytes['non-local'][0] / 2**20:.1f}"
-        == "6.96 337.7"
-    )
+    gflop = [f"{found.gflop[form][0]:.2f}" for form in growth.FORMS]
+    assert gflop == ["8.29", "16.58", "24.88", "108.16"]
+    assert f"{found.bytes['R = 1'][0] / 2**20:.2f}" == "6.96"
+    assert f"{found.bytes['non-local'][0] / 2**20:.1f}" == "337.7"
 
 
 def test_full_attention_pixel_by_pixel():
@@ -172,7 +161,7 @@ def test_growth_is_measured_and_ends_where_it_should():
     ],
 )
 def test_rounds_are_given_up_before_a_side_is(monkeypatch, given, rounds, left_out):
-    """With seconds as the formula has them; `given`: the rounds on each side, that of warming up among them, there is time for."""
+    """With seconds by the formula; `given`: the rounds, a warm-up included, there is time for."""
     sides, seconds, now, told = (
         (8, 16, 32),
         growth.formula_growth((8, 16, 32), 16, 4).gflop,
@@ -198,7 +187,7 @@ def test_rounds_are_given_up_before_a_side_is(monkeypatch, given, rounds, left_o
 def test_growth_is_drawn_with_and_without_measurements():
     by_formula = growth.formula_growth(growth.SIDES)
     seconds = {form: np.array([1.0, 2, 3, 4, 5, np.nan]) for form in growth.FORMS}
-    figure = curves.growth_figure(
+    figure = charts.growth_figure(
         by_formula.sides, by_formula.gflop, growth.SIDES, seconds, "a machine"
     )
     left, right = ({text.get_text() for text in axis.texts} for axis in figure.axes)
@@ -206,5 +195,5 @@ def test_growth_is_drawn_with_and_without_measurements():
     assert {"R = 1", "non-local"} <= right
     assert "not measured yet" in {
         text.get_text()
-        for text in curves.growth_figure((97,), growth.formula_growth((97,)).gflop).axes[1].texts
+        for text in charts.growth_figure((97,), growth.formula_growth((97,)).gflop).axes[1].texts
     }

@@ -1,4 +1,4 @@
-"""model/export.py and scripts/export.py: files that run without the library give what the network gives, or are not there."""
+"""Exported files, which run without the library, give what the network gives, or are not kept."""
 
 import copy
 import json
@@ -16,12 +16,16 @@ import torch
 from ccnet_lab import Explorer, build_model, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.generated.beacons import make_scene
-from ccnet_lab.data.transforms import normalise
 from ccnet_lab.errors import LabError, MissingPackageError
 from ccnet_lab.hub import find_weights
 from ccnet_lab.model import export
-from ccnet_lab.model.deployed import Deployed, generated_picture
-from ccnet_lab.model.export import TOLERANCE, ExportError, export_model
+from ccnet_lab.model.export import (
+    TOLERANCE,
+    Deployed,
+    ExportError,
+    export_model,
+    generated_picture,
+)
 
 ROOT = Path(__file__).parents[2]
 SMALL = dict(sizes=[(33, 50)])
@@ -107,9 +111,7 @@ def test_onnx_takes_any_batch_and_size(tmp_path, demo):
 def test_the_first_and_the_last_opset(tmp_path, demo, opset):
     import onnx
 
-    done = export_model(
-        demo, "demo", tmp_path / "demo.onnx", opset=opset, labels=True, int8=True, **SMALL
-    )
+    done = export_model(demo, "demo", tmp_path / "demo.onnx", opset=opset, labels=True, **SMALL)
     written = onnx.load(done.path, load_external_data=False)
     onnx.checker.check_model(written)
     assert [entry.version for entry in written.opset_import if not entry.domain] == [opset]
@@ -146,38 +148,6 @@ def test_labels_from_pictures_as_the_explorer_gives_them(tmp_path, kind):
     assert len(np.unique(found)) > 2
 
 
-@BOTH
-def test_int8_is_smaller_and_says_how_it_agrees(tmp_path, kind):
-    config = replace(SLIM, width=24, channels=64)
-    model = lively(config)
-    small = export_model(model, config, tmp_path / f"small.{kind}", int8=True, **SMALL)
-    assert (
-        small.bytes < sum(value.nbytes for value in model.state_dict().values()) / 4 + 450_000
-    )  # the program itself
-    told = small.metadata["int8"]
-    assert 0.8 < told["labels_equal"] <= 1
-    assert 1e-4 < told["largest_logit_difference"] < 0.2 * told["largest_logit"]
-    images = normalise(torch.from_numpy(np.stack([make_scene(0).image] * 2))).contiguous()
-    with torch.inference_mode():
-        difference = (run(small.path, images) - model(images).logits).abs().max()
-    assert 1e-4 < difference < 0.2 * told["largest_logit"]
-
-
-def test_int8_rounds_by_output_channel():
-    model = build_model(SLIM).eval()
-    deployed = Deployed(model, 2, labels=False)
-    exact = {
-        name: module.weight.clone()
-        for name, module in deployed.named_modules()
-        if isinstance(module, torch.nn.Conv2d)
-    }
-    deployed.quantise()
-    for name, module in deployed.named_modules():
-        if isinstance(module, torch.nn.Conv2d):
-            step = exact[name].abs().amax((1, 2, 3), keepdim=True) / 127
-            assert ((module.weight - exact[name]).abs() <= 0.501 * step).all()
-
-
 @needs_onnx
 def test_the_file_says_what_it_is(tmp_path):
     import onnxruntime
@@ -205,13 +175,14 @@ def test_the_file_says_what_it_is(tmp_path):
 
 
 def test_a_program_runs_where_this_library_is_not(tmp_path, demo):
-    path = export_model(demo, "demo", tmp_path / "demo.pt2", labels=True, int8=True, **SMALL).path
+    path = export_model(demo, "demo", tmp_path / "demo.pt2", labels=True, **SMALL).path
     code = """
 import json, sys, torch
 sys.modules["ccnet_lab"] = None
 extra = {"metadata.json": ""}
 program = torch.export.load(sys.argv[1], extra_files=extra).module()
-print(program(torch.zeros(1, 50, 70, 3, dtype=torch.uint8)).shape, json.loads(extra["metadata.json"])["class_names"])
+names = json.loads(extra["metadata.json"])["class_names"]
+print(program(torch.zeros(1, 50, 70, 3, dtype=torch.uint8)).shape, names)
 """
     found = subprocess.run(
         [sys.executable, "-c", code, str(path)],
@@ -227,10 +198,10 @@ print(program(torch.zeros(1, 50, 70, 3, dtype=torch.uint8)).shape, json.loads(ex
 @needs_onnx
 def test_a_whole_resnet(tmp_path):
     done = export_model(
-        lively(RESNET), RESNET, tmp_path / "resnet.onnx", sizes=[(33, 50), (65, 47)], int8=True
+        lively(RESNET), RESNET, tmp_path / "resnet.onnx", sizes=[(33, 50), (65, 47)]
     )
     assert done.metadata["smallest_side"] == 17
-    assert done.bytes < 32e6  # 24 million weights
+    assert done.bytes < 100e6  # 24 million weights
     assert [path.name for path in tmp_path.iterdir()] == ["resnet.onnx"]  # nothing beside it
 
 
@@ -249,7 +220,7 @@ def test_a_file_that_differs_is_not_kept(tmp_path, demo, kind, monkeypatch):
 
 
 def test_differences_are_seen():
-    """The check itself: logits that are off, however large they are, labels that are off, and NaN."""
+    """Logits that are off, however large they are, labels that are off, and NaN."""
     pixels = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
     logits = torch.stack([torch.zeros(2, 2), torch.full((2, 2), 40.0)])[None]
     good, bad = torch.ones(1, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8, dtype=torch.uint8)
@@ -269,7 +240,7 @@ def test_differences_are_seen():
 def test_more_than_the_tolerance_is_allowed_only_where_float32_has_no_more(
     tmp_path, demo, monkeypatch
 ):
-    """Logits of size 1e6 are known to about 0.1 in float32; the same error beside the demo's own logits is refused."""
+    """Logits of size 1e6 have errors of about 0.1 in float32; the demo's own may not."""
     large = scaled(demo)
     done = export_model(large, "demo", tmp_path / "large.pt2", **SMALL)
     worst = max(done.differences.values())
@@ -306,7 +277,7 @@ def another_epsilon(network):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["demo", "slim", "resnet"])
 def test_rounding_is_allowed_with_room_and_damage_is_not(demo, name):
-    """Where more than the tolerance is allowed: what float32 gives here is well within, each damage well beyond."""
+    """With more than the tolerance allowed: float32 is well within, each damage well beyond."""
     config = {"demo": get_config("demo"), "slim": SLIM, "resnet": RESNET}[name]
     model = scaled(demo if name == "demo" else lively(config))
     exact = copy.deepcopy(model).double()
@@ -342,7 +313,8 @@ from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.model import export
 exact = copy.deepcopy(Explorer.open("demo").model).double()
 with torch.no_grad():
-    print(export._rounding(lambda images: exact(images).logits, [export._batch(make_scene(0).image, 1)]))
+    batches = [export._batch(make_scene(0).image, 1)]
+    print(export._rounding(lambda images: exact(images).logits, batches))
 """
     plain = {
         **os.environ,
@@ -357,7 +329,7 @@ with torch.no_grad():
 
 
 def test_every_convolution_is_rounded():
-    """One product: a value of 3 times a weight of 2 is off by 6 epsilons, the attention's projections as all others."""
+    """A value of 3 times a weight of 2 is off by 6 epsilons; the attention's projections, too."""
     conv, one = (
         torch.nn.Conv2d(1, 1, 1, bias=False).double(),
         torch.full((1, 1, 1, 1), 3.0, dtype=torch.float64),
@@ -384,11 +356,6 @@ def test_every_convolution_is_rounded():
         ("demo.pt2", {"sizes": [(4, 90)]}, "4 x 90 pixels is too small; expected at least 5 x 5"),
         ("demo.pt2", {"sizes": [(0, 90)]}, "expected at least 5 x 5"),
         ("demo.pt2", {"fixed": (0, 40, 40)}, "batches of 1"),
-        (
-            "demo.pt2",
-            {"fixed": (1, 40, 40), "pictures": [np.zeros((40, 41, 3), np.uint8)]},
-            "fixed to 40 x 40",
-        ),
         ("demo.pt2", {"recurrence": -1}, "recurrence -1; expected .* 0 or more"),
         ("demo.onnx", {"opset": 11}, "opset is 11.* expected 18 to"),
         ("nowhere/demo.pt2", {}, r"demo.pt2 cannot be written: .*No such file or directory"),
@@ -425,30 +392,11 @@ def script(*words):
 
 
 @needs_onnx
-def test_the_script_writes_and_tells(tmp_path):
-    from PIL import Image
-
-    Image.fromarray(make_scene(3).image).save(tmp_path / "scene.png")
-    words = [
-        "--format",
-        "pt2",
-        "onnx",
-        "--out",
-        tmp_path / "new" / "demo.v2",
-        "--int8",
-        "--check",
-        "33x50",
-        "--images",
-        tmp_path,
-    ]
-    result = script("demo", *words)
+def test_the_script_writes_and_reports(tmp_path):
+    out = tmp_path / "new" / "demo.v2"
+    result = script("demo", "--format", "pt2", "onnx", "--out", out, "--check", "33x50")
     assert result.returncode == 0, result.stderr
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        "demo.v2.onnx",
-        "demo.v2.pt2",
-    ]
-    assert "labels equal on" in result.stdout
-    assert "pictures: 1;" in result.stdout
+    assert sorted(path.name for path in out.parent.iterdir()) == ["demo.v2.onnx", "demo.v2.pt2"]
     assert "33 x 50:" in result.stdout
     assert "Warning" not in result.stderr
 
@@ -458,7 +406,6 @@ def test_the_script_refuses_with_a_sentence(tmp_path, door):
         (["demmo"], "did you mean"),
         (["demo", "--format", "pt2", "--check", "3x50"], "too small"),
         (["demo", "--format", "tflite"], "invalid choice"),
-        (["demo", "--images", tmp_path], "no picture in"),
     ):
         code, _, err = door("scripts/export.py", *words, "--out", tmp_path / "x")
         assert code == 2

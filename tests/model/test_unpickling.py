@@ -1,4 +1,4 @@
-"""Checkpoints as trainers leave them: what does no harm beside the tensors is left aside, nothing is run, one's own classes are found."""
+"""model/unpickling.py: checkpoints of other trainers; harmless things are skipped, nothing runs."""
 
 import argparse
 import datetime
@@ -106,7 +106,8 @@ def test_a_criterion_and_numbers_within_the_state_dict_are_named(own, saved):
     )
     with pytest.warns(
         UserWarning,
-        match=r"left aside in the weights a.pth, as no part of the network: best, criterion.weight, step",
+        match=r"left aside in the weights a.pth, as no part of the network: "
+        r"best, criterion.weight, step",
     ):
         assert same(path, own)
     inside = {

@@ -17,7 +17,8 @@ from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import MissingFileError
 from ccnet_lab.hub import find_weights
 from ccnet_lab.model.diagnosis import convert
-from ccnet_lab.model.weights import read_config, to_published_names
+from ccnet_lab.model.foreign import to_published_names
+from ccnet_lab.model.weights import read_config
 from ccnet_lab.runs import Run
 
 
@@ -181,8 +182,9 @@ def test_missing_file_and_things_that_are_no_state_dict(tmp_path):
         load_weights(build_model("demo"), {"lr": 0.1})
 
 
-# The growth of a fresh process while it opens a file: VmHWM, the kernel's peak of resident memory (mapped files count as soon as a page
-# of them is touched), after it, less VmRSS before it, with everything imported. An earlier peak can only make the answer larger.
+# The growth of a fresh process while it opens a file: VmHWM, the kernel's peak of resident memory
+# (touched pages of mapped files count), after it, less VmRSS before it, with everything imported.
+# An earlier peak can only make the answer larger.
 GROWTH = """
 import sys
 import torch

@@ -1,4 +1,4 @@
-"""model/weights.py's load_start: what a training begins with; a file that fits in part is taken in part, and says so."""
+"""model/weights.py's load_start: the weights a training starts from, whole or in part."""
 
 import hashlib
 import io

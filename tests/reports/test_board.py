@@ -1,25 +1,44 @@
-"""reports/board.py, its charts and its HTML, evaluation/published.py: what is shown, refused and marked as a tie; and whether the intervals hold."""
+"""reports/board.py, its charts and its HTML, evaluation/published.py.
+
+What is shown, refused and marked as a tie; and whether the intervals hold.
+"""
 
 import dataclasses
 import time
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from ccnet_lab.app import board_page
 from ccnet_lab.configs import CONFIGS, get_config
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.draw.charts import GREY, Point, class_heatmap, cost_scatter, difference_bars
+from ccnet_lab.draw.charts import (
+    GREY,
+    ORANGE,
+    Point,
+    class_heatmap,
+    cost_scatter,
+    difference_bars,
+    distribution_figure,
+)
 from ccnet_lab.errors import ProtocolError, RunError
 from ccnet_lab.evaluation.metrics import Confusions, bootstrap_interval, paired_intervals, scores
 from ccnet_lab.evaluation.protocol import published_protocol
 from ccnet_lab.evaluation.published import PEERS, REPEATS, SPREAD, peers, tie_or
-from ccnet_lab.reports.board import board_datasets, compare, ordered, pareto, read_board
+from ccnet_lab.reports.board import (
+    board_datasets,
+    compare,
+    image_scores,
+    ordered,
+    pareto,
+    read_board,
+)
 from ccnet_lab.runs import Run
 
 
 def whole(board, by="configuration", descending=False, costs=True):
-    """All of a board's HTML, as dashboards.py puts it together."""
+    """All of a board's HTML, as configurations_tab.py puts it together."""
     parts = [
         board_page.board_table(board, by, descending, costs),
         board_page.LEGEND,
@@ -36,7 +55,7 @@ def nothing_kept(tmp_path, monkeypatch):
 
 
 def images(rng, presence, accuracy, count):
-    """Confusion matrices (count, K, K) of made images: class k occurs in presence[k] of them, its accuracy varies from image to image."""
+    """Confusion matrices (count, K, K) of made images; class k occurs in presence[k] of them."""
     classes = len(presence)
     there = rng.random((count, classes)) < presence
     there[:, 0] = True
@@ -129,8 +148,8 @@ def test_without_runs_the_board_is_the_published_side_and_what_to_type(dataset, 
         assert f"<td class='published'>{row.published:.2f}</td>" in html
         assert f"python scripts/train.py {row.label} --data ROOT --runs runs" in html
         assert (
-            f"python scripts/zoo.py get {row.label} &amp;&amp; python scripts/evaluate.py --published"
-            in html
+            f"python scripts/zoo.py get {row.label} "
+            "&amp;&amp; python scripts/evaluate.py --published" in html
         )
     assert "<details class='lacking' open>" in html
     assert "class='measured'>" not in html.replace(board_page.LEGEND, "")
@@ -289,29 +308,23 @@ def test_rows_measured_otherwise_say_how_and_stand_apart(tmp_path):
         if (text.get_ha(), text.get_rotation()) == ("right", 0)
     ] == shown
     axis = board_page.scatter_figure(board).axes[0]
-    crosses = [line.get_ydata().tolist() for line in axis.lines if line.get_marker() == "x"]
-    dots = [
-        line.get_ydata().tolist()
-        for line in axis.lines
-        if line.get_marker() == "o" and line.get_markerfacecolor() != "none"
-    ]
-    assert (sorted(crosses), dots) == ([[81.0], [90.0]], [[pytest.approx(77.2)]])
+    crosses, dots = markers(axis, "measured otherwise"), markers(axis, "measured here")
+    heights = sorted(y for _, y in crosses.get_offsets()), [y for _, y in dots.get_offsets()]
+    assert heights == ([81.0, 90.0], [pytest.approx(77.2)])
+    assert len(crosses.get_paths()[0].vertices) == 4  # two strokes
     fronts = [
         line.get_ydata().tolist()
         for line in axis.lines
-        if line.get_linestyle() == "-" and line.get_color() == dots_colour(axis)
+        if line.get_linestyle() == "-" and line.get_color() == ORANGE
     ]
+    assert to_hex(dots.get_facecolor()[0]) == ORANGE
     assert [pytest.approx(77.2)] in fronts
     assert not any(90.0 in front for front in fronts)
 
 
-def dots_colour(axis):
-    (colour,) = {
-        line.get_color()
-        for line in axis.lines
-        if line.get_marker() == "o" and line.get_markerfacecolor() != "none"
-    }
-    return colour
+def markers(axis, name):
+    (found,) = (points for points in axis.collections if points.get_label().startswith(name))
+    return found
 
 
 def test_where_nothing_is_published_most_rows_say_what_is_alike(tmp_path):
@@ -330,8 +343,11 @@ def test_where_nothing_is_published_most_rows_say_what_is_alike(tmp_path):
     board = read_board([tmp_path], "camvid")
     slid = ("slide", "flip", "scales 0.5 1 1.5")
     assert {row.label: (row.alike, row.how) for row in board.rows} == {
-        "a": (True, slid), "b": (True, slid), "c": (False, ("whole", "no flip", "scales 1")), "d": (False, (*slid, "R = 1"))
-    }  # fmt: skip
+        "a": (True, slid),
+        "b": (True, slid),
+        "c": (False, ("whole", "no flip", "scales 1")),
+        "d": (False, (*slid, "R = 1")),
+    }
 
 
 def test_the_classes_of_the_heat_map_take_the_order_of_the_first_row(tmp_path):
@@ -351,7 +367,7 @@ def class_labels(figure):
     return [
         text.get_text()
         for axis in figure.axes
-        if axis.get_images()
+        if axis.texts
         for text in axis.texts
         if text.get_rotation() == 60
     ]
@@ -462,9 +478,8 @@ def test_costs_stand_in_the_table_and_the_scatter(tmp_path):
     assert html.count("class='missing'") == 3  # the score, latency, memory
     assert board_page.MEASURE.command in board_page.missing_list(one)
     axis = board_page.scatter_figure(one).axes[0]
-    assert [line.get_xydata().tolist() for line in axis.lines if line.get_marker() == "o"] == [
-        [[row.cost.formula_flops / 1e9, 76.01]]
-    ]
+    place = [row.cost.formula_flops / 1e9, 76.01]
+    assert [points.get_offsets().tolist() for points in axis.collections] == [[place]]
     assert "no numbers yet" in [
         text.get_text()
         for text in board_page.scatter_figure(one, "peak memory on this machine, MiB").axes[0].texts
@@ -588,10 +603,10 @@ def test_heat_maps_of_few_and_many_classes():
         names = [f"class {k}" for k in range(classes)]
         rows = {"a": rng.random(classes) * 100, "b": np.full(classes, np.nan)}
         figure = class_heatmap(rows, names, by="a")
-        maps = [axis for axis in figure.axes if axis.get_images()]
+        maps = [axis for axis in figure.axes if axis.texts]
         assert len(maps) == blocks
         assert sum(text.get_text().isdigit() for axis in maps for text in axis.texts) == numbers
-        drawn = np.ma.concatenate([axis.get_images()[0].get_array() for axis in maps], axis=1)
+        drawn = np.ma.concatenate([axis.collections[0].get_array() for axis in maps], axis=1)
         assert drawn[0].tolist() == sorted(rows["a"], reverse=True)
         assert drawn.mask[1].all()
         assert class_labels(figure) == [names[k] for k in np.argsort(-rows["a"])]
@@ -611,12 +626,40 @@ def test_published_is_hollow_measured_filled_and_no_label_lies_on_another():
         for k in range(12)
     ]
     figure = cost_scatter(points, "GFLOP")
-    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert sorted(line.get_markerfacecolor() == "none" for line in dots) == [False] * 6 + [True] * 6
+    rings, dots = (markers(figure.axes[0], name) for name in ("published", "measured here"))
+    assert len(rings.get_offsets()) == len(dots.get_offsets()) == 6
+    assert (len(rings.get_facecolor()), len(dots.get_facecolor())) == (0, 1)
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) == 12
     assert not [1 for k, box in enumerate(boxes) for other in boxes[:k] if box.overlaps(other)]
+
+
+def test_few_scores_are_dots_and_many_are_shares():
+    rng = np.random.default_rng(0)
+    seeds = {"a": np.array([60.0, 62.0, np.nan]), "b": np.array([70.0])}
+    axis = distribution_figure(seeds, "mIoU, %").axes[0]
+    dots = np.concatenate([points.get_offsets()[:, 0] for points in axis.collections])
+    assert sorted(dots) == [60, 62, 70]
+    assert [line.get_xdata()[0] for line in axis.lines] == [61, 70]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+    images = {name: rng.normal(70, 5, 233) for name in "ab"}
+    figure = distribution_figure(images, "mIoU of an image, %")
+    one, _ = figure.axes[0].lines
+    assert one.get_xdata()[1:].tolist() == sorted(images["a"])
+    assert one.get_ydata()[-1] == 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    distribution_figure({}, "mIoU, %").draw_without_rendering()
+
+
+def test_scores_of_single_images(tmp_path):
+    matrices = np.tile(np.diag([1000] * 11), (3, 1, 1))
+    matrices[1, 0, 1] = 1000
+    write_run(tmp_path / "a", get_config("street"), kept(matrices))
+    (row,) = read_board([tmp_path], "camvid").rows
+    assert image_scores(row).tolist() == pytest.approx([100, 100 * 10 / 11, 100])
+    with pytest.raises(RunError, match="no confusion matrices"):
+        image_scores(read_board([], "voc").rows[0])
 
 
 def test_difference_bars_colour_no_tie():

@@ -1,4 +1,4 @@
-"""reports/progress.py, its page and its curves: runs read while another process trains, cut, foreign, finished and published ones."""
+"""reports/progress.py, its page and its curves: runs that train, cut, foreign and finished ones."""
 
 import json
 import os
@@ -16,14 +16,15 @@ from layouts import make_camvid
 
 from ccnet_lab import get_config
 from ccnet_lab.app.runs_page import duration, runs_table
-from ccnet_lab.draw.curves import LINES, training_figure
+from ccnet_lab.draw.charts import LINES, training_figure
 from ccnet_lab.reports import progress as training_runs
 from ccnet_lab.reports.progress import Problem, curves_of, read_runs
 from ccnet_lab.runs import Run
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = shlex.split(
-    "--device cpu --crop 32 32 --resize 64 48 --batch-size 4 --steps 4000 --log-every 1 --save-every 500 --workers 0"
+    "--device cpu --crop 32 32 --resize 64 48 --batch-size 4 --steps 4000 --log-every 1 "
+    "--save-every 500 --workers 0"
 )
 
 
@@ -90,7 +91,7 @@ def test_a_run_is_read_while_another_process_trains_it(tmp_path):
         assert line.newest("loss") > 0
         html = runs_table(tmp_path, [line], [])
         assert " left</small>" in html
-        if sys.platform == "linux":  # told by the lock, however long ago the last line was
+        if sys.platform == "linux":  # by the lock, however long ago the last line was
             assert "running" in html
             os.kill(process.pid, signal.SIGSTOP)
             age(Run(line.folder), 3600)
@@ -105,15 +106,15 @@ def test_a_run_is_read_while_another_process_trains_it(tmp_path):
     html = runs_table(tmp_path, [stopped], [])
     assert "last written 1 h ago" in html
     assert (
-        f"<code>python scripts/train.py street --data ROOT --runs {tmp_path / 'runs'} --resume</code>"
-        in html
+        f"<code>python scripts/train.py street --data ROOT --runs {tmp_path / 'runs'} "
+        "--resume</code>" in html
     )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files are locked")
 def test_reading_leaves_a_lock_of_this_process_alone(tmp_path):
     run = make_run(tmp_path / "mine", 2)
-    take = f"import fcntl; fcntl.lockf(open({str(run.folder / 'run.lock')!r}, 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    file = f"open({str(run.folder / 'run.lock')!r}, 'a')"
+    take = f"import fcntl; fcntl.lockf({file}, fcntl.LOCK_EX | fcntl.LOCK_NB)"
     with run.locked():
         assert read_runs(tmp_path)[0][0].status == "running"
         other = subprocess.run(
@@ -161,6 +162,9 @@ def test_status_and_time_left(tmp_path):
     assert going.seconds_left == pytest.approx(30 * 0.5 - 1, abs=0.5)
     age(run, 2)  # more than three intervals of half a second
     assert read_runs(tmp_path)[0][1].status == "stopped"
+    run.log(record(11, seconds=9.5))  # four seconds later, as after an evaluation between
+    age(run, 8)
+    assert read_runs(tmp_path)[0][1].status == "running"
 
 
 def test_bad_runs_are_named_and_the_others_shown(tmp_path):
@@ -272,9 +276,7 @@ def test_what_resumes_a_stopped_run_is_quoted(tmp_path):
     run = make_run(tmp_path / "my runs<" / "a b", 2)
     age(run, 3600)
     html = runs_table(tmp_path, read_runs(run.folder.parent)[0], [])
-    assert (
-        f"--runs &#x27;{tmp_path}/my runs&lt;&#x27; --name &#x27;a b&#x27; --resume</code>" in html
-    )
+    assert f"--runs &#39;{tmp_path}/my runs&lt;&#39; --name &#39;a b&#39; --resume</code>" in html
 
 
 def test_without_runs_it_says_what_to_type(tmp_path):

@@ -1,4 +1,4 @@
-"""Every notebook, run in this interpreter from top to bottom: no error in a cell, nor in what its widgets keep; and how its cells look."""
+"""Every notebook runs from top to bottom without an error in a cell or a widget."""
 
 import re
 import sys
@@ -19,13 +19,16 @@ from nbformat.v4 import new_code_cell, new_notebook  # noqa: E402
 from traitlets import Type  # noqa: E402
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-# A cell tagged "parameters" holds how long a notebook trains; here it is replaced, and everything else runs as it stands.
+# A cell tagged "parameters" holds how long a notebook trains; here it is replaced.
 SHORTER = {"03_recurrence": "STEPS = 8", "05_your_own_data": "EPOCHS = 1"}
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 
 class Shell(AsyncZMQSocketChannel):
-    """Asks once a second: a reply that comes while a widget's message leaves on the same socket goes unnoticed until the time is out."""
+    """Asks once a second.
+
+    A reply that comes while a widget's message leaves on the same socket goes unnoticed.
+    """
 
     async def get_msg(self, timeout=None):
         while True:
@@ -42,7 +45,7 @@ class Client(AsyncKernelClient):
 
 
 class ThisInterpreter(AsyncKernelManager):
-    """Starts "python3" with the interpreter that runs the tests: without folders of kernel specs, only ipykernel's own is left."""
+    """Starts "python3" with the interpreter that runs the tests: no other kernel specs are left."""
 
     def __init__(self, **options):
         super().__init__(
@@ -66,7 +69,7 @@ def run(notebook, folder):
 
 
 def outputs(notebook):
-    """(where, output) of every cell and of every output widget; an `interact` keeps what its callback showed or raised in the latter."""
+    """(where, output) of every cell and of every output widget, where `interact` keeps errors."""
     for number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", ()):
             yield f"cell {number}", output
@@ -134,7 +137,10 @@ def test_there_are_notebooks():
 
 
 def test_the_gate_sees_errors_that_widgets_swallow(tmp_path):
-    callback = "from ipywidgets import interact\ndef broken(x):\n    raise RuntimeError('swallowed')\ninteract(broken, x=(0, 3));"
+    callback = (
+        "from ipywidgets import interact\ndef broken(x):\n    raise RuntimeError('swallowed')\n"
+        "interact(broken, x=(0, 3));"
+    )
     cells = [
         new_code_cell(callback),
         new_code_cell("import sys; print(sys.executable)"),

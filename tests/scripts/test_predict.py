@@ -1,4 +1,4 @@
-"""scripts/predict.py: labels as files are those of the app, in the data set's ids; what cannot be read is named and stops nothing."""
+"""scripts/predict.py: labels are those of the app; an unreadable picture is named, no more."""
 
 import json
 from dataclasses import replace
@@ -12,6 +12,7 @@ from ccnet_lab import Explorer
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import read_labels
 from ccnet_lab.data.generated.beacons import make_scene
+from ccnet_lab.evaluation import label_files
 from ccnet_lab.evaluation.label_files import labels_png, pictures_of
 
 SCRIPT = "scripts/predict.py"
@@ -49,9 +50,9 @@ def test_it_goes_on_where_it_stopped_and_mixes_nothing(door, folder, tmp_path, m
     out = tmp_path / "out"
     door(SCRIPT, "demo", folder, "--out", out)
     (out / "scene.png").unlink()
-    looked, look = [], Explorer.look
+    looked, read = [], label_files.read_image
     monkeypatch.setattr(
-        Explorer, "look", lambda self, path: looked.append(path.name) or look(self, path)
+        label_files, "read_image", lambda path: looked.append(path.name) or read(path)
     )
     door(SCRIPT, "demo", folder, "--out", out)
     assert looked == ["bad.jpg", "scene.png"]

@@ -1,6 +1,7 @@
-"""Every script ends soon and in one sentence, whatever comes; what cannot be trained, or gives no numbers, is told in words."""
+"""Every script ends soon and in one sentence, whatever comes."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,14 +17,14 @@ from layouts import make_camvid, write
 import app
 from ccnet_lab import ConfigError, Explorer, WeightsError, build_model, get_config, save_weights
 from ccnet_lab.app.session import Workbench
+from ccnet_lab.causes import cause
 from ccnet_lab.data.catalog import DATASETS
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.errors import RunError
 from ccnet_lab.explore.deletion import deletion_test
 from ccnet_lab.files import write_whole
 from ccnet_lab.runs import Run
-from ccnet_lab.training.loop import _check_one_picture
-from ccnet_lab.training.signals import cause
+from ccnet_lab.training.loop import check_single_image
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
@@ -75,33 +76,21 @@ def test_every_script_ends_in_one_sentence(tmp_path, script, kind, code, words):
 
 def test_one_picture_on_one_cell_is_refused_beforehand(door, tmp_path):
     make_camvid(tmp_path)
-    sizes = [
-        "--crop",
-        8,
-        8,
-        "--batch-size",
-        1,
-        "--weights",
-        "none",
-        "--workers",
-        0,
-        "--device",
-        "cpu",
-        "--steps",
-        1,
-    ]
+    sizes = shlex.split(
+        "--crop 8 8 --batch-size 1 --weights none --workers 0 --device cpu --steps 1"
+    )
     code, _, err = door(
         "scripts/train.py", "street8", "--data", tmp_path, "--runs", tmp_path / "runs", *sizes
     )
     assert code == 2
     assert (
-        "a crop of 8 x 8 pixels shrinks to a single cell within this network, on which batch norm cannot be trained one picture at a time"
-        in err
+        "a crop of 8 x 8 pixels shrinks to a single cell within this network, "
+        "on which batch norm cannot be trained one picture at a time" in err
     )
     config = get_config("ccnet_resnet50os16_voc")
     with pytest.raises(ConfigError, match="a crop of 16 x 16 pixels shrinks to a single cell"):
-        _check_one_picture(replace(config, crop_size=(16, 16)))
-    _check_one_picture(replace(config, crop_size=(16, 17)))
+        check_single_image(replace(config, crop_size=(16, 16)))
+    check_single_image(replace(config, crop_size=(16, 17)))
 
 
 def test_a_death_while_a_checkpoint_is_saved_is_no_full_disk(tmp_path, monkeypatch):
@@ -194,7 +183,7 @@ def test_the_page_tells_of_a_network_of_nan(broken, tmp_path):
     (words,) = [
         value
         for value in choose.fn(
-            {**choose.inputs[0].value, "file": "shown.png"}, str(broken[0])
+            replace(choose.inputs[0].value, file="shown.png"), str(broken[0])
         ).values()
         if "class='problem'" in str(value)
     ]
@@ -216,24 +205,10 @@ def own(tmp_path):
 
 
 def test_data_of_ones_own_may_move_and_balance_is_an_option(own, door, tmp_path):
-    options = [
-        "--data",
-        ".",
-        "--weights",
-        "none",
-        "--resize",
-        64,
-        48,
-        "--crop",
-        32,
-        32,
-        "--batch-size",
-        4,
-        "--steps",
-        2,
-        "--workers",
-        0,
-    ]
+    options = shlex.split(
+        "--data . --weights none --resize 64 48 --crop 32 32 --batch-size 4 --steps 2"
+    )
+    options += ["--workers", 0]
     code, said, err = door(
         "scripts/train.py",
         "street8",
@@ -314,7 +289,8 @@ def test_a_training_told_to_stop_while_it_begins_ends_without_a_traceback(tmp_pa
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_ctrl_c_while_a_script_still_imports(tmp_path, script):
     code = "import runpy, sys; sys.argv = sys.argv[1:]\n"
-    code += "class Finder:\n    def find_spec(self, name, *_):\n        if name in ('tqdm', 'ccnet_lab.errors'): raise KeyboardInterrupt\n"
+    code += "class Finder:\n    def find_spec(self, name, *_):\n"
+    code += "        if name in ('tqdm', 'ccnet_lab.errors'): raise KeyboardInterrupt\n"
     code += "sys.meta_path.insert(0, Finder()); runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", code, str(ROOT / "scripts" / script)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,6 +1,8 @@
-"""The doors' command lines: every script starts, says what it does, and refuses nonsense with a remedy."""
+"""Every script starts, says what it does, and refuses nonsense with a remedy."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +32,14 @@ def test_help(door, script):
     assert "usage:" in out
 
 
+@pytest.mark.parametrize("script", ["train", "train_all", "evaluate", "predict"])
+def test_help_does_not_wait_for_torch(script):
+    result = run("-X", "importtime", f"scripts/{script}.py", "--help")
+    assert result.returncode == 0
+    assert "| " in result.stderr
+    assert not re.search(r"\| +(torch|numpy)$", result.stderr, re.MULTILINE)
+
+
 def test_a_script_starts_from_anywhere(tmp_path):
     words = [sys.executable, str(ROOT / "scripts" / "zoo.py"), "list"]
     result = subprocess.run(
@@ -48,22 +58,12 @@ def test_make_demo_writes_weights_and_a_table(tmp_path):
 
 
 def test_gpu_check_runs_through_without_a_gpu(tmp_path):
-    """The script itself, on a CPU with tiny work; one CamVid training begins before the time is up."""
+    """On a CPU with tiny work; one CamVid training begins before the time is up."""
     from layouts import make_camvid
 
     make_camvid(tmp_path)
-    words = [
-        "--device",
-        "cpu",
-        "--small",
-        "--minutes",
-        0.3,
-        "--parts",
-        "check",
-        "camvid",
-        "--data",
-        tmp_path,
-    ]
+    words = shlex.split("--device cpu --small --minutes 0.3 --parts check camvid --data")
+    words.append(tmp_path)
     result = run("scripts/gpu_check.py", "--out", tmp_path / "out", *words)
     assert result.returncode == 0, result.stderr
     checked = json.loads((tmp_path / "out" / "gpu_check.json").read_text())["check"]

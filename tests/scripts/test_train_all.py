@@ -1,6 +1,7 @@
-"""scripts/train_all.py: all twelve at full architecture through the real code path, and what becomes of runs that fail or are stopped."""
+"""scripts/train_all.py: all twelve at full size; runs that fail or are stopped."""
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,27 +15,15 @@ from layouts import make_ade20k, make_cityscapes, make_voc
 
 from ccnet_lab.configs import CONFIGS, get_config
 from ccnet_lab.errors import LabError, UnknownConfigError
+from ccnet_lab.evaluation.published import results_table
 from ccnet_lab.runs import Run
 from ccnet_lab.training import campaign
 from ccnet_lab.training.signals import Stopped
 
 ROOT = Path(__file__).parents[2]
-SMALL = [
-    "--crop",
-    64,
-    64,
-    "--resize",
-    96,
-    64,
-    "--batch-size",
-    2,
-    "--weights",
-    "none",
-    "--workers",
-    0,
-    "--device",
-    "cpu",
-]
+SMALL = shlex.split(
+    "--crop 64 64 --resize 96 64 --batch-size 2 --weights none --workers 0 --device cpu"
+)
 
 
 def train_all(*words, timeout=500):
@@ -45,7 +34,7 @@ def train_all(*words, timeout=500):
 
 
 def test_all_twelve(tmp_path):
-    """First without ADE20K: four fail and eight finish; then with it: eight are passed over and four finish."""
+    """First without ADE20K: four fail, eight finish; then with it: the four finish."""
     make_voc(tmp_path)
     make_cityscapes(tmp_path)
     runs = tmp_path / "runs"
@@ -69,8 +58,8 @@ def test_all_twelve(tmp_path):
         assert run.config == replace(config, crop_size=(64, 64), resize=(96, 64), batch_size=2)
         row = next(line for line in second.stdout.splitlines() if line.startswith(f"| {name} "))
         assert (
-            f"| {config.published_miou:.2f} | {100 * run.scores['miou']:.2f} | - | not comparable: crop_size"
-            in row
+            f"| {config.published_miou:.2f} | {100 * run.scores['miou']:.2f} | - "
+            "| not comparable: crop_size" in row
         )
         assert "1 step, weights none" in row
     shutil.rmtree(runs)  # gigabytes of weights
@@ -115,11 +104,7 @@ def test_dry_run_on_several_gpus_has_the_published_steps():
         if line.startswith("ccnet")
     }
     counts = {name.rpartition("_")[2]: count for name, count in steps.items()}
-    assert counts == {
-        "voc": "39,660",
-        "ade20k": "164,190",
-        "cityscapes": "81,840",
-    }
+    assert counts == {"voc": "39,660", "ade20k": "164,190", "cityscapes": "81,840"}
 
 
 def test_dry_run_probes_this_machine():
@@ -195,8 +180,11 @@ def test_a_failed_run_does_not_stop_the_rest(tmp_path):
     found = campaign.run_all(["a", "b", "c", "d"], tmp_path, scripted(tmp_path, b=1, c=75))
     assert (tmp_path / "order").read_text().split() == ["a", "b", "c", "d"]
     assert [(outcome.status, outcome.reason) for outcome in found] == [
-        ("finished", ""), ("failed", "error: b"), ("busy", "another process trains it"), ("finished", ""),
-    ]  # fmt: skip
+        ("finished", ""),
+        ("failed", "error: b"),
+        ("busy", "another process trains it"),
+        ("finished", ""),
+    ]
 
 
 def test_a_stopped_run_stops_the_rest(tmp_path):
@@ -253,7 +241,7 @@ def test_table_marks_ties_and_compares_only_what_can_be(tmp_path):
     finished_run(tmp_path / voc[1].name, voc[1], voc[1].published_miou / 100 + 0.02, 1449)
     finished_run(tmp_path / voc[2].name, voc[2], 0.5, 100)
     finished_run(tmp_path / voc[3].name, replace(voc[3], epochs=10), 0.5, 1449)
-    rows = campaign.results_table([config.name for config in voc], tmp_path).splitlines()
+    rows = results_table([config.name for config in voc], tmp_path).splitlines()
     assert rows[2].endswith("| 77.43 | 76.23 | -1.20 | tie |")
     assert rows[3].endswith("| 76.01 | 78.01 | +2.00 | above |")
     assert (
@@ -264,7 +252,7 @@ def test_table_marks_ties_and_compares_only_what_can_be(tmp_path):
 
 
 def test_slurm_through_submitit(tmp_path):
-    """submitit's local executor stands for Slurm: the same array of commands, in processes of their own."""
+    """submitit's local executor stands for Slurm: the same array of commands, as processes."""
     pytest.importorskip("submitit", reason='pip install "ccnet_lab[slurm]"')
     commands = [scripted(tmp_path)(name) for name in ("a", "b")]
     jobs = campaign.submit(commands, tmp_path / "logs", {"timeout_min": 2}, cluster="local")
@@ -279,6 +267,6 @@ def test_slurm_through_submitit(tmp_path):
 def test_published_numbers_are_only_shown_for_the_recipe_they_belong_to(tmp_path):
     config = replace(get_config("ccnet_resnet50os8_voc"), recurrence=1)
     finished_run(tmp_path / config.name, config, 0.7, 1449)
-    row = campaign.results_table([config.name], tmp_path).splitlines()[2]
+    row = results_table([config.name], tmp_path).splitlines()[2]
     assert row == f"| {config.name} | - | 70.00 | - | not comparable: no published configuration |"
     assert json.loads((tmp_path / config.name / "config.json").read_text())["recurrence"] == 1

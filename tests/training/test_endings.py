@@ -1,9 +1,10 @@
-"""However a training or an evaluation with workers breaks off: it ends soon, in one sentence, with no worker left, and can go on."""
+"""However a training or evaluation breaks off, it ends soon, in one sentence, and can resume."""
 
 import errno
 import gc
 import multiprocessing
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 from layouts import make_camvid
 
 from ccnet_lab import get_config
+from ccnet_lab.causes import PEER, cause
 from ccnet_lab.data import batches
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
@@ -25,29 +27,15 @@ from ccnet_lab.evaluation.predict import load
 from ccnet_lab.evaluation.protocol import plan
 from ccnet_lab.runs import Run
 from ccnet_lab.training import campaign
-from ccnet_lab.training.signals import PEER, cause, memory_advice
+from ccnet_lab.training.signals import memory_advice
 from ccnet_lab.viewer.notebook import write_shapes_dataset
 
 ROOT = Path(__file__).parents[2]
 SOON = 10  # seconds from the fault to the end of the last process
 CONFIG = replace(get_config("street"), crop_size=(32, 32), batch_size=4, resize=(64, 48))
-OPTIONS = [
-    "--data",
-    ".",
-    "--device",
-    "cpu",
-    "--weights",
-    "none",
-    "--resize",
-    64,
-    48,
-    "--log-every",
-    1,
-    "--save-every",
-    2,
-    "--workers",
-    2,
-]
+OPTIONS = shlex.split(
+    "--data . --device cpu --weights none --resize 64 48 --log-every 1 --save-every 2 --workers 2"
+)
 FAULTY = """
 import os, runpy, signal, sys, time
 from multiprocessing import active_children
@@ -109,7 +97,7 @@ def own(tmp_path_factory):
 
 @pytest.fixture
 def end(own, tmp_path):
-    """Run train.py with a fault in it: (exit code, stderr, seconds from the fault until the process and its workers had ended)."""
+    """Run train.py with a fault: (exit code, stderr, seconds until the last process ended)."""
 
     if not Path("/dev/full").exists():
         pytest.skip("the faults are those of Linux")
@@ -194,8 +182,8 @@ def test_with_workers_that_hang_it_ends_and_is_gone_on_with(end, tmp_path):
     code, err, seconds = end("all stopped")
     assert (code, "Traceback" in err, seconds < SOON) == (2, False, True), err
     assert (
-        f"something unforeseen (TypeError: a mistake of ours, details in {tmp_path / 'run' / 'error.txt'}); what was"
-        in err
+        "something unforeseen (TypeError: a mistake of ours, "
+        f"details in {tmp_path / 'run' / 'error.txt'}); what was" in err
     )
     assert "a mistake of ours" in (tmp_path / "run" / "error.txt").read_text()
     code, err, _ = end("none", "--resume")
@@ -250,20 +238,23 @@ def test_one_of_two_processes(end):
         ),
         (
             RuntimeError(
-                "unable to allocate shared memory(shm) for file </torch_1_2_3>: Cannot allocate memory (12)"
+                "unable to allocate shared memory(shm) for file </torch_1_2_3>: "
+                "Cannot allocate memory (12)"
             ),
             "enlarge it (docker run --shm-size 8g)",
         ),
         (
             RuntimeError(
-                "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of shared "
-                "memory. Please try to raise your shared memory limit."
+                "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+                "dataloader's workers are out of shared memory. "
+                "Please try to raise your shared memory limit."
             ),
             "the workers ran out of /dev/shm",
         ),
         (
             ValueError(
-                "Expected more than 1 value per channel when training, got input size torch.Size([1, 96, 1, 1])"
+                "Expected more than 1 value per channel when training, "
+                "got input size torch.Size([1, 96, 1, 1])"
             ),
             "raise --crop",
         ),

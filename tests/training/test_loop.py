@@ -1,8 +1,9 @@
-"""training/loop.py and runs.py: a run that is killed, told to stop, damaged or disturbed ends as an unbroken one, or says what to do."""
+"""training/loop.py, runs.py: a killed or damaged run ends as an unbroken one or says why."""
 
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -34,26 +35,10 @@ from ccnet_lab.training.signals import Stopped, memory_advice
 ROOT = Path(__file__).parents[2]
 STEPS = 12
 TIMED = ("images_per_second", "seconds")  # what two equal runs may differ in
-OPTIONS = [
-    "--device",
-    "cpu",
-    "--crop",
-    32,
-    32,
-    "--resize",
-    64,
-    48,
-    "--batch-size",
-    4,
-    "--steps",
-    STEPS,
-    "--log-every",
-    1,
-    "--save-every",
-    2,
-    "--workers",
-    0,
-]
+OPTIONS = shlex.split(
+    "--device cpu --crop 32 32 --resize 64 48 --batch-size 4 "
+    f"--steps {STEPS} --log-every 1 --save-every 2 --workers 0"
+)
 CONFIG = replace(get_config("street"), crop_size=(32, 32), batch_size=4, resize=(64, 48))
 
 
@@ -147,8 +132,14 @@ def test_an_unbroken_run(unbroken):
     assert set(run.scores["per_class_iou"]) >= {"road", "sky"}
     assert run.checkpoints() == []
     assert sorted(path.name for path in run.folder.iterdir()) == [
-        "config.json", "confusions.npz", "metrics.jsonl", "model.safetensors", "run.lock", "scores.json", "training.json",
-    ]  # fmt: skip
+        "config.json",
+        "confusions.npz",
+        "metrics.jsonl",
+        "model.safetensors",
+        "run.lock",
+        "scores.json",
+        "training.json",
+    ]
 
 
 @pytest.mark.parametrize(("seed", "after"), [(1, 1), (2, 4), (3, 9)])
@@ -184,7 +175,7 @@ def test_told_to_stop_it_saves_and_goes_on(data, unbroken, tmp_path, number):
 
 
 def stopped_after(folder, settings, last, config=CONFIG, **changes):
-    """A run whose process died after step `last`, the last checkpoint being that of the last even one."""
+    """A run that died after step `last`; its last checkpoint is that of the last even step."""
     settings = replace(settings, **changes)
 
     class Died(Exception):  # noqa: N818
@@ -237,12 +228,14 @@ def test_killed_before_the_first_checkpoint_begins_anew(settings, tmp_path):
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(data, tmp_path):
-    """A limit on file size is the full disk: weights fit, and so does a small checkpoint, but not the real one."""
+    """A limit on file size is the full disk: a small checkpoint fits, but not the real one."""
     code = (
-        "import resource, signal, sys, torch; from pathlib import Path; from ccnet_lab.runs import Run\n"
+        "import resource, signal, sys, torch; from pathlib import Path\n"
+        "from ccnet_lab.runs import Run\n"
         "run = Run(Path(sys.argv[1])); run.folder.mkdir()\n"
         "run.save_checkpoint({'x': torch.zeros(10)}, 1)\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "run.save_checkpoint({'x': torch.zeros(1_000_000)}, 2)"
     )
     result = subprocess.run(
@@ -302,7 +295,7 @@ def test_loss_that_is_not_finite_stops_with_the_batch(data, tmp_path):
 
 
 def test_micro_batches_reach_the_same_step(settings, tmp_path):
-    """With batch norm in eval mode two micro-batches are the batch: the loss counts every labelled pixel alike."""
+    """With batch norm in eval mode two micro-batches give the loss of the whole batch."""
     found = []
     for parts in (1, 2):
         found.append(frozen_losses(tmp_path / str(parts), replace(settings, accumulate=parts)))
@@ -325,14 +318,14 @@ def test_scores_on_the_way_change_nothing(settings, tmp_path):
     assert [
         record["step"] for record in Run(tmp_path / "scored").metrics() if "val_miou" in record
     ] == [3]
-    assert said == [
-        f"epoch 1: mIoU {100 * next(r['val_miou'] for r in Run(tmp_path / 'scored').metrics() if 'val_miou' in r):.2f} %"
-    ]
+    log = Run(tmp_path / "scored").metrics()
+    miou = next(record["val_miou"] for record in log if "val_miou" in record)
+    assert said == [f"epoch 1: mIoU {100 * miou:.2f} %"]
     assert Run(tmp_path / "scored").scores["miou"] == plain["miou"]
 
 
 def test_killed_while_it_is_scored(settings, tmp_path, monkeypatch):
-    """On the way: it is scored first when it goes on. At the end: log and weights stay, only the scores are made."""
+    """Between steps: scored first on resume. At the end: log and weights stay."""
     settings = replace(settings, steps=6, evaluate_every=1, log_every=2, save_every=4)
     whole = train(tmp_path / "whole", CONFIG, settings)
     expected = [
@@ -423,7 +416,8 @@ def test_told_twice_at_once_is_told_once(data, tmp_path):
 def test_out_of_memory_says_what_to_lower(settings, tmp_path, monkeypatch):
     def short(*_, **__):
         raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+            "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: "
+            "you tried to allocate 9 bytes."
         )
 
     monkeypatch.setattr(step, "segmentation_loss", short)
@@ -456,7 +450,7 @@ def test_impossible_settings(data, option, value):
 
 
 def test_bf16_and_deterministic_mode(settings, tmp_path):
-    """On a CPU, too, autocast gives nearly the same first loss; deterministic mode refuses nothing the training needs."""
+    """Autocast gives nearly the same first loss; deterministic mode allows all that is needed."""
     losses = {}
     for name, change in {
         "plain": {},
@@ -514,7 +508,9 @@ def traced_only(self, **_):
 torch.nn.Module.compile = traced_only
 folder, data = map(Path, sys.argv[1:3])
 compiled = sys.argv[3] == "True"
-frozen_losses(folder, Settings(data=data, device="cpu", steps=4, workers=0, log_every=1, accumulate=2 if compiled else 1, compile=compiled))
+settings = Settings(data=data, device="cpu", steps=4, workers=0, log_every=1, compile=compiled,
+                    accumulate=2 if compiled else 1)
+frozen_losses(folder, settings)
 assert counters["stats"]["unique_graphs"] == compiled, counters
 assert not counters["graph_break"], counters
 """
@@ -522,7 +518,7 @@ assert not counters["graph_break"], counters
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_two_processes_have_the_losses_of_one(settings, tmp_path, compiled):
-    """Compiled, which is tried without code generation, the network stays one graph although gradients are exchanged on the way."""
+    """Compiled (here without code generation) the network stays one graph beside the exchange."""
     expected = frozen_losses(tmp_path / "one", settings)
     (tmp_path / "two.py").write_text(TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -543,7 +539,7 @@ def test_two_processes_have_the_losses_of_one(settings, tmp_path, compiled):
     ("change", "error", "expected"),
     [
         ({"data": Path("/nowhere")}, DataError, "there is no CamVid at"),
-        ({"device": "cuda:77"}, DeviceError, "use --device cpu"),
+        ({"device": "cuda:77"}, DeviceError, r"use --device cpu"),
         ({"weights": "imagenet"}, RunError.__mro__[1], "start this network with --weights none"),
     ],
 )
@@ -569,7 +565,7 @@ def test_an_unreadable_mask_is_named_from_a_worker_too(settings, tmp_path, worke
 
 
 def test_own_data_from_the_command_line(tmp_path):
-    """A folder of one's own: trained, scored, and opened again by a process that knows nothing of it."""
+    """A user's own folder: trained, scored, and opened again by another process."""
     from layouts import blocks
 
     for i in range(10):
@@ -581,14 +577,14 @@ def test_own_data_from_the_command_line(tmp_path):
     )
     options = [
         "--crop",
-        32,
-        32,
+        "32",
+        "32",
         "--batch-size",
-        2,
+        "2",
         "--steps",
-        2,
+        "2",
         "--workers",
-        0,
+        "0",
         "--device",
         "cpu",
         "--name",

@@ -1,4 +1,4 @@
-"""training/: loss, schedule and scores, against the reference's six steps and against sums by hand."""
+"""training/loss.py, schedule.py and scores, against the reference's six steps and sums by hand."""
 
 import json
 import zlib
@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from conftest import PARITY, filled, published_shapes
 
+from benchmarks.training import measure
 from ccnet_lab import CONFIGS, build_model, get_config, load_weights
 from ccnet_lab.evaluation.evaluate import confusion_matrix, scores
 from ccnet_lab.model.ccnet import Segmentation
-from ccnet_lab.model.weights import to_published_names
+from ccnet_lab.model.foreign import to_published_names
 from ccnet_lab.training import build_optimizer, loss, poly_lr, segmentation_loss
 from ccnet_lab.training.estimates import estimate
-from ccnet_lab.training.throughput import measure
 
 
 def test_six_steps_are_the_reference_s():
@@ -25,7 +25,8 @@ def test_six_steps_are_the_reference_s():
     draws = torch.randn(2, 3, 128, 160, generator=torch.Generator().manual_seed(3))
     if f"{zlib.crc32(draws.numpy().tobytes()):08x}" != "6662e48b":
         pytest.skip(
-            "torch draws other random numbers on this CPU (without AVX2) than those the steps were recorded with"
+            "torch draws other random numbers on this CPU (without AVX2) "
+            "than those the steps were recorded with"
         )
     model = build_model(config)
     load_weights(model, filled(published_shapes(config.name)))
@@ -185,7 +186,7 @@ def test_adamw_is_for_the_small_networks_only():
 
 
 def test_estimates_count_what_the_arithmetic_says():
-    """FLOPs of a training image and steps against the table computed by hand for the same networks."""
+    """FLOPs of a training image and steps, against a table computed by hand."""
     found = estimate(get_config("ccnet_resnet50os16_voc"), flops=316e12)
     assert found.flop / found.images / 1e9 == pytest.approx(381, rel=0.005)
     assert found.steps == 661 * 60
@@ -195,7 +196,7 @@ def test_estimates_count_what_the_arithmetic_says():
 
 
 def test_throughput_stands_beside_the_published_mode():
-    """In miniature on the CPU: both modes are measured in one call, and what follows from a rate follows."""
+    """In miniature on the CPU: both modes are measured in one call."""
     config = replace(get_config("ccnet_resnet50os16_voc"), crop_size=(32, 32), batch_size=2)
     found = measure(config, torch.device("cpu"), repeats=1, steps=1)
     for mode in ("ours", "published"):

@@ -1,4 +1,4 @@
-"""training/step.py: a step never waits for its device, torch.compile runs once and changes nothing that is kept, optimisers are fused."""
+"""training/step.py: it never waits for its device, compiles once, and has fused optimisers."""
 
 import copy
 import shutil
@@ -28,9 +28,19 @@ from ccnet_lab.training.step import Stepper
 
 STREET = replace(get_config("street"), crop_size=(32, 32), batch_size=4, resize=(64, 48))
 SMALL = replace(  # little to compile, and yet every part of the network
-    get_config("demo"), dataset="camvid", crop_size=(32, 32), batch_size=4, resize=(64, 48), width=8, channels=8, query_channels=4,
-    recurrence=1, dropout=0.1, gamma=0.5, alias="small",
-)  # fmt: skip
+    get_config("demo"),
+    dataset="camvid",
+    crop_size=(32, 32),
+    batch_size=4,
+    resize=(64, 48),
+    width=8,
+    channels=8,
+    query_channels=4,
+    recurrence=1,
+    dropout=0.1,
+    gamma=0.5,
+    alias="small",
+)
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")),
     reason="torch.compile wants a C++ compiler",
@@ -54,7 +64,7 @@ def settings(tmp_path):
 )
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_step_never_waits_for_its_device(settings, tmp_path, change, accumulate):
-    """On the device meta nothing can be read back: no value, no count, no index that depends on values."""
+    """On the device meta nothing can be read back: no value, no count, no index."""
     config = replace(STREET, **change)
     with processes("cpu") as group:
         trainer = Trainer(
@@ -142,7 +152,7 @@ def test_fused_steps_are_the_plain_ones_and_old_states_can_be_loaded(name):
 def test_compiled_once_it_trains_as_eager_does_and_goes_on_bit_by_bit(
     settings, tmp_path, monkeypatch
 ):
-    """Micro-batches, an evaluation on the way and checkpoints make nothing compile again; a run goes on compiled, and without."""
+    """Micro-batches, evaluations and checkpoints recompile nothing; it resumes compiled or not."""
     settings = replace(settings, accumulate=2, evaluate_every=1)
     eager = train(tmp_path / "eager", SMALL, settings)
 
@@ -197,7 +207,7 @@ def test_without_a_compiler_it_says_so(settings, tmp_path, monkeypatch):
 
 
 def test_losses_meaned_per_process_are_the_reference_s():
-    """Half of the batch in each of two processes: the averaged gradients are those of the mean of both halves' own means."""
+    """Half the batch in each of two processes: gradients of the mean of both halves' means."""
     config = replace(
         get_config("street8"), width=4, channels=8, query_channels=4, dropout=0.0, balance=False
     )
@@ -210,7 +220,7 @@ def test_losses_meaned_per_process_are_the_reference_s():
     half = SimpleNamespace(
         world=2,
         device=torch.device("cpu"),
-        wrap=lambda module: module,
+        wrap=lambda module, **_: module,
         total=lambda _: pytest.fail("asked the others"),
     )
     found, losses, expected, plain = [], 0, [], 0

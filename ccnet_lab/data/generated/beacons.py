@@ -1,8 +1,9 @@
-"""Beacons: generated scenes whose labels need long-range context, for the embedded demo. Training on them is in training/demo.py.
+"""Beacons: generated scenes whose labels need long-range context, for the embedded demo.
 
-Six grey discs lie on a dark ground. Somewhere a small square, the beacon, shines in one of four colours, and its colour is the class of
-every disc. A disc's own pixels say nothing about its class, so a network whose reach is local can only guess. With one criss-cross step
-a disc sees the beacon if they share a row or a column; with two steps it always does.
+Six grey discs lie on a dark ground. Somewhere a small square, the beacon, shines in one of four
+colours, and its colour is the class of every disc. A disc's own pixels say nothing about its class,
+so a network whose reach is local can only guess. With one criss-cross step a disc sees the beacon
+if they share a row or a column; with two steps it always does. Training is in training/demo.py.
 """
 
 from dataclasses import dataclass
@@ -16,32 +17,28 @@ SIZE = 96  # pixels, both sides
 DISCS = 6
 RADII = (4, 7)  # pixels, both included
 BEACON = 6  # pixels, both sides
-APART = (
-    4  # pixels kept free between any two things, so that no feature cell sees a disc and the beacon
-)
+STRIDE, RECEPTIVE_FIELD = 4, 7  # pixels, of the demo's backbone
+APART = 4  # pixels between any two things, so that no feature cell sees a disc and the beacon
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene: its picture, its labels, and where things lie in it, in pixels."""
+    """One scene; places are in pixels."""
 
     image: NDArray[np.uint8]  # (96, 96, 3) RGB
-    labels: NDArray[
-        np.uint8
-    ]  # (96, 96); 0 background (the beacon too), 1..4 disc by the beacon's colour
+    labels: NDArray[np.uint8]  # (96, 96); 0 background and beacon, 1..4 disc by beacon colour
     beacon: tuple[int, int]  # (y, x) of the beacon's top left pixel
     discs: NDArray[np.int64]  # (6, 3) y, x, radius of each disc
 
 
 def make_scene(seed: int) -> Scene:
-    """The scene of a seed; the same seed gives the same scene."""
+    """The scene of a seed."""
     rng = np.random.default_rng(seed)
     colour = int(rng.integers(1, 5))
     boxes = _place(rng)  # (7, 3): y, x, half a side; the beacon first
     y, x = np.arange(SIZE, dtype=np.float32)[:, None], np.arange(SIZE, dtype=np.float32)
-    waves = np.sin(y / rng.uniform(9, 20) + rng.uniform(0, 6)) * np.sin(
-        x / rng.uniform(9, 20) + rng.uniform(0, 6)
-    )
+    down = np.sin(y / rng.uniform(9, 20) + rng.uniform(0, 6))
+    waves = down * np.sin(x / rng.uniform(9, 20) + rng.uniform(0, 6))
     image = (26 + 10 * waves)[..., None] * np.array([1.0, 1.05, 1.3], np.float32)  # (96, 96, 3)
     labels = np.zeros((SIZE, SIZE), np.uint8)
     for cy, cx, radius in boxes[1:]:
@@ -61,33 +58,29 @@ def make_scenes(seeds: range) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return np.stack([scene.image for scene in scenes]), np.stack([scene.labels for scene in scenes])
 
 
-def on_cross(scene: Scene, stride: int = 4, receptive_field: int = 7) -> NDArray[np.bool_]:
+def on_cross(scene: Scene) -> NDArray[np.bool_]:
     """(96, 96): which pixels see the beacon within one criss-cross step.
 
-    A feature cell sees the beacon itself if the beacon reaches into its receptive field; a pixel is on the cross if its cell shares a row
-    or a column with such a cell.
+    A feature cell sees the beacon itself if the beacon reaches into its receptive field; a pixel is
+    on the cross if its cell shares a row or a column with such a cell.
     """
-    cells = np.arange(SIZE) // stride
-    reach = receptive_field // 2
-    sees = [
-        (cells * stride + reach >= start) & (cells * stride - reach < start + BEACON)
-        for start in scene.beacon
-    ]
-    return sees[0][:, None] | sees[1][None, :]
+    cells, reach = np.arange(SIZE) // STRIDE * STRIDE, RECEPTIVE_FIELD // 2
+    rows, columns = (
+        (cells + reach >= start) & (cells - reach < start + BEACON) for start in scene.beacon
+    )
+    return rows[:, None] | columns
 
 
-def out_of_reach(scene: Scene, stride: int = 4, receptive_field: int = 7) -> NDArray[np.bool_]:
-    """(96, 96): pixels whose prediction cannot depend on the beacon with R = 1, not even through the upsampling of the logits."""
-    near = on_cross(scene, stride, receptive_field)
-    for axis in (0, 1):
-        near = (
-            near | np.roll(near, stride, axis) | np.roll(near, -stride, axis)
-        )  # wraps at the border: errs on the safe side
+def out_of_reach(scene: Scene) -> NDArray[np.bool_]:
+    """(96, 96): pixels that cannot depend on the beacon with R = 1, even after upsampling."""
+    near = on_cross(scene)
+    for axis in (0, 1):  # rolling wraps at the border, which errs on the safe side
+        near = near | np.roll(near, STRIDE, axis) | np.roll(near, -STRIDE, axis)
     return ~near
 
 
 def _place(rng: np.random.Generator) -> NDArray[np.int64]:
-    """(7, 3) y, x, half side of the beacon and the discs, kept apart; drawn anew until all fit."""
+    """(7, 3) y, x, half side of the beacon and the discs, kept apart; drawn again until all fit."""
     while True:
         half = np.concatenate([[BEACON // 2], rng.integers(RADII[0], RADII[1] + 1, DISCS)])
         placed: list[tuple[int, int, int]] = []

@@ -1,12 +1,16 @@
-"""The published checkpoints, scored here: those that are on this machine, on the data that are. One evaluation is evaluation.py's."""
+"""Scores of the published checkpoints that are on this machine, on the data that are.
+
+One evaluation is in evaluate.py; the published numbers to compare with in published.py.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ccnet_lab import store
+from ccnet_lab.causes import cause
 from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
@@ -17,12 +21,21 @@ from ccnet_lab.files import sha256
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.weights import load_weights
 from ccnet_lab.runs import Run
-from ccnet_lab.training.campaign import Outcome
-from ccnet_lab.training.signals import cause
 
-Progress = Callable[
-    [Config, int, int, float], object
-]  # configuration, images done, of how many, mIoU so far
+Progress = Callable[[int, int], object]  # images done, of how many
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, and why.
+
+    status is "finished", "skipped" (finished before), "busy" (another process works on it),
+    "missing" (no checkpoint or no data here) or "failed".
+    """
+
+    name: str
+    status: str
+    reason: str = ""
 
 
 def evaluate_published(
@@ -32,34 +45,34 @@ def evaluate_published(
     *,
     device: str = "cpu",
     workers: int = 2,
-    progress: Progress | None = None,
+    progress: Callable[[str], Progress] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Outcome]:
-    """Score published checkpoints, of the twelve, under the published protocol, one after another; downloads nothing.
+    """Score published checkpoints under the published protocol, one after another.
 
-    Each gets a run folder below `runs` with its configuration, scores and confusion matrices. What was scored before, with these weights on
-    these images, is skipped; what was broken off is gone on with; what fails is told at the end and stops nothing. `say` is told what was
-    scored and what failed.
+    Nothing is downloaded. Each gets a run folder below `runs` with its configuration, scores and
+    confusion matrices. Those scored before, with these weights on these images, are skipped,
+    interrupted ones are resumed, and a failure does not stop the rest.
 
-    Returns:
-        Per configuration "finished", "skipped" (scored before), "missing" (no checkpoint or no data here), "busy" (another process
-        is at it) or "failed", and why.
+    `progress` makes the progress callback for a configuration's name; `say` is called with what
+    was scored and what failed; `device` and `workers` are those of `evaluate`.
     """
     outcomes = []
     for number, config in enumerate(configs, 1):
+        show = None if progress is None else progress(config.name)
         try:
-            status, reason = _score(config, data, runs / config.name, device, workers, progress)
+            status, reason = _score(config, data, runs / config.name, device, workers, show)
         except RunBusyError as error:
             status, reason = "busy", str(error)
         except Exception as error:
             status, reason = "failed", cause(error, runs / config.name)
-        said = {
+        messages = {
             "finished": "scored",
             "skipped": "scored before",
             "failed": f"failed, going on with the next: {reason}",
         }
-        if status in said:
-            say(f"{config.name} ({number} of {len(configs)}): {said[status]}")
+        if status in messages:
+            say(f"{config.name} ({number} of {len(configs)}): {messages[status]}")
         outcomes.append(Outcome(config.name, status, reason))
     return outcomes
 
@@ -80,26 +93,20 @@ def _score(
         run = Run.open(folder) if (folder / "config.json").exists() else Run.create(folder, config)
         digest = sha256(checkpoint.path)
         weights = {"file": checkpoint.path.name, "sha256": digest}
-        before: dict[str, Any] = run.scores or {}
-        if before.get("weights") == weights and Protocol.from_dict(before["protocol"]) == plan(
-            split, config
-        ):
+        before = run.scores or {}
+        same_weights = before.get("weights") == weights
+        if same_weights and Protocol.from_dict(before["protocol"]) == plan(split, config):
             return "skipped", ""
         with torch.device("meta"):
             model = build_model(config)
         load_weights(model, checkpoint.path)
-
-        def show(done: int, miou: float) -> None:
-            if progress is not None:
-                progress(config, done, len(split), miou)
-
         found = evaluate(
             model,
             split,
             config,
             device=device,
             workers=workers,
-            progress=show,
+            progress=progress,
             keep=folder / "counted.npz",
             key=digest,
         )

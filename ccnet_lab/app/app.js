@@ -1,4 +1,4 @@
-// What the page does by itself: remembers clicks, moves the pixel by arrow keys, saves pictures as PNG, copies. Its words are in page.py.
+// What the page does in the browser: remembers clicks, moves the pixel by arrow keys, saves pictures as PNG, copies. The HTML is in templates/.
 () => {
   const picture = () => document.querySelector("#stage img");
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };

@@ -1,0 +1,141 @@
+"""The app as a whole: the page made of its tabs, the command line, serving until stopped."""
+
+import argparse
+import ipaddress
+import os
+import sys
+import tempfile
+import threading
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio: nothing is sent unasked
+
+import gradio as gr
+
+from ccnet_lab.app import (
+    configurations_tab,
+    explore_tab,
+    recurrence_tab,
+    runs_tab,
+    share_row,
+)
+from ccnet_lab.app.endpoint import add_endpoint
+from ccnet_lab.app.model_menu import ModelMenu
+from ccnet_lab.app.page import QUICK, TABS, Page
+from ccnet_lab.app.rendering import render
+from ccnet_lab.app.session import Workbench
+from ccnet_lab.errors import ConfigError, LabError
+from ccnet_lab.training.signals import handling
+
+FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+THEME = gr.themes.Base(
+    primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=["ui-monospace", "monospace"]
+)
+CSS, SCRIPT = (
+    files("ccnet_lab.app").joinpath(name).read_text(encoding="utf-8")
+    for name in ("app.css", "app.js")
+)
+
+
+def build(bench: Workbench, folder: Path) -> gr.Blocks:
+    """The whole page, its first model opened; pictures to keep are written into `folder`."""
+    with gr.Blocks(title="ccnet_lab", delete_cache=(3600, 3600), analytics_enabled=False) as blocks:
+        page = Page(bench, folder)
+        menu = ModelMenu(page)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Explore", id="Explore") as explore:
+                explore_tab.lay_out(page)
+            with gr.Tab("Recurrence", id="Recurrence") as recurrence:
+                fill_recurrence = recurrence_tab.lay_out(page)
+            with gr.Tab("Configurations", id="Configurations") as configurations:
+                fill_board, on_board = configurations_tab.lay_out(page)
+            with gr.Tab("Runs", id="Runs") as runs:
+                fill_runs, picked = runs_tab.lay_out(page)
+            with gr.Tab("About", id="About") as about:
+                gr.HTML(render("about.about"))
+        share_row.lay_out(page, on_board, picked)
+        menu.connect(fill_recurrence)
+
+        fills: list[Any] = [None, fill_recurrence, fill_board, fill_runs, None]
+        blocks.load(None, js=SCRIPT)
+        loaded = share_row.connect_load(page, blocks, tabs, on_board, picked)
+        loaded.then(**fill_recurrence).then(**fill_board).then(**fill_runs)
+        opened = [explore, recurrence, configurations, runs, about]
+        for name, tab, fill in zip(TABS, opened, fills, strict=True):
+            selected = tab.select(lambda name=name: name, None, page.tab, **QUICK)
+            if fill:
+                selected.then(**fill)
+        add_endpoint(bench)
+    return blocks
+
+
+def main() -> None:
+    """Parse the command line and serve until stopped."""
+    parser = argparse.ArgumentParser(description="Explore criss-cross attention in the browser.")
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    add("--port", type=int, default=7860)
+    model = "demo, one of the twelve, a run folder, or a weights file (PATH as NAME)"
+    add("--model", default="demo", help=model)
+    runs = "folder of training runs, offered in the menu"
+    add("--runs", type=Path, default=Path("runs"), help=runs)
+    add("--device", default="cpu", help="cpu, cuda, ...")
+    prefix = "where a reverse proxy shows the app, such as /lab; default: $GRADIO_ROOT_PATH, or /"
+    add("--root-path", metavar="/PREFIX", help=prefix)
+    args = parser.parse_args()
+    if args.root_path and not args.root_path.startswith(("/", "http://", "https://")):
+        parser.error(
+            f"--root-path is {args.root_path!r}; expected a path that begins with / or a whole "
+            "address, such as --root-path /lab"
+        )
+    try:
+        # The folder is removed however the app ends; computing threads are not waited for.
+        with (
+            handling(lambda number, _: sys.exit(128 + number)),
+            tempfile.TemporaryDirectory(prefix="ccnet_lab_") as folder,
+        ):
+            uploads = f"{folder}/gradio"  # else what visitors send stays on the disk
+            gr.routes.DEFAULT_TEMP_DIR = os.environ["GRADIO_TEMP_DIR"] = uploads
+            serve(args, Path(folder))
+    except (LabError, OSError) as error:
+        parser.exit(2, f"{error}\n")
+    except SystemExit as stop:
+        print("stopped", file=sys.stderr, flush=True)
+        os._exit(int(stop.code or 0))
+
+
+def serve(args: argparse.Namespace, folder: Path) -> None:
+    """Serve until stopped; everything that is written on the way is in `folder`."""
+    local = _is_loopback(args.host)
+    bench = Workbench(folder / "examples", args.device, local, args.runs, args.model)
+    blocks = build(bench, folder)
+    try:
+        launch(blocks, server_name=args.host, server_port=args.port, root_path=args.root_path)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {args.host}:{args.port} ({error}); choose another port with --port"
+        ) from None
+    threading.Thread(target=configurations_tab.count_costs, daemon=True).start()
+    try:
+        blocks.block_thread()
+    finally:
+        blocks.close(verbose=False)  # nothing is written any more
+
+
+def launch(blocks: gr.Blocks, **options: Any) -> str:
+    """Start to serve the page, in its look; returns its address."""
+    blocks.queue(default_concurrency_limit=2)
+    _, address, _ = blocks.launch(
+        theme=THEME, css=CSS, max_file_size="100mb", footer_links=[], prevent_thread_lock=True,
+        **options,
+    )  # fmt: skip
+    return str(address)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,86 @@
+"""Below the tabs: save the picture, copy the link, copy the Python; and opening a link."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from ccnet_lab.app.callbacks import problem, safely
+from ccnet_lab.app.page import SLOW, TABS, Page, Updates
+from ccnet_lab.app.view_state import ViewState
+from ccnet_lab.app.visitor_files import new_folder
+
+OPEN_SAVED = (
+    "() => document.querySelector('#saved a, a#saved, #saved button, button#saved')?.click()"
+)
+ON_BOARD = {"board": "voc", "order": "configuration", "one": None, "other": None}  # at first
+
+
+def lay_out(page: Page, on_board: Sequence[Any], picked: gr.State) -> None:
+    """Make the row and wire its events; `on_board` and `picked` are the other tabs' choices."""
+    with gr.Row(elem_id="share"):
+        save = gr.Button("Save the picture (PNG)", elem_id="save", size="sm")
+        saved = gr.DownloadButton("picture", elem_id="saved")
+        link = gr.Button("Copy the link", elem_id="link", size="sm")
+        python = gr.Button("Copy the Python that made this", elem_id="python", size="sm")
+    shared = gr.Textbox(
+        visible=False, show_label=False, lines=1, max_lines=10, buttons=["copy"], elem_id="shared"
+    )
+
+    def keep(state: ViewState) -> Updates:
+        path = new_folder(page.folder, "saved") / "attention.png"
+        page.bench.figure(state).savefig(path, dpi=160)
+        return {saved: str(path)}
+
+    def give_link(state: ViewState, tab: str, *choices: Any) -> Updates:
+        *board, drawn = choices
+        on_tabs = {name: value or "" for name, value in zip(ON_BOARD, board, strict=True)}
+        query = page.bench.link(state, tab, **on_tabs, drawn="|".join(drawn or []))
+        return {shared: gr.Textbox(query, visible=True)}
+
+    def give_python(state: ViewState) -> Updates:
+        return {shared: gr.Textbox(page.bench.python(state), visible=True)}
+
+    private = {"api_visibility": "private"}
+    save.click(page.safely(keep, saved), page.state, [saved, *page.outputs], **private).then(
+        None, js=OPEN_SAVED
+    )
+    choices = [page.state, page.tab, *on_board, picked]
+    link.click(page.safely(give_link), choices, [shared, *page.outputs], **private).then(
+        None, shared, shared, js="window.copiedLink"
+    )
+    python.click(page.safely(give_python), page.state, [shared, *page.outputs], **private).then(
+        None, shared, shared, js="window.copied"
+    )
+
+
+def connect_load(
+    page: Page, blocks: gr.Blocks, tabs: gr.Tabs, on_board: Sequence[Any], picked: gr.State
+) -> Any:
+    """Wire the loading of the page, with a link's parameters or without; returns the event."""
+
+    def load(state: ViewState, request: gr.Request) -> Updates:
+        tab, choices, failure = TABS[0], {}, ""
+        try:
+            if "image" in request.query_params:
+                state, link = page.bench.reopen(dict(request.query_params))
+                tab = link.tab if link.tab in TABS else TABS[0]
+                for part, (name, first) in zip(on_board, ON_BOARD.items(), strict=True):
+                    choices[part] = gr.Dropdown(value=getattr(link, name) or first)
+                choices[picked] = link.drawn.split("|") if link.drawn else None
+        except Exception as error:  # the page begins as without the link
+            failure = problem(error)
+        sliders = zip(page.sliders, (state.labels, state.photo, state.clip), strict=True)
+        return {
+            **page.show_all(state),
+            **dict(sliders),
+            **choices,
+            page.problem: failure,
+            tabs: gr.Tabs(selected=tab),
+            page.tab: tab,
+        }
+
+    outputs = [*page.outputs, *page.sliders, tabs, page.tab, *on_board, picked]
+    return blocks.load(
+        safely(load, page.failed), page.state, outputs, show_progress_on=[page.stage], **SLOW
+    )
