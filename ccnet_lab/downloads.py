@@ -1,6 +1,6 @@
 """Download one file over HTTP, whole or not at all: progress, resume, length and hash.
 
-Which files are wanted is up to the callers, store.py and data/archives.py.
+Which files are wanted is up to the callers, store.py and data/prepare.py.
 """
 
 import errno

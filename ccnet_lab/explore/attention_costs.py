@@ -1,6 +1,6 @@
 """What criss-cross and full attention cost on larger maps, by formula and measured here.
 
-The formulas for one map are in model/flops.py, the figure is drawn in draw/charts.py.
+The formulas for one map are in model/costs.py, the figure is drawn in draw/charts.py.
 """
 
 import statistics
