@@ -17,7 +17,7 @@ STAGE, MAP = 640, 360  # longer sides of the stage and of a map, pixels
 Shares = NDArray[np.floating[Any]]
 
 
-class Bar(NamedTuple):
+class ShareBar(NamedTuple):
     """A line of the facts: a class, its share, what stands beside the bar, its share by chance."""
 
     colour: tuple[int, int, int] | None
@@ -96,7 +96,7 @@ def _looks_at(
     np.subtract.at(mass, classes, weights)
     np.subtract.at(area, classes, 1 / beacon.size)
     share = float(weights.sum())
-    first = Bar(None, "the beacon", share, percent(share), float(beacon.mean()))
+    first = ShareBar(None, "the beacon", share, percent(share), float(beacon.mean()))
     return {"looks": [first, *_largest(view, mass, area)], "own": None}
 
 
@@ -137,13 +137,13 @@ def legend(view: View, most: int = 12) -> Html:
     return html + render("explore.ground", png=pictures.png(ground))
 
 
-def _largest(view: View, shares: Shares, chance: Shares | None) -> list[Bar]:
+def _largest(view: View, shares: Shares, chance: Shares | None) -> list[ShareBar]:
     """The largest of some shares (K,) by class, at most four; probabilities have no `chance`."""
     names, palette = view.explorer.class_names, view.explorer.palette
     return [
-        Bar(palette[k], names[k], float(shares[k]), f"{shares[k]:.2f}")
+        ShareBar(palette[k], names[k], float(shares[k]), f"{shares[k]:.2f}")
         if chance is None
-        else Bar(palette[k], names[k], float(shares[k]), percent(shares[k]), float(chance[k]))
+        else ShareBar(palette[k], names[k], float(shares[k]), percent(shares[k]), float(chance[k]))
         for k in np.argsort(-shares)[:4]
         if shares[k] >= 0.005
     ]

@@ -20,7 +20,7 @@ from ccnet_lab.evaluation.metrics import one_class
 from ccnet_lab.explore.explorer import View
 from ccnet_lab.explore.measures import query_dependence
 from ccnet_lab.explore.recurrence import (
-    Comparison,
+    RecurrenceComparison,
     beacon_accuracy,
     compare_recurrences,
     read_mask,
@@ -102,7 +102,7 @@ def _read_mask(path: str, view: View) -> np.ndarray[Any, np.dtype[np.uint8]]:
         raise DataError(str(error).replace(path, Path(path).name)) from None
 
 
-def _rows(view: View, found: Comparison) -> dict[str, list[dict[str, Any]]]:
+def _rows(view: View, found: RecurrenceComparison) -> dict[str, list[dict[str, Any]]]:
     """The pictures of the labels and of what changed, at each R."""
     size = pictures.shown_size(*view.size, MAP)
     image = pictures.resized(view.image, size)

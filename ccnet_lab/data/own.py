@@ -14,7 +14,7 @@ from pathlib import Path
 from ccnet_lab.data.catalog import Dataset, register
 from ccnet_lab.data.class_files import CLASS_FILES, read_classes
 from ccnet_lab.data.images import open_picture
-from ccnet_lab.data.pairs import ENDINGS, Files, Item, Pair, Part, find, gather, read_lines
+from ccnet_lab.data.pairs import ENDINGS, Candidate, Files, Pair, Part, find, gather, read_lines
 from ccnet_lab.errors import DataError
 
 SPLITS = {  # names of folders and lists, in lower case -> split
@@ -284,7 +284,7 @@ def _refuse_empty(layout: Layout, splits: Splits, split: str) -> list[Pair]:
 def divide(layout: Layout) -> Splits:
     """Put every picture of a data set into its split."""
     files = gather(layout.parts)
-    chosen: dict[str, list[Item]] = defaultdict(list)
+    chosen: dict[str, list[Candidate]] = defaultdict(list)
     repeated: dict[str, list[str]] = {}
     faults: dict[str, DataError] = {}
     for item in files.items:
@@ -321,7 +321,9 @@ def divide(layout: Layout) -> Splits:
     return Splits(pairs, repeated, faults, left_out, files)
 
 
-def _complete(chosen: dict[str, list[Item]], pool: list[Item], train_listed: bool) -> None:
+def _complete(
+    chosen: dict[str, list[Candidate]], pool: list[Candidate], train_listed: bool
+) -> None:
     """Add train or val where neither a folder nor a list says what they are."""
     taken = {item.image for items in chosen.values() for item in items}
     rest = [item for item in pool if item.image not in taken]
@@ -339,7 +341,9 @@ def _complete(chosen: dict[str, list[Item]], pool: list[Item], train_listed: boo
         chosen["train"] = [item for item in rest if item.image not in fifth]
 
 
-def _listed(path: Path, items: Iterable[Item], layout: Layout) -> tuple[list[Item], list[str]]:
+def _listed(
+    path: Path, items: Iterable[Candidate], layout: Layout
+) -> tuple[list[Candidate], list[str]]:
     """The pictures a list names, each once, and the names it has twice.
 
     A name without a picture becomes a picture that is missing.
@@ -352,7 +356,7 @@ def _listed(path: Path, items: Iterable[Item], layout: Layout) -> tuple[list[Ite
     by_name |= {item.name: item for item in reversed(items)} | {item.full: item for item in items}
     masks = {item.mask.name for item in items if item.mask}
     folders = {layout.folder.name, *(part.images.name for part in layout.parts)}
-    found: dict[str, Item] = {}
+    found: dict[str, Candidate] = {}
     repeated = []
     for line in read_lines(path):
         item = find(line, by_name, folders) or _absent(line, layout.parts[0])
@@ -368,10 +372,10 @@ def _listed(path: Path, items: Iterable[Item], layout: Layout) -> tuple[list[Ite
     return list(found.values()), repeated
 
 
-def _absent(line: str, part: Part) -> Item:
+def _absent(line: str, part: Part) -> Candidate:
     """A picture that is listed and isn't there."""
     name = line.replace("\\", "/")
     ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
     stem = name[: len(name) - len(ending)]
     image = part.images / (name if ending else f"{name}.jpg")
-    return Item(stem, name, image, part.masks / f"{stem}.png", part)
+    return Candidate(stem, name, image, part.masks / f"{stem}.png", part)

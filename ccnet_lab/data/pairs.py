@@ -43,7 +43,7 @@ class Part(NamedTuple):
     suffixes: tuple[str, str] = ("", "")  # of pictures and masks; files without them are skipped
 
 
-class Item(NamedTuple):
+class Candidate(NamedTuple):
     """A picture and its mask, if it has one."""
 
     name: str  # without ending
@@ -63,7 +63,7 @@ class Item(NamedTuple):
 class Files:
     """What was found in the folders of a data set."""
 
-    items: list[Item] = field(default_factory=list)
+    items: list[Candidate] = field(default_factory=list)
     doubles: list[str] = field(default_factory=list)  # a sentence for files that claim one place
     alone: list[Path] = field(default_factory=list)  # masks without a picture
     strange: list[Path] = field(default_factory=list)  # without a picture's ending
@@ -181,10 +181,10 @@ def _match(
                     raise DataError(f"{what}; {remedy}")
             called = part.prefix + (full if own else name)
             mask_of = found[0] if found else None
-            files.items.append(Item(called, part.prefix + full, images[full], mask_of, part))
+            files.items.append(Candidate(called, part.prefix + full, images[full], mask_of, part))
 
 
-def find(line: str, items: dict[str, Item], folders: Iterable[str]) -> Item | None:
+def find(line: str, items: dict[str, Candidate], folders: Iterable[str]) -> Candidate | None:
     """The picture a line of a list names, with or without ending, perhaps below a known folder.
 
     A line is a whole name, including blanks, commas and #; two columns, picture and mask, are

@@ -258,7 +258,7 @@ class View:
         return tuple(_array(maps.dense_weights(step)) for step in self.steps(recurrence))
 
     @torch.inference_mode()
-    def split(self, x: int, y: int, recurrence: int = 2) -> maps.Split:
+    def split(self, x: int, y: int, recurrence: int = 2) -> maps.CrossSplit:
         """The features of pixel (x, y) after R steps as an exact sum over 0, 1, ... R hops."""
         if recurrence < 1:
             raise ValueError(f"recurrence is {recurrence}; expected at least 1 step to take apart")

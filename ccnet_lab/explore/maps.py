@@ -31,7 +31,7 @@ class Step(NamedTuple):
     key: Tensor
 
 
-class Split(NamedTuple):
+class CrossSplit(NamedTuple):
     """A pixel's output after R steps as an exact sum."""
 
     # (R + 1, C): row l came by l hops, with gamma ** l, value projections and bias; row 0 stayed
@@ -87,7 +87,7 @@ def listeners_map(steps: list[Step], i: int, j: int) -> Tensor:
 
 def split_output(
     steps: list[Step], start: Tensor, gamma: Tensor, weight: Tensor, bias: Tensor, i: int, j: int
-) -> Split:
+) -> CrossSplit:
     """Split a pixel's output after x_s = x_(s-1) + gamma * A_s (W x_(s-1) + b) by number of hops.
 
     x_R[p] = sum over l of gamma^l * (W^l * sum over q of w_l[p, q] * x_0[q]
@@ -108,7 +108,7 @@ def split_output(
         for level in range(hops):
             part = weight @ part + (comb(len(steps), hops) * bias if level == 0 else 0)
         parts.append(gamma**hops * part)
-    return Split(torch.stack(parts), torch.stack(maps))
+    return CrossSplit(torch.stack(parts), torch.stack(maps))
 
 
 def dense_weights(step: Step) -> Tensor:

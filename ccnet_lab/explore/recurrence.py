@@ -42,7 +42,7 @@ class AtRecurrence:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RecurrenceComparison:
     """The same weights at several R."""
 
     trained: int  # the R they were trained with
@@ -57,7 +57,7 @@ class Comparison:
 
 def compare_recurrences(
     view: View, recurrences: Sequence[int] = (0, 1, 2, 3), mask: NDArray[np.integer] | None = None
-) -> Comparison:
+) -> RecurrenceComparison:
     """Labels at each R, changes against the trained R, and, with a mask, the scores on this image.
 
     Args:
@@ -68,7 +68,9 @@ def compare_recurrences(
     if mask is not None:
         check_mask(mask, view)
     gamma = view.explorer.model.attention.gamma.item()
-    return Comparison(view.recurrence, gamma, tuple(_at(view, r, mask) for r in recurrences))
+    return RecurrenceComparison(
+        view.recurrence, gamma, tuple(_at(view, r, mask) for r in recurrences)
+    )
 
 
 def _at(view: View, recurrence: int, mask: NDArray[np.integer] | None) -> AtRecurrence:
