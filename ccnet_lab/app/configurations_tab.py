@@ -14,6 +14,7 @@ from ccnet_lab.app.rendering import Html, render, sheet
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.configs import CONFIGS
 from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.draw.charts import distribution_figure
 from ccnet_lab.errors import LabError
 from ccnet_lab.model.costs import cost
 from ccnet_lab.reports import board as boards
@@ -154,8 +155,17 @@ def compare(board: Board, one: str | None, other: str | None) -> Html:
     if not one or not other:
         return render("page.text", message=NO_PAIR)
     try:
-        compared = boards.compare(board.row(one), board.row(other))
+        rows = board.row(one), board.row(other)
+        compared = boards.compare(*rows)
+        scores = [boards.image_scores(row) for row in rows]
     except LabError as error:
         return problem(error)
     figure = board_page.comparison_figure(compared)
-    return board_page.comparison_html(compared) + sheet(figure, "comparison", f"{one} less {other}")
+    spread = distribution_figure(
+        dict(zip((one, other), scores, strict=True)), "mIoU of an image, %"
+    )
+    drawn = [
+        sheet(figure, "comparison", f"{one} less {other}"),
+        sheet(spread, "image_scores", f"mIoU of the images, {one} and {other}"),
+    ]
+    return Html().join([board_page.comparison_html(compared), *drawn])

@@ -477,6 +477,7 @@ def test_the_configurations_tab(tab):
     tab.wait_for_selector("#compared img", timeout=60_000)
     assert "59.82" in tab.inner_text("#board")
     assert re.search(r"street less street8 is \+4\.6\d points", tab.inner_text("#compared"))
+    assert tab.locator("#compared img[alt='mIoU of the images, street and street8']").count() == 1
     tab.click("#link")  # every view has a link
     tab.wait_for_url("**/?image=*")
     tab.goto(tab.url)
