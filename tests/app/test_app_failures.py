@@ -216,7 +216,7 @@ def test_behind_a_prefix_and_stopped_it_leaves_nothing(tmp_path, number):
         words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         page = ""
-        for _ in range(900):
+        for _ in range(300):
             try:
                 page = urllib.request.urlopen(f"http://127.0.0.1:{port}").read().decode()
                 break
