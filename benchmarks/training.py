@@ -15,7 +15,7 @@ from ccnet_lab.data.batches import training_batches
 from ccnet_lab.data.catalog import IGNORE
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.device import has_bf16, set_arithmetic
-from ccnet_lab.errors import MemoryShortError
+from ccnet_lab.errors import DeviceError
 from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_attention_plain
 from ccnet_lab.model.ccnet import CCNet, build_model
 from ccnet_lab.model.upsample import upsample
@@ -58,7 +58,7 @@ def measure(
                 elif mode in forms:
                     seconds = seconds_per_call(forms[mode], steps, device)
                     rates.setdefault(mode, []).append(config.batch_size / seconds)
-        except MemoryShortError as error:  # perhaps only beside the other modes
+        except DeviceError as error:  # perhaps only beside the other modes
             found[mode] = {"error": str(error)}
             forms.pop(mode, None)
             rates.pop(mode, None)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.errors import ConfigError, UnknownConfigError, near
+from ccnet_lab.errors import ConfigError, near
 
 RELEASES = "https://github.com/SegmentationBLWX/modelstore/releases/download/ssseg_ccnet"
 TINY, SLIM = 0, 1  # "depths" of the two small backbones: the beacons demo's, the street model's
@@ -234,11 +234,11 @@ def get_config(name: str | Config) -> Config:
     """The configuration of that name, one of the twelve or an extra; a Config is returned as it is.
 
     Raises:
-        UnknownConfigError: no configuration has this name; the near ones are listed.
+        ConfigError: no configuration has this name; the near ones are listed.
     """
     if isinstance(name, Config):
         return name
     known = {**CONFIGS, **EXTRAS}
     if name not in known:
-        raise UnknownConfigError(f"there is no configuration {name!r}; {near(str(name), known)}")
+        raise ConfigError(f"there is no configuration {name!r}; {near(str(name), known)}")
     return known[name]

@@ -11,12 +11,8 @@ class LabError(Exception):
         return str(self.args[0]) if self.args else ""
 
 
-class ConfigError(LabError, ValueError):
-    """An impossible configuration: an unknown field, a value out of range."""
-
-
-class UnknownConfigError(ConfigError, KeyError):
-    """No configuration has this name."""
+class ConfigError(LabError, ValueError, KeyError):
+    """A name that no configuration has, an unknown field or a value out of range."""
 
 
 class ImageError(LabError, ValueError):
@@ -28,7 +24,7 @@ class DataError(LabError, ValueError):
 
 
 class WeightsError(LabError, RuntimeError):
-    """A weights file that cannot be read or does not fit the model; nothing was loaded."""
+    """Weights that cannot be read, do not fit the model (nothing was loaded) or be exported."""
 
 
 class DownloadError(LabError, OSError):
@@ -40,35 +36,15 @@ class MissingFileError(LabError, FileNotFoundError):
 
 
 class DeviceError(LabError, RuntimeError):
-    """A device that this machine or this build of torch does not have."""
-
-
-class ExportError(LabError, ValueError):
-    """A network that cannot be exported as asked, or an export that computes something else."""
-
-
-class TrainingError(LabError, ArithmeticError):
-    """A loss or gradients that are not finite."""
-
-
-class MemoryShortError(LabError, MemoryError):
-    """Not enough memory; the options to lower are named."""
+    """A device, memory or a package that this machine lacks; the remedy is named."""
 
 
 class RunError(LabError, ValueError):
-    """A run folder that lacks a file, or whose files cannot be read or written."""
+    """A run that cannot be read, written or trained on, or scores that cannot be compared."""
 
 
 class RunBusyError(RunError):
     """Another process is writing to this run."""
-
-
-class ProtocolError(LabError, ValueError):
-    """Scores measured in different ways, or an impossible way of measuring."""
-
-
-class MissingPackageError(LabError, ImportError):
-    """An optional package is not installed; the command that installs it is named."""
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from ccnet_lab.configs import CONFIGS, EXTRAS, Config
 from ccnet_lab.data.catalog import Dataset
 from ccnet_lab.device import choose_device
 from ccnet_lab.downloads import Progress, progress_bar
-from ccnet_lab.errors import MissingFileError, UnknownConfigError, near
+from ccnet_lab.errors import ConfigError, MissingFileError, near
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.weights import Checkpoint, open_checkpoint
 from ccnet_lab.runs import Run
@@ -34,7 +34,7 @@ def load(
         own: the user's data set that it was trained on, for files that name no classes.
 
     Raises:
-        UnknownConfigError: neither a name nor a path that exists.
+        ConfigError: neither a name nor a path that exists.
         DownloadError: the published checkpoint cannot be downloaded.
         MissingFileError: a run that has no weights yet, or a name whose weights are not shipped.
         WeightsError, ConfigError: as `load_weights` and `Checkpoint.config`.
@@ -99,8 +99,8 @@ def find_weights(source: str | Path) -> Path:
         known = [*EXTRAS, *CONFIGS]
         nowhere = f"{name!r} is neither a model's name nor a file or run folder on disk"
         if path.name != name:  # a path: the names of models would be no help
-            raise UnknownConfigError(f"{nowhere}; check the path")
-        raise UnknownConfigError(f"{nowhere}; {near(name, known)}")
+            raise ConfigError(f"{nowhere}; check the path")
+        raise ConfigError(f"{nowhere}; {near(name, known)}")
     return path
 
 

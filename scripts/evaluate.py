@@ -10,7 +10,7 @@ from ccnet_lab.ending import ending
 
 from ccnet_lab.configs import CONFIGS, Config, get_config
 from ccnet_lab.data.catalog import Dataset, get_dataset
-from ccnet_lab.errors import ConfigError, LabError, ProtocolError, RunError
+from ccnet_lab.errors import ConfigError, LabError, RunError
 
 
 def main() -> int:
@@ -130,7 +130,7 @@ def _measure(
     how["precision"] = precision
     kept = "" if run is None or args.overwrite else conflict(run, plan(split, config, **how))
     if kept and not args.json:
-        raise ProtocolError(
+        raise RunError(
             f"{kept}. Store these elsewhere with --json FILE, or replace the run's with --overwrite"
         )
     if kept:

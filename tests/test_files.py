@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 from ccnet_lab import files
-from ccnet_lab.errors import ExportError, RunError
+from ccnet_lab.errors import RunError, WeightsError
 from ccnet_lab.files import write_whole
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +32,7 @@ def test_it_is_forced_to_disk_before_it_gets_its_name_and_the_name_after(tmp_pat
         OSError("no room"),
         RuntimeError("PytorchStreamWriter failed"),
         RuntimeError("worker"),
-        ExportError("differs"),
+        WeightsError("differs"),
         KeyError("a"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ccnet_lab import get_config, load_weights
-from ccnet_lab.errors import DeviceError, UnknownConfigError
+from ccnet_lab.errors import ConfigError, DeviceError
 from ccnet_lab.hub import find_weights, load
 from ccnet_lab.model import weights
 
@@ -36,7 +36,7 @@ def test_the_file_is_read_once(monkeypatch):
 
 
 def test_what_cannot_be_opened():
-    with pytest.raises(UnknownConfigError, match="did you mean 'demo'"):
+    with pytest.raises(ConfigError, match="did you mean 'demo'"):
         load("demmo")
     with pytest.raises(DeviceError, match="cpu"):
         load("demo", "cuda:99")

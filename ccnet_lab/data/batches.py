@@ -23,7 +23,7 @@ from ccnet_lab.configs import Config
 from ccnet_lab.data.cache import read_pair
 from ccnet_lab.data.datasets import Pair, Split
 from ccnet_lab.data.transforms import augment, normalise_crops
-from ccnet_lab.errors import ConfigError, DataError, LabError, MemoryShortError
+from ccnet_lab.errors import ConfigError, DataError, DeviceError, LabError
 
 SEVERAL = 4  # GPUs, as in the published setting; 2 and 8 give the same steps per epoch
 PATIENCE = 3.0  # seconds that workers are given to end by themselves
@@ -91,7 +91,7 @@ def training_batches(
         per_epoch: steps of an epoch, by default `steps_per_epoch` for `world` processes.
 
     Raises:
-        DataError, MemoryShortError: a pair cannot be read, or there is less than one batch.
+        DataError, DeviceError: a pair cannot be read, or there is less than one batch.
     """
     per_epoch = per_epoch or steps_per_epoch(len(split), config.batch_size, world)
     loader: DataLoader[Any] = DataLoader(
@@ -123,7 +123,7 @@ def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
                 half_made._shutdown = True  # type: ignore[attr-defined]  # else its __del__ complains
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # for a semaphore
             remedy = "enlarge it (docker run --shm-size 8g), or --workers 0"
-            raise MemoryShortError(f"/dev/shm is full, so no workers start: {remedy}") from None
+            raise DeviceError(f"/dev/shm is full, so no workers start: {remedy}") from None
         raise
     workers = getattr(items, "_workers", [])
     try:
@@ -154,7 +154,7 @@ def fault(pair: Pair, error: Exception) -> LabError:
         return error
     if isinstance(error, MemoryError):
         what = f"out of memory while {pair.image} and its mask were read"
-        return MemoryShortError(f"{what}; lower --workers or --batch-size, {again}")
+        return DeviceError(f"{what}; lower --workers or --batch-size, {again}")
     if isinstance(error, OSError):
         what = error.filename or f"{pair.image} or its mask {pair.mask}"
         remedy = f"look at the file and at the disk it is on, {again}"

@@ -22,7 +22,7 @@ from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.generated import beacons
 from ccnet_lab.data.transforms import normalise
 from ccnet_lab.device import arithmetic
-from ccnet_lab.errors import ConfigError, ProtocolError
+from ccnet_lab.errors import ConfigError, RunError
 from ccnet_lab.evaluation.metrics import (
     Confusions,
     bootstrap_interval,
@@ -261,7 +261,7 @@ def conflict(run: Run, protocol: Protocol) -> str:
     try:
         check_comparable(Protocol.from_dict(run.scores.get("protocol", {})), protocol)
         return ""
-    except ProtocolError as error:
+    except RunError as error:
         return f"{run.folder} holds scores under another protocol, which stay as they are: {error}"
 
 

@@ -17,7 +17,7 @@ from ccnet_lab.data.batches import fault, given, leave_signals_to_the_parent, sh
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.transforms import fit, normalise
 from ccnet_lab.device import out_of_memory
-from ccnet_lab.errors import DeviceError, LabError, ProtocolError
+from ccnet_lab.errors import DeviceError, LabError, RunError
 from ccnet_lab.evaluation.protocol import Protocol
 from ccnet_lab.model.upsample import check_finite, upsample, upsampled_labels
 
@@ -72,7 +72,7 @@ def predict(
     as it is and mirrored, and the raw logits of all passes are averaged at the labels' size.
 
     Raises:
-        ProtocolError: a scale leaves nothing of the image.
+        RunError: a scale leaves nothing of the image.
         DeviceError: memory does not suffice; the message says what to lower.
         WeightsError: the network gives logits that are not finite.
 
@@ -82,7 +82,7 @@ def predict(
     smallest, passes = min(protocol.scales), []
     height, width = item.pixels.shape[:2]
     if min(height, width) * smallest < 1:
-        raise ProtocolError(
+        raise RunError(
             f"{item.name} is {width} x {height} pixels as the network takes it, "
             f"of which --scales {smallest:g} leaves none; give a larger scale"
         )

@@ -7,7 +7,7 @@ from typing import Any
 from ccnet_lab.configs import CONFIGS, Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import Split, describe
-from ccnet_lab.errors import ProtocolError
+from ccnet_lab.errors import RunError
 from ccnet_lab.runs import Run
 
 _CHOICES = {
@@ -39,7 +39,7 @@ class Protocol:
             `model.folding.ready` gives.
         recurrence: R used.
 
-    An impossible value raises `ProtocolError`.
+    An impossible value raises `RunError`.
     """
 
     dataset: str
@@ -61,15 +61,15 @@ class Protocol:
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             if value not in known:
-                raise ProtocolError(f"{name} is {value!r}; expected {' or '.join(known)}")
+                raise RunError(f"{name} is {value!r}; expected {' or '.join(known)}")
         scales = tuple(sorted({float(scale) for scale in self.scales}))
         if not scales or not all(0 < scale <= 8 for scale in scales):
-            raise ProtocolError(
+            raise RunError(
                 f"scales are {list(self.scales)}; "
                 "expected factors above 0 and at most 8, such as 0.5 1 2"
             )
         if self.recurrence < 0:
-            raise ProtocolError(f"recurrence is {self.recurrence}; expected 0 or more")
+            raise RunError(f"recurrence is {self.recurrence}; expected 0 or more")
         object.__setattr__(self, "scales", scales)
         for name in ("resize", "window", "stride"):  # JSON brings lists
             pair = getattr(self, name)
@@ -83,10 +83,10 @@ class Protocol:
     def from_dict(cls, values: Mapping[str, Any]) -> "Protocol":
         """A protocol from `to_dict`'s mapping, or an older one without averaging and resizing.
 
-        Raises `ProtocolError` where it is none.
+        Raises `RunError` where it is none.
         """
         if not isinstance(values, Mapping):
-            raise ProtocolError(
+            raise RunError(
                 f"{values!r} is no protocol; expected its fields by name; evaluate again"
             )
         several = values.get("flip") or values.get("scales") not in (None, [1.0], (1.0,))
@@ -94,7 +94,7 @@ class Protocol:
         try:
             return cls(**{**earlier, **values})
         except TypeError as error:
-            raise ProtocolError(f"these fields make no protocol: {error}; evaluate again") from None
+            raise RunError(f"these fields make no protocol: {error}; evaluate again") from None
 
 
 def plan(
@@ -138,7 +138,7 @@ def published_protocol(config: Config) -> Protocol:
 
 
 def check_comparable(a: Protocol, b: Protocol, varied: Sequence[str] = ()) -> None:
-    """Raise `ProtocolError` with the fields that differ if scores may not be compared.
+    """Raise `RunError` with the fields that differ if scores may not be compared.
 
     Fields in `varied` may differ because they are what is compared, such as "recurrence".
     """
@@ -148,7 +148,7 @@ def check_comparable(a: Protocol, b: Protocol, varied: Sequence[str] = ()) -> No
         if name not in varied
     ]
     if found:
-        raise ProtocolError(
+        raise RunError(
             f"these scores were measured in different ways: {'; '.join(found)}. "
             "Evaluate both alike to compare them"
         )

@@ -135,7 +135,7 @@ def build_model(config: str | Config) -> CCNet:
     """The network of a configuration, with random weights.
 
     Raises:
-        UnknownConfigError: no configuration has this name.
+        ConfigError: no configuration has this name.
     """
     config = get_config(config)
     backbone: DilatedResNet | SlimBackbone | TinyBackbone

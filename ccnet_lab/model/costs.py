@@ -107,7 +107,7 @@ def cost(config: str | Config, size: Size | None = None) -> Cost:
     """The cost of an image of `size` (H, W), by default the configuration's crop.
 
     Raises:
-        UnknownConfigError: no configuration has this name.
+        ConfigError: no configuration has this name.
     """
     config = get_config(config)
     return _cost(config, size or config.crop_size)

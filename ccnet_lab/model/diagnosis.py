@@ -127,7 +127,7 @@ def diagnose(path: str | Path, config: str | Config | None = None, ema: bool = F
 
     Raises:
         MissingFileError, WeightsError: as `read_weights`, and where there is no state dict in it.
-        UnknownConfigError: no configuration has this name.
+        ConfigError: no configuration has this name.
     """
     return _examine(Path(path), config, ema)[0]
 
@@ -154,7 +154,7 @@ def convert(
     Raises:
         WeightsError: it fits no configuration, computes something else, or `out` cannot be written.
         ConfigError: several configurations fit; they are named.
-        MissingFileError, UnknownConfigError: as `diagnose`.
+        MissingFileError, ConfigError: as `diagnose`.
     """
     path, out = Path(path), Path(out)
     if part not in ("", "attention"):

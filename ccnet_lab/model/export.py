@@ -25,7 +25,7 @@ from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.data.transforms import MEAN, STD, normalise, resize
-from ccnet_lab.errors import ExportError, MissingPackageError
+from ccnet_lab.errors import DeviceError, WeightsError
 from ccnet_lab.files import sha256, write_whole
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.folding import folded
@@ -109,9 +109,9 @@ def export_model(
         source: the weights' file; its name, sha256 and notes go into the metadata.
 
     Raises:
-        ExportError: an unknown format or opset, a size that is too small, a file that cannot be
+        WeightsError: an unknown format or opset, a size that is too small, a file that cannot be
             written or that differs from the network by more than is allowed.
-        MissingPackageError: the packages for ONNX are not installed.
+        DeviceError: the packages for ONNX are not installed.
     """
     config, path = get_config(config), Path(path)
     steps = model.recurrence if recurrence is None else recurrence
@@ -123,7 +123,7 @@ def export_model(
         sizes = [fixed[1:]] * len(SIZES)
     for height, width in sizes:
         if min(height, width) < smallest or (fixed is not None and fixed[0] < 1):
-            raise ExportError(
+            raise WeightsError(
                 f"a picture of {height} x {width} pixels is too small; "
                 f"expected at least {smallest} x {smallest}, batches of 1"
             )
@@ -143,32 +143,32 @@ def export_model(
             differences.update(_differences(run, logits, batches, labels))
         worst = max(differences.values())
         if not math.isfinite(worst):
-            raise ExportError(
+            raise WeightsError(
                 f"the network gives NaN or infinity, so {path.name} was not kept; "
                 "take an earlier checkpoint"
             )
         if worst > allowed:
             allowed = max(allowed, SLACK * _rounding(logits, batches))
         if worst > allowed:
-            raise ExportError(
+            raise WeightsError(
                 f"{path.name} would differ from the network by {worst:.2g}, "
                 f"more than {allowed:.2g}; it was not kept"
             )
 
-    write_whole(path, write, ExportError)
+    write_whole(path, write, WeightsError)
     return Exported(path, path.stat().st_size, metadata, differences, allowed)
 
 
 def _checked_format(path: Path, recurrence: int, opset: int) -> str:
     kind = path.suffix[1:].lower()
     if kind not in FORMATS:
-        raise ExportError(
+        raise WeightsError(
             f"{path.name} ends in {path.suffix!r}; expected .pt2 (a torch.export program) or .onnx"
         )
     if path.is_dir():
-        raise ExportError(f"{path} is a folder; give the name of a file in it")
+        raise WeightsError(f"{path} is a folder; give the name of a file in it")
     if opset not in OPSETS or recurrence < 0:
-        raise ExportError(
+        raise WeightsError(
             f"opset is {opset}, recurrence {recurrence}; "
             f"expected {OPSETS[0]} to {OPSETS[-1]}, and 0 or more"
         )
@@ -252,7 +252,7 @@ def _differences(
         try:
             given = run(pixels if labels else images)
         except AssertionError as error:  # a program asserts which sizes it takes
-            raise ExportError(
+            raise WeightsError(
                 f"the file does not take {size[0]} x {size[1]} pixels: {error}; it was not kept"
             ) from error
         if labels:
@@ -340,6 +340,6 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise MissingPackageError(
+        raise DeviceError(
             f'{name} is not installed: pip install -e ".[export]", then the same command'
         ) from None

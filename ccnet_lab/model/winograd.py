@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccnet_lab.errors import ExportError
+from ccnet_lab.errors import WeightsError
 from ccnet_lab.model.attention import traced
 
 OF_INPUTS = (
@@ -56,7 +56,7 @@ class WinogradConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, H, W)."""
         if traced():
-            raise ExportError(
+            raise WeightsError(
                 "a network with Winograd's convolutions can't be traced or exported; "
                 "trace the model, or what folding.folded gives"
             )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS, SLIM, TINY, Config
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.errors import LabError, ProtocolError, RunError, near
+from ccnet_lab.errors import LabError, RunError, near
 from ccnet_lab.evaluation.metrics import load_confusions, paired_intervals, scores
 from ccnet_lab.evaluation.protocol import (
     Protocol,
@@ -221,13 +221,13 @@ def compare(a: Row, b: Row, draws: int = 1000) -> Comparison:
 
     Raises:
         RunError: a row has no confusion matrices, or not of its classes.
-        ProtocolError: the rows were not measured alike, or not on the same images.
+        RunError: the rows were not measured alike, or not on the same images.
     """
     first, second = _need(a), _need(b)
     check_comparable(first, second, varied=("recurrence",))
     one, other = (load_confusions(row.run.confusions) for row in (a, b) if row.run)
     if one.names != other.names or one.num_classes != other.num_classes:
-        raise ProtocolError(
+        raise RunError(
             f"{a.label} and {b.label} were scored on different images; "
             "evaluate both on the same split to compare them"
         )

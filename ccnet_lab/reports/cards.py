@@ -19,7 +19,7 @@ from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS, EXTRAS, SLIM, TINY, Config, get_config
 from ccnet_lab.data.batches import SEVERAL, steps_per_epoch
 from ccnet_lab.data.catalog import Dataset, get_dataset
-from ccnet_lab.errors import ProtocolError, RunError
+from ccnet_lab.errors import RunError
 from ccnet_lab.evaluation import published
 from ccnet_lab.evaluation.metrics import one_class
 from ccnet_lab.evaluation.protocol import deviations
@@ -70,8 +70,8 @@ def model_card(
         notes: further sentences on what was measured.
 
     Raises:
-        ProtocolError: the scores don't say how they were measured, or are of another data set.
-        UnknownConfigError: no configuration has this name.
+        RunError: the scores don't say how they were measured, or are of another data set.
+        ConfigError: no configuration has this name.
     """
     config = get_config(config)
     if measured is not None:
@@ -119,7 +119,7 @@ def write_cards(out: Path, folders: Sequence[Path]) -> list[Path]:
         The files written.
 
     Raises:
-        RunError, ProtocolError: a run's files cannot be read or don't say how it was scored, or a
+        RunError, RunError: a run's files cannot be read or don't say how it was scored, or a
             card cannot be written.
     """
     found = [Run.open(path.parent) for f in folders for path in sorted(f.glob("*/config.json"))]
@@ -167,7 +167,7 @@ def _check(config: Config, scores: Mapping[str, Any]) -> None:
     needed = {"split", "images", "mode", "scales", "flip", "resize", "precision", "recurrence"}
     whole = "miou" in scores and needed <= protocol.keys()
     if not whole or protocol.get("dataset") != config.dataset:
-        raise ProtocolError(
+        raise RunError(
             f"these scores of {config.name} don't say how they were measured on {config.dataset}; "
             "score it again: scripts/evaluate.py"
         )

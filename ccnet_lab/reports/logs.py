@@ -63,7 +63,7 @@ def read_log(path: str | Path, config: str | Config) -> PublishedLog:
     Raises:
         MissingFileError: there is no such file.
         RunError: it is no such log: empty, a web page, nothing in it has a loss or a score.
-        UnknownConfigError: no configuration has this name.
+        ConfigError: no configuration has this name.
     """
     path, config = Path(path), get_config(config)
     again = "give the log of a training"

@@ -13,7 +13,7 @@ from typing import Any
 
 from ccnet_lab.causes import PEER
 from ccnet_lab.configs import CONFIGS, Config
-from ccnet_lab.errors import LabError, MissingPackageError, RunBusyError, UnknownConfigError, near
+from ccnet_lab.errors import ConfigError, DeviceError, LabError, RunBusyError, near
 from ccnet_lab.evaluation.score_published import Outcome
 from ccnet_lab.runs import Run
 from ccnet_lab.training.settings import Settings
@@ -24,12 +24,12 @@ def select(patterns: Iterable[str] | None) -> list[Config]:
     """Those of the twelve whose name matches a pattern such as `*os16_voc`; all without patterns.
 
     The cheapest come first, so that mistakes in data or set-up show after minutes. Raises
-    `UnknownConfigError` for a pattern that matches none.
+    `ConfigError` for a pattern that matches none.
     """
     patterns = list(patterns or ["*"])
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in CONFIGS):
-            raise UnknownConfigError(
+            raise ConfigError(
                 f"--only {pattern!r} matches none of the twelve; {near(pattern, CONFIGS)}"
             )
     chosen = [
@@ -94,7 +94,7 @@ def submit(
     try:
         import submitit
     except ImportError:
-        raise MissingPackageError(
+        raise DeviceError(
             'submitit is not installed: pip install "ccnet_lab[slurm]", then the same command'
         ) from None
     if cluster is None and shutil.which("srun") is None:

@@ -21,7 +21,7 @@ from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.check import check_learnable, overlap
 from ccnet_lab.data.datasets import describe, open_split
 from ccnet_lab.device import set_arithmetic, uses_bf16
-from ccnet_lab.errors import ConfigError, RunError, TrainingError
+from ccnet_lab.errors import ConfigError, RunError
 from ccnet_lab.evaluation.evaluate import evaluate
 from ccnet_lab.evaluation.metrics import miou_text, one_class, scores
 from ccnet_lab.model.ccnet import build_model
@@ -66,7 +66,7 @@ def train(
 
     Raises:
         Stopped: on SIGTERM or Ctrl-C, after saving.
-        DataError, DeviceError, RunError, WeightsError, TrainingError: with what to do next.
+        DataError, DeviceError, RunError, WeightsError: with what to do next.
     """
     with (
         orderly(),
@@ -301,13 +301,13 @@ class Trainer:
         return PendingStep(self.step + 1, batch.names, *self.stepper(batch))
 
     def read_pending(self) -> None:
-        """Sum up the pending steps; `TrainingError` where loss or gradients are not finite."""
+        """Sum up the pending steps; `RunError` where loss or gradients are not finite."""
         for number, names, losses, grad_norm in self.pending:
             total, main, aux = self.group.total(losses).tolist()
             norm = float(grad_norm)
             if not (np.isfinite(total) and np.isfinite(norm)):
                 last = self.run.checkpoints()
-                raise TrainingError(
+                raise RunError(
                     f"step {number}: the loss is {total:g} and the gradients' norm {norm:g}. "
                     f"The batch: {', '.join(names)}. "
                     f"The last good checkpoint is {last[0].name if last else '(none yet)'}. "

@@ -11,7 +11,7 @@ from typing import Any
 
 from ccnet_lab.configs import Config
 from ccnet_lab.device import out_of_memory
-from ccnet_lab.errors import MemoryShortError, TrainingError
+from ccnet_lab.errors import DeviceError, RunError
 
 BUSY = 75  # exit code of a run that another process holds: EX_TEMPFAIL of sysexits.h
 # A scheduler's SIGTERM, Ctrl-C, and the two that Slurm sends before the time is up.
@@ -85,7 +85,7 @@ def memory_advice(config: Config, accumulate: int) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         height, width = config.crop_size
-        raise MemoryShortError(
+        raise DeviceError(
             f"out of memory with a batch of {config.batch_size} in {accumulate} micro-batches "
             f"and crops of {height} x {width}: raise --accumulate (the batch stays the same), "
             "or lower --batch-size or --crop "
@@ -101,7 +101,7 @@ def compile_advice() -> Iterator[None]:
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        raise TrainingError(
+        raise RunError(
             f"torch.compile does not work here ({' '.join(str(error).split())[:300]}). It needs "
             "a C++ compiler such as g++, and on CUDA Triton; leave --compile out to train "
             "without, with --resume where the run has begun"

@@ -18,7 +18,7 @@ from ccnet_lab.app.session import Workbench
 from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.draw import pictures
-from ccnet_lab.errors import LabError, UnknownConfigError
+from ccnet_lab.errors import LabError
 from ccnet_lab.explore.explorer import View
 from ccnet_lab.hub import find_weights
 
@@ -112,7 +112,7 @@ def test_a_bad_picture_or_model_raises_what_the_page_tells(bench, scene, tmp_pat
     (tmp_path / "a.jpg").write_text("no picture")
     with pytest.raises(ImageError, match="no picture that can be read"):
         bench.with_image(scene, str(tmp_path / "a.jpg"))
-    with pytest.raises(UnknownConfigError, match="neither"):
+    with pytest.raises(ConfigError, match="neither"):
         bench.with_model(scene, "nonsense")
     with pytest.raises(LabError):
         bench.with_model(scene, str(tmp_path))

@@ -23,7 +23,6 @@ from ccnet_lab.errors import (
     DataError,
     DeviceError,
     MissingFileError,
-    ProtocolError,
     RunError,
     WeightsError,
 )
@@ -320,7 +319,7 @@ def test_fast_is_another_protocol_and_nearly_the_same_labels(split, monkeypatch)
     )
     assert ran
     assert found.protocol.precision == "fast fp32"
-    with pytest.raises(ProtocolError, match="precision"):
+    with pytest.raises(RunError, match="precision"):
         check_comparable(found.protocol, exact.protocol)
     assert abs(exact.confusion - found.confusion).sum() < 0.001 * exact.confusion.sum()
 
@@ -562,7 +561,7 @@ def test_unlike_protocols_are_refused_by_name(other):
     assert Protocol.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
     check_comparable(changed, dataclasses.replace(changed))
     check_comparable(PROTOCOL, changed, varied=tuple(other))
-    with pytest.raises(ProtocolError) as refused:
+    with pytest.raises(RunError) as refused:
         check_comparable(PROTOCOL, changed)
     assert all(
         f"{name} {getattr(PROTOCOL, name)!r} and {getattr(changed, name)!r}" in str(refused.value)
@@ -587,7 +586,7 @@ def test_the_order_of_scales_is_no_difference():
     ],
 )
 def test_impossible_protocols(field, message):
-    with pytest.raises(ProtocolError, match=message):
+    with pytest.raises(RunError, match=message):
         dataclasses.replace(PROTOCOL, **field)
 
 
@@ -604,9 +603,9 @@ def test_published_numbers_stand_beside_their_own_protocol_only():
     assert "not comparable" in published_line(config, found)
     assert "flip True and False" in published_line(config, found)
     assert "no mIoU is published" in published_line(TINY, found)
-    with pytest.raises(ProtocolError, match="evaluate again"):
+    with pytest.raises(RunError, match="evaluate again"):
         Protocol.from_dict({"mode": "whole"})
-    with pytest.raises(ProtocolError, match=r"\['whole'\] is no protocol"):
+    with pytest.raises(RunError, match=r"\['whole'\] is no protocol"):
         Protocol.from_dict(["whole"])
 
 

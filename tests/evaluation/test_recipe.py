@@ -14,7 +14,7 @@ from ccnet_lab import CONFIGS, Explorer, build_model, get_config
 from ccnet_lab.data.catalog import DATASETS, get_dataset
 from ccnet_lab.data.datasets import open_own, open_split
 from ccnet_lab.data.transforms import MEAN, STD, fit, resize
-from ccnet_lab.errors import ConfigError, ProtocolError, RunError
+from ccnet_lab.errors import ConfigError, RunError
 from ccnet_lab.evaluation import predict as inference
 from ccnet_lab.evaluation.protocol import Protocol, check_comparable, differences, plan
 from ccnet_lab.runs import Run
@@ -222,7 +222,7 @@ def test_scores_of_the_earlier_rules_are_not_compared():
     before = Protocol.from_dict(json.loads(json.dumps(stored)))
     assert (before.averaging, before.resizing) == ("softmax", "torchvision")
     with pytest.raises(
-        ProtocolError,
+        RunError,
         match=r"averaging 'softmax' and 'logits'; resizing 'torchvision' and 'opencv'",
     ):
         check_comparable(before, now)
@@ -237,7 +237,5 @@ def test_a_scale_that_leaves_nothing_of_the_image():
         "a", torch.zeros(9, 9, dtype=torch.uint8), torch.zeros(9, 9, 3, dtype=torch.uint8)
     )
     protocol = Protocol(dataset="voc", split="val", images=1, resize=(9, 9), scales=(0.1, 1))
-    with pytest.raises(
-        ProtocolError, match=r"a is 9 x 9 pixels .* of which --scales 0.1 leaves none"
-    ):
+    with pytest.raises(RunError, match=r"a is 9 x 9 pixels .* of which --scales 0.1 leaves none"):
         inference.predict(model, item, protocol, torch.device("cpu"))

@@ -23,7 +23,7 @@ from ccnet_lab import (
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.data.images import MAX_PIXELS
 from ccnet_lab.data.transforms import normalise
-from ccnet_lab.errors import DownloadError, MissingFileError, RunError, UnknownConfigError
+from ccnet_lab.errors import DownloadError, MissingFileError, RunError
 from ccnet_lab.hub import available_models, find_weights
 from ccnet_lab.runs import Run
 
@@ -217,7 +217,7 @@ def test_opening(tmp_path, monkeypatch, published_file):
         Explorer.open("ccnet_resnet50os8_cityscapes").config
         == CONFIGS["ccnet_resnet50os8_cityscapes"]
     )
-    with pytest.raises(UnknownConfigError, match="demo"):
+    with pytest.raises(ConfigError, match="demo"):
         Explorer.open("demmo")
     renamed = shutil.copy(published_file("ccnet_resnet50os8_cityscapes"), tmp_path / "mine.pth")
     with pytest.raises(ConfigError, match="output stride"):

@@ -16,13 +16,13 @@ import torch
 from ccnet_lab import Explorer, build_model, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.generated.beacons import make_scene
-from ccnet_lab.errors import LabError, MissingPackageError
+from ccnet_lab.errors import DeviceError, LabError
 from ccnet_lab.hub import find_weights
 from ccnet_lab.model import export
 from ccnet_lab.model.export import (
     TOLERANCE,
     Deployed,
-    ExportError,
+    WeightsError,
     export_model,
     generated_picture,
 )
@@ -212,7 +212,7 @@ def test_a_file_that_differs_is_not_kept(tmp_path, demo, kind, monkeypatch):
     monkeypatch.setattr(export, "_rounding", lambda *_: 0.0)
     monkeypatch.setattr(export, "TOLERANCE", 1e-12)
     with pytest.raises(
-        ExportError, match=r"would differ from the network by .*, more than 1e-12; it was not kept"
+        WeightsError, match=r"would differ from the network by .*, more than 1e-12; it was not kept"
     ):
         export_model(demo, "demo", path, **SMALL)
     assert path.read_text() == "what was there before"
@@ -247,7 +247,7 @@ def test_more_than_the_tolerance_is_allowed_only_where_float32_has_no_more(
     assert TOLERANCE < worst <= done.allowed < 10
     with monkeypatch.context() as patch:
         patch.setattr(export, "_differences", lambda *_: {(33, 50): worst})
-        with pytest.raises(ExportError, match=r"more than 0\.0001; it was not kept"):
+        with pytest.raises(WeightsError, match=r"more than 0\.0001; it was not kept"):
             export_model(demo, "demo", tmp_path / "demo.pt2", **SMALL)
     assert export_model(demo, "demo", tmp_path / "demo.pt2", **SMALL).allowed == TOLERANCE
 
@@ -364,7 +364,7 @@ def test_every_convolution_is_rounded():
 )
 def test_what_cannot_be_is_refused(tmp_path, demo, name, how, words):
     (tmp_path / "folder.pt2").mkdir()
-    with pytest.raises(ExportError, match=words) as caught:
+    with pytest.raises(WeightsError, match=words) as caught:
         export_model(demo, "demo", tmp_path / name, **{**SMALL, **how})
     assert isinstance(caught.value, LabError)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.pt2"]
@@ -375,7 +375,7 @@ def test_a_missing_package_is_named(tmp_path, demo, package, monkeypatch):
     for name in PACKAGES:
         monkeypatch.setitem(sys.modules, name, None if name == package else sys)
     with pytest.raises(
-        MissingPackageError, match=rf'{package} is not installed: pip install -e "\.\[export\]"'
+        DeviceError, match=rf'{package} is not installed: pip install -e "\.\[export\]"'
     ):
         export_model(demo, "demo", tmp_path / "demo.onnx", **SMALL)
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from torch.export import Dim
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ccnet_lab import CrissCrossAttention, build_model, get_config
-from ccnet_lab.errors import ExportError
+from ccnet_lab.errors import WeightsError
 from ccnet_lab.model.attention import criss_cross_attention, criss_cross_attention_plain
 from ccnet_lab.model.ccnet import Segmentation
 from ccnet_lab.model.folding import folded
@@ -289,7 +289,7 @@ def test_winograd_s_convolutions_are_refused_by_tracers_and_folded_networks_are_
         lambda: make_fx(wide)(x),
     ]
     for way in ways:
-        with pytest.raises(ExportError, match=r"trace the model, or what folding\.folded gives"):
+        with pytest.raises(WeightsError, match=r"trace the model, or what folding\.folded gives"):
             way()
     assert not list(tmp_path.iterdir())
     model, expected = network("demo")

@@ -22,7 +22,7 @@ from ccnet_lab.draw.charts import (
     difference_bars,
     distribution_figure,
 )
-from ccnet_lab.errors import ProtocolError, RunError
+from ccnet_lab.errors import RunError
 from ccnet_lab.evaluation.metrics import Confusions, bootstrap_interval, paired_intervals, scores
 from ccnet_lab.evaluation.protocol import published_protocol
 from ccnet_lab.evaluation.published import PEERS, REPEATS, SPREAD, peers, tie_or
@@ -561,10 +561,10 @@ def test_confusions_of_other_classes_are_refused(tmp_path):
 
 def test_what_is_not_alike_is_refused(tmp_path):
     a, b = two_runs(tmp_path / "protocols", changes={"flip": True})
-    with pytest.raises(ProtocolError, match="flip False and True"):
+    with pytest.raises(RunError, match="flip False and True"):
         compare(a, b)
     a, b = two_runs(tmp_path / "images", names=tuple(f"other {i}" for i in range(233)))
-    with pytest.raises(ProtocolError, match="different images"):
+    with pytest.raises(RunError, match="different images"):
         compare(a, b)
     b.run.confusions.unlink()
     with pytest.raises(RunError, match=r"no confusion matrices here.*python scripts/evaluate\.py"):

@@ -12,7 +12,7 @@ import torch
 from ccnet_lab import CONFIGS, build_model, get_config
 from ccnet_lab.configs import EXTRAS
 from ccnet_lab.data.catalog import DATASETS, get_dataset
-from ccnet_lab.errors import ProtocolError
+from ccnet_lab.errors import RunError
 from ccnet_lab.evaluation.protocol import published_protocol
 from ccnet_lab.evaluation.published import REPEATS, SPREAD
 from ccnet_lab.reports.cards import model_card, swatches, write_cards
@@ -185,14 +185,14 @@ def test_a_measured_score_stands_with_its_protocol_and_is_compared_only_by_those
         "windows of 512 x 1024 fitted into 2048 x 1024, scales 0.5, 1, flip, fp32, R = 3." in card
     )
     assert "Beside the published score: a verdict." in card
-    with pytest.raises(ProtocolError, match=r"scripts/evaluate\.py"):
+    with pytest.raises(RunError, match=r"scripts/evaluate\.py"):
         model_card("ccnet_resnet50os8_voc", scores)
     for wrong in (
         {"miou": 0.5},
         {**scores, "protocol": {"dataset": "cityscapes"}},
         {"protocol": scores["protocol"]},
     ):
-        with pytest.raises(ProtocolError, match="don't say how they were measured"):
+        with pytest.raises(RunError, match="don't say how they were measured"):
             model_card(config, wrong)
 
 

@@ -14,7 +14,7 @@ import pytest
 from layouts import make_ade20k, make_cityscapes, make_voc
 
 from ccnet_lab.configs import CONFIGS, get_config
-from ccnet_lab.errors import LabError, UnknownConfigError
+from ccnet_lab.errors import ConfigError, LabError
 from ccnet_lab.evaluation.published import results_table
 from ccnet_lab.runs import Run
 from ccnet_lab.training import campaign
@@ -158,7 +158,7 @@ def test_selection_and_order():
     assert names[0] == "ccnet_resnet50os16_voc"
     assert names[-1] == "ccnet_resnet101os8_cityscapes"
     assert [c.name for c in campaign.select(["*101os8_v*"])] == ["ccnet_resnet101os8_voc"]
-    with pytest.raises(UnknownConfigError, match="did you mean 'ccnet_resnet50os8_voc'"):
+    with pytest.raises(ConfigError, match="did you mean 'ccnet_resnet50os8_voc'"):
         campaign.select(["ccnet_resnet50os8_vocc"])
 
 

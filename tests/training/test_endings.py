@@ -22,7 +22,7 @@ from ccnet_lab.causes import PEER, cause
 from ccnet_lab.data import batches
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import open_split
-from ccnet_lab.errors import DataError, MemoryShortError, RunError
+from ccnet_lab.errors import DataError, DeviceError, RunError
 from ccnet_lab.evaluation.predict import load
 from ccnet_lab.evaluation.protocol import plan
 from ccnet_lab.runs import Run
@@ -351,7 +351,7 @@ def test_a_worker_that_is_killed(split):
         ),
         (
             MemoryError(),
-            MemoryShortError,
+            DeviceError,
             r"out of memory while \S+.png and its mask were read; lower --workers or --batch-size",
         ),
         (
@@ -389,7 +389,7 @@ def test_no_shared_memory_at_all_is_told(split, monkeypatch, recwarn):
     monkeypatch.setattr(torch.multiprocessing, "Event", full)
     for loader in both(split, 1):
         with pytest.raises(
-            MemoryShortError,
+            DeviceError,
             match=r"/dev/shm is full, so no workers start: enlarge it .*, or --workers 0",
         ):
             list(loader)

@@ -22,9 +22,7 @@ from ccnet_lab.errors import (
     ConfigError,
     DataError,
     DeviceError,
-    MemoryShortError,
     RunError,
-    TrainingError,
 )
 from ccnet_lab.runs import Run
 from ccnet_lab.training import loop, step
@@ -279,7 +277,7 @@ def test_a_run_is_gone_on_with_as_it_was_begun(settings, tmp_path):
 
 def test_loss_that_is_not_finite_stops_with_the_batch(data, tmp_path):
     wild = replace(CONFIG, lr=1e20)
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(RunError) as caught:
         train(
             tmp_path / "run",
             wild,
@@ -422,7 +420,7 @@ def test_out_of_memory_says_what_to_lower(settings, tmp_path, monkeypatch):
 
     monkeypatch.setattr(step, "segmentation_loss", short)
     with pytest.raises(
-        MemoryShortError,
+        DeviceError,
         match=r"batch of 4 in 1 micro-batches and crops of 32 x 32: raise --accumulate",
     ):
         train(tmp_path / "run", CONFIG, settings)

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from ccnet_lab import build_model, get_config
 from ccnet_lab.data.batches import Batch
 from ccnet_lab.data.transforms import normalise
-from ccnet_lab.errors import RunError, TrainingError
+from ccnet_lab.errors import RunError
 from ccnet_lab.model.ccnet import Segmentation
 from ccnet_lab.runs import Run
 from ccnet_lab.training import loop, segmentation_loss
@@ -202,7 +202,7 @@ def test_without_a_compiler_it_says_so(settings, tmp_path, monkeypatch):
 
     monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(inductor, "force_disable_caches", True)
-    with pytest.raises(TrainingError, match="leave --compile out"):
+    with pytest.raises(RunError, match="leave --compile out"):
         train(tmp_path / "run", SMALL, replace(settings, compile=True))
 
 
