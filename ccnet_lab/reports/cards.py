@@ -119,7 +119,7 @@ def write_cards(out: Path, folders: Sequence[Path]) -> list[Path]:
         The files written.
 
     Raises:
-        RunError, RunError: a run's files cannot be read or don't say how it was scored, or a
+        RunError: a run's files cannot be read or don't say how it was scored, or a
             card cannot be written.
     """
     found = [Run.open(path.parent) for f in folders for path in sorted(f.glob("*/config.json"))]
