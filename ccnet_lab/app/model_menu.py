@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from ccnet_lab.app.callbacks import safely
-from ccnet_lab.app.page import QUICK, SLOW, STREAM, Page, Updates
+from ccnet_lab.app.page import QUICK, SEEN, SLOW, STREAM, Page, Updates
 from ccnet_lab.app.rendering import render
 from ccnet_lab.app.view_state import ViewState
 
@@ -40,10 +40,11 @@ class ModelMenu:
         buttons = [self.offer, self.fetch, self.leave]
         everything = [*page.outputs, self.row, *buttons, self.wanted]
         page.models.input(
-            page.safely(self.choose),
-            [page.state, page.models],
+            page.seen(self.choose),
+            [page.state, page.looked, page.models],
             everything,
-            show_progress_on=[page.stage],
+            show_progress_on=[page.view],
+            js=SEEN,
             **SLOW,
         ).then(**recurrence)
         downloading = self.fetch.click(
@@ -56,7 +57,7 @@ class ModelMenu:
             page.safely(self.open_downloaded),
             [page.state, self.wanted],
             everything,
-            show_progress_on=[page.stage],
+            show_progress_on=[page.view],
             api_visibility="private",
         ).then(**recurrence)
         self.leave.click(

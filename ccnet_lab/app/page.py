@@ -1,6 +1,8 @@
 """The components that show what a visitor looks at, and the updates for them."""
 
 import functools
+import inspect
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +15,12 @@ from ccnet_lab.app.callbacks import safely
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.errors import ImageError
+from ccnet_lab.viewer.payload import RECURRENCES
 
 TABS = ("Explore", "Recurrence", "Configurations", "Runs", "About")
 Updates = dict[Any, Any]  # component: its new value
+# Puts what the viewer shows into the second input of an event.
+SEEN = "(state, _, ...others) => [state, window.ccnetLooked?.() ?? null, ...others]"
 
 # Options of gradio's events. QUICK: an answer within a moment, the newest call wins. SLOW: the
 # network runs. STREAM: several answers. MEASURE: as STREAM, but one after the other.
@@ -42,64 +47,61 @@ class Page:
     about_model: gr.HTML
     notice: gr.HTML
     problem: gr.HTML
-    stage: gr.Image  # and these explore_tab.py's
-    marker: gr.HTML
-    legend: gr.HTML
-    answer: gr.HTML
+    view: gr.HTML  # and these explore_tab.py's
     truth: gr.HTML
-    steps: gr.Radio
     size: gr.Dropdown
     upload: gr.File
-    sliders: tuple[gr.Slider, ...]  # labels, photo, clip
 
     def __init__(self, bench: Workbench, folder: Path) -> None:
         self.bench, self.folder = bench, folder
         self.first = bench.start(bench.model)
         self.state = gr.State(self.first, delete_callback=self.forget)
+        self.views: dict[str, ViewState] = {}  # by the file that a page has fetched
+        self.looked = gr.JSON(visible=False)  # what the viewer shows, see `SEEN`
         self.tab = gr.State(TABS[0])
 
     def forget(self, state: ViewState) -> None:
-        """A visitor has gone: the picture that was on show is as old as any other."""
-        self.stage.keep_in_cache.discard(state.file)
+        """A visitor has gone, and the view's file with him."""
+        self.view.keep_in_cache.discard(state.file)
+        self.views.pop(state.file, None)
+        if state.file:
+            Path(state.file).unlink(missing_ok=True)
 
     @property
     def outputs(self) -> list[Any]:
         """The components of all updates below; those that an update leaves out stay as they are."""
         top = [self.models, self.about_model, self.notice, self.problem]
-        answers = [self.stage, self.marker, self.legend, self.answer, self.truth]
-        return [self.state, *top, *answers, self.steps, self.size, self.upload]
+        return [self.state, *top, self.view, self.truth, self.size, self.upload]
 
-    def show_answer(self, state: ViewState) -> Updates:
-        """The marker, the maps and the facts."""
-        marker, answer = self.bench.answer(state)
-        return {self.state: state, self.problem: "", self.marker: marker, self.answer: answer}
+    def show_view(self, state: ViewState) -> Updates:
+        """The view as a file that the page fetches, and what it shows first."""
+        payload = self.bench.payload(state)
+        file = visitor_files.write_file(Path(self.view.GRADIO_CACHE), payload)
+        self.forget(state)
+        self.view.keep_in_cache.add(file)  # whatever its age, until another one is on show
+        state = self.views[file] = replace(state, file=file)
+        return {self.state: state, self.problem: "", self.view: json.dumps(state.shown())}
 
-    def show_pixel(self, state: ViewState) -> Updates:
-        """As `show_answer`, after another question: the old deletion test goes."""
-        return {self.truth: "", **self.show_answer(state)}
-
-    def show_picture(self, state: ViewState) -> Updates:
-        """As `show_answer`, and the image with its labels."""
-        picture = self.bench.stage(state)
-        file = visitor_files.write_picture(Path(self.stage.GRADIO_CACHE), picture)
-        updates = {self.stage: file, **self.show_answer(replace(state, file=file))}
-        self.stage.keep_in_cache.add(file)  # whatever its age, until another one is on show
-        self.stage.keep_in_cache.discard(state.file)
-        return updates
+    def exact_map(self, asked: list[Any]) -> list[float]:
+        """A map that is too large for the page: (file, x, y, R, "attention" or "listeners")."""
+        file, x, y, recurrence, kind = asked
+        state = self.views.get(str(file))
+        if state is None:
+            raise ImageError("this picture is no longer on show; load the page again")
+        state = replace(state, x=int(x), y=int(y), recurrence=_allowed(recurrence))
+        return self.bench.exact_map(state, str(kind))
 
     def show_all(self, state: ViewState) -> Updates:
         """Everything, after another model or picture."""
-        about_model, notice, legend = self.bench.around(state)
+        about_model, notice = self.bench.around(state)
         return {
             self.models: state.model,
             self.size: state.short_side,
-            self.steps: state.recurrence,
             self.upload: None,
             self.truth: "",
             self.about_model: about_model,
             self.notice: notice,
-            self.legend: legend,
-            **self.show_picture(state),
+            **self.show_view(state),
         }
 
     def failed(self, html: str, *arguments: Any) -> Updates:
@@ -116,6 +118,35 @@ class Page:
             return callback(on_show(state), *arguments)
 
         return safely(checked, lambda *failure: {**self.failed(*failure), **dict.fromkeys(emptied)})
+
+    def seen(
+        self, callback: Callable[..., Any], *emptied: Any, plain: bool = False
+    ) -> Callable[..., Any]:
+        """As `safely`, for `callback(state, ...)` of inputs `state, looked, ...` with `SEEN`.
+
+        The state is what the visitor looks at; `plain` leaves failures to the callback.
+        """
+        called = callback if plain else self.safely(callback, *emptied)
+
+        @functools.wraps(callback)
+        def answer(state: ViewState, looked: Any, *arguments: Any) -> Any:
+            return called(state.looking(looked), *arguments)
+
+        @functools.wraps(callback)
+        def stream(state: ViewState, looked: Any, *arguments: Any) -> Any:
+            yield from called(state.looking(looked), *arguments)
+
+        found = stream if inspect.isgeneratorfunction(callback) else answer
+        first, *others = inspect.signature(callback).parameters.values()
+        looked = inspect.Parameter("looked", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        found.__signature__ = inspect.Signature([first, looked, *others])  # type: ignore[attr-defined]
+        return found
+
+
+def _allowed(recurrence: Any) -> int:
+    if recurrence not in RECURRENCES:
+        raise ImageError(f"recurrence is {recurrence}; expected {', '.join(map(str, RECURRENCES))}")
+    return int(recurrence)
 
 
 def on_show(state: ViewState) -> ViewState:

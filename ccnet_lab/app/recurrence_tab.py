@@ -9,7 +9,6 @@ import gradio as gr
 import numpy as np
 
 from ccnet_lab.app.callbacks import Progress, problem, safely, working
-from ccnet_lab.app.explore_html import MAP, RECURRENCES
 from ccnet_lab.app.page import MEASURE, STREAM, TABS, Page, Updates
 from ccnet_lab.app.rendering import render, sheet
 from ccnet_lab.app.session import Workbench
@@ -25,9 +24,11 @@ from ccnet_lab.explore.recurrence import (
     compare_recurrences,
     read_mask,
 )
+from ccnet_lab.viewer.payload import RECURRENCES
 
 STEPS = (0, *RECURRENCES)
 CHANGED = np.array([213, 94, 0], np.uint8)  # RGB of changed pixels, over the grey picture
+MAP = 360  # longer side of a picture, pixels
 BLACK_WHITE = ((0, 0, 0), (255, 255, 255))
 
 

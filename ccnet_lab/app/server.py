@@ -128,9 +128,13 @@ def launch(blocks: gr.Blocks, **options: Any) -> str:
     """Start to serve the page, in its look; returns its address."""
     blocks.queue(default_concurrency_limit=2)
     _, address, _ = blocks.launch(
-        theme=THEME, css=CSS, max_file_size="100mb", footer_links=[], prevent_thread_lock=True,
+        theme=THEME,
+        css=CSS,
+        max_file_size="100mb",
+        footer_links=[],
+        prevent_thread_lock=True,
         **options,
-    )  # fmt: skip
+    )
     return str(address)
 
 

@@ -1,6 +1,6 @@
 """The views kept for all visitors, and what the app answers from them; models.py has the models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from ccnet_lab.app import explore_html, kept_pictures
 from ccnet_lab.app import link as links
 from ccnet_lab.app.examples import SCENE_SEEDS, write_examples
-from ccnet_lab.app.explore_html import RECURRENCES
 from ccnet_lab.app.kept_pictures import gone
 from ccnet_lab.app.link import Link
 from ccnet_lab.app.models import Models
@@ -18,11 +17,11 @@ from ccnet_lab.app.recent_results import RecentResults
 from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.configs import CONFIGS
 from ccnet_lab.data.images import read_image
-from ccnet_lab.draw.pictures import Rgb
 from ccnet_lab.errors import LabError
 from ccnet_lab.explore.explorer import View
 from ccnet_lab.explore.measures import first_pixel
 from ccnet_lab.hub import obtain_weights, source_and_config
+from ccnet_lab.viewer.payload import RECURRENCES, encode
 
 SHORT_SIDES = (0, 256, 512, 1024)  # of the network's input; 0 as evaluated
 MODEL_AGAIN = "put that file back, or choose the model again and copy a new link"
@@ -80,29 +79,26 @@ class Workbench(Models):
         """The state with another picture, a good pixel chosen. Raises as `Explorer.look`."""
         state = replace(state, image=image)
         x, y = first_pixel(self.view(state))
-        return replace(state, x=x, y=y)
+        return replace(state, x=x, y=y, pinned=False)
 
-    def clicked(self, state: ViewState, at: Sequence[float]) -> ViewState:
-        """The state with the pixel under a click, in shares of the picture's width and height."""
-        height, width = self.view(state).size
-        x, y = int(at[0] * width), int(at[1] * height)
-        return replace(state, x=_within(x, 0, width - 1), y=_within(y, 0, height - 1))
-
-    def stage(self, state: ViewState) -> Rgb:
-        """The image with its labels over it, as it is shown."""
-        return explore_html.stage(self.view(state), state.labels)
-
-    def answer(self, state: ViewState) -> tuple[str, str]:
-        """A click's answer as HTML: the marker over the stage; the maps, their scale and facts."""
+    def payload(self, state: ViewState) -> bytes:
+        """The view of a state for the viewer."""
         view = self.view(state)
-        place = view, state.x, state.y
-        return explore_html.answer(*place, state.recurrence, state.photo, state.clip)
+        height, width = view.size
+        at = _within(state.x, 0, width - 1), _within(state.y, 0, height - 1)
+        return encode(view, RECURRENCES, pixel=at)
 
-    def around(self, state: ViewState) -> tuple[str, str, str]:
-        """The lines around the pictures, as HTML: on the model, a notice, the legend."""
+    def exact_map(self, state: ViewState, kind: str) -> list[float]:
+        """A map that is too large for the page, row by row. Raises as `View.cell`."""
+        view = self.view(state)
+        find = view.listeners if kind == "listeners" else view.attention
+        found: list[float] = find(state.x, state.y, state.recurrence).ravel().tolist()
+        return found
+
+    def around(self, state: ViewState) -> tuple[str, str]:
+        """The lines around the pictures, as HTML: on the model, a notice."""
         view, generated = self.view(state), state.image in self.examples[: len(SCENE_SEEDS)]
-        model, notice = explore_html.model_line(view), explore_html.notice(view, generated)
-        return model, notice, explore_html.legend(view)
+        return explore_html.model_line(view), explore_html.notice(view, generated)
 
     def figure(self, state: ViewState) -> Figure:
         """The pictures of a state as one figure with captions, to keep."""
@@ -135,7 +131,7 @@ class Workbench(Models):
         )
         height, width = self.view(state).size
         x, y = _within(link.x, 0, width - 1), _within(link.y, 0, height - 1)
-        return replace(state, x=x, y=y), link
+        return replace(state, x=x, y=y, pinned=True), link
 
     def python(self, state: ViewState) -> str:
         """Python that gives the map on screen."""

@@ -1,12 +1,12 @@
 """Below the tabs: save the picture, copy the link, copy the Python; and opening a link."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 
 from ccnet_lab.app.callbacks import problem, safely
-from ccnet_lab.app.page import SLOW, TABS, Page, Updates
+from ccnet_lab.app.page import SEEN, SLOW, TABS, Page, Updates
 from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.app.visitor_files import new_folder
 
@@ -19,7 +19,9 @@ ON_BOARD = {"board": "voc", "order": "configuration", "one": None, "other": None
 def lay_out(page: Page, on_board: Sequence[Any], picked: gr.State) -> None:
     """Make the row and wire its events; `on_board` and `picked` are the other tabs' choices."""
     with gr.Row(elem_id="share"):
-        save = gr.Button("Save the picture (PNG)", elem_id="save", size="sm")
+        save_page = gr.Button("Save as a page (HTML)", elem_id="save-page", size="sm")
+        save = gr.Button("Save the figure (PNG)", elem_id="save", size="sm")
+        save_pdf = gr.Button("PDF", elem_id="save-pdf", size="sm")
         saved = gr.DownloadButton("picture", elem_id="saved")
         link = gr.Button("Copy the link", elem_id="link", size="sm")
         python = gr.Button("Copy the Python that made this", elem_id="python", size="sm")
@@ -27,10 +29,16 @@ def lay_out(page: Page, on_board: Sequence[Any], picked: gr.State) -> None:
         visible=False, show_label=False, lines=1, max_lines=10, buttons=["copy"], elem_id="shared"
     )
 
-    def keep(state: ViewState) -> Updates:
-        path = new_folder(page.folder, "saved") / "attention.png"
-        page.bench.figure(state).savefig(path, dpi=160)
-        return {saved: str(path)}
+    def keep(kind: str) -> Callable[[ViewState], Updates]:
+        def write(state: ViewState) -> Updates:
+            path = new_folder(page.folder, "saved") / f"attention.{kind}"
+            if kind == "html":
+                page.bench.view(state).save_html(path, settings=state.shown())
+            else:
+                page.bench.figure(state).savefig(path, dpi=160)
+            return {saved: str(path)}
+
+        return write
 
     def give_link(state: ViewState, tab: str, *choices: Any) -> Updates:
         *board, drawn = choices
@@ -41,15 +49,17 @@ def lay_out(page: Page, on_board: Sequence[Any], picked: gr.State) -> None:
     def give_python(state: ViewState) -> Updates:
         return {shared: gr.Textbox(page.bench.python(state), visible=True)}
 
-    private = {"api_visibility": "private"}
-    save.click(page.safely(keep, saved), page.state, [saved, *page.outputs], **private).then(
-        None, js=OPEN_SAVED
-    )
-    choices = [page.state, page.tab, *on_board, picked]
-    link.click(page.safely(give_link), choices, [shared, *page.outputs], **private).then(
+    private = {"api_visibility": "private", "js": SEEN}
+    looking = [page.state, page.looked]
+    for button, kind in ((save_page, "html"), (save, "png"), (save_pdf, "pdf")):
+        button.click(page.seen(keep(kind), saved), looking, [saved, *page.outputs], **private).then(
+            None, js=OPEN_SAVED
+        )
+    choices = [*looking, page.tab, *on_board, picked]
+    link.click(page.seen(give_link), choices, [shared, *page.outputs], **private).then(
         None, shared, shared, js="window.copiedLink"
     )
-    python.click(page.safely(give_python), page.state, [shared, *page.outputs], **private).then(
+    python.click(page.seen(give_python), looking, [shared, *page.outputs], **private).then(
         None, shared, shared, js="window.copied"
     )
 
@@ -70,17 +80,15 @@ def connect_load(
                 choices[picked] = link.drawn.split("|") if link.drawn else None
         except Exception as error:  # the page begins as without the link
             failure = problem(error)
-        sliders = zip(page.sliders, (state.labels, state.photo, state.clip), strict=True)
         return {
             **page.show_all(state),
-            **dict(sliders),
             **choices,
             page.problem: failure,
             tabs: gr.Tabs(selected=tab),
             page.tab: tab,
         }
 
-    outputs = [*page.outputs, *page.sliders, tabs, page.tab, *on_board, picked]
+    outputs = [*page.outputs, tabs, page.tab, *on_board, picked]
     return blocks.load(
-        safely(load, page.failed), page.state, outputs, show_progress_on=[page.stage], **SLOW
+        safely(load, page.failed), page.state, outputs, show_progress_on=[page.view], **SLOW
     )

@@ -1,6 +1,10 @@
 """What one visitor looks at, as plain values."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+LOOKED = {"x": int, "y": int, "recurrence": int, "labels": float, "photo": float, "clip": float}
 
 
 @dataclass(frozen=True)
@@ -16,4 +20,19 @@ class ViewState:
     labels: float = 0.45  # opacity 0..1 of the labels over the image
     photo: float = 0.25  # and of the image under the maps
     clip: float = 0.35  # 0..1, see `pictures.clip_level`
-    file: str = ""  # of the picture on show, where there is one
+    pinned: bool = False  # whether the pixel stays when the pointer moves
+    file: str = ""  # of the view that the page has fetched
+
+    def shown(self) -> dict[str, Any]:
+        """What the viewer begins with, and the file it fetches."""
+        return {"file": self.file} | {name: getattr(self, name) for name in (*LOOKED, "pinned")}
+
+    def looking(self, looked: Any) -> "ViewState":
+        """The state with what a page says that its viewer shows; impossible values are left out."""
+        found: dict[str, Any] = {}
+        for name, kind in LOOKED.items():
+            value = looked.get(name) if isinstance(looked, Mapping) else None
+            if isinstance(value, int | float) and -1e6 < value < 1e6:
+                found[name] = kind(value) if kind is int else min(max(float(value), 0.0), 1.0)
+        pinned = isinstance(looked, Mapping) and looked.get("pinned") is True
+        return replace(self, **found, pinned=pinned or (not looked and self.pinned))

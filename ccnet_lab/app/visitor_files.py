@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ccnet_lab.draw.pictures import Rgb, png
 from ccnet_lab.errors import ImageError
 
 
-def write_picture(folder: Path, picture: Rgb) -> str:
-    """Write a picture as a PNG file into `folder`; returns its path."""
-    path = folder / f"{secrets.token_hex(16)}.png"
-    path.write_bytes(png(picture))
+def write_file(folder: Path, content: bytes) -> str:
+    """Write a file into `folder`; returns its path."""
+    path = folder / f"{secrets.token_hex(16)}.bin"
+    path.write_bytes(content)
     return str(path)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 Rgb = NDArray[np.uint8]
 COLOURS = "inferno"  # perceptually uniform, dark to light, readable with any colour vision
-_SCALE = (colormaps[COLOURS](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8)  # (256, 3)
+SCALE = (colormaps[COLOURS](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8)  # (256, 3)
 _SHARP = Image.Resampling.NEAREST
 
 
@@ -27,11 +27,16 @@ def resized(image: Rgb, size: tuple[int, int]) -> Rgb:
     return np.asarray(Image.fromarray(image).resize(size[::-1], how, reducing_gap=2.0))
 
 
+def label_ids(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W) class ids as they are shown at (height, width)."""
+    return np.asarray(Image.fromarray(labels).resize(size[::-1], _SHARP))
+
+
 def label_picture(
     labels: NDArray[np.uint8], palette: Sequence[tuple[int, int, int]], size: tuple[int, int]
 ) -> Rgb:
     """(H, W) class ids in their colours, shown at (height, width)."""
-    ids = Image.fromarray(labels).resize(size[::-1], _SHARP)
+    ids = Image.fromarray(label_ids(labels, size))
     ids.putpalette(np.asarray(palette, np.uint8).tobytes())
     return np.asarray(ids.convert("RGB"))
 
@@ -50,7 +55,7 @@ def grey(image: Rgb) -> Rgb:
 def heat(weights: NDArray[np.floating], top: float, size: tuple[int, ...]) -> Rgb:
     """A map (h, w) in colours from 0 to `top`, clipped above; each cell a sharp rectangle."""
     cells = Image.fromarray(np.clip(weights * (255 / max(top, 1e-30)), 0, 255).astype(np.uint8))
-    cells.putpalette(_SCALE.tobytes())
+    cells.putpalette(SCALE.tobytes())
     return np.asarray(cells.convert("RGB").resize((size[1], size[0]), _SHARP))
 
 

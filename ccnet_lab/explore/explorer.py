@@ -351,6 +351,26 @@ class View:
             title=f"{trained}: what pixel ({x}, {y}) looks at",
         )
 
+    def save_html(self, path: str | Path, **options: Any) -> Path:
+        """Write this view as one interactive page that needs no server; returns its path.
+
+        Args:
+            path: the file. options: `title`, `pixel` (x, y), `recurrences` (fewer make a smaller
+                file), `precision`, `settings`; see `viewer.payload.encode`.
+
+        Raises:
+            RunError: the file cannot be written; the message says how large it would be.
+        """
+        from ccnet_lab.viewer.page import save_html
+
+        return save_html(self, path, **options)
+
+    def widget(self, **options: Any) -> Any:
+        """This view as a widget of a notebook; options of `viewer.widget.ViewWidget`."""
+        from ccnet_lab.viewer.widget import ViewWidget
+
+        return ViewWidget(self, **options)
+
 
 def _array(tensor: Tensor) -> Floats:
     return np.asarray(tensor.detach().cpu().float())

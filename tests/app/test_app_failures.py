@@ -70,15 +70,15 @@ def parts(answer):
 
 
 TELLING = {  # (element, event): where its failure is told
+    **{(name, "input"): "problem" for name in ("model", "size")},
     **{
-        (name, "input"): "problem" for name in ("model", "size", "labels", "photo", "clip", "steps")
-    },
-    **{
-        ("stage", "select"): "problem",
         ("upload", "upload"): "problem",
         ("examples", "select"): "problem",
     },
-    **{(name, "click"): "problem" for name in ("save", "link", "python", "fetch")},
+    **{
+        (name, "click"): "problem"
+        for name in ("save", "save-pdf", "save-page", "link", "python", "fetch")
+    },
     **{
         ("test", "click"): "truth",
         ("cross", "click"): "html",
@@ -105,9 +105,7 @@ def test_every_callback_tells_what_went_wrong(built, monkeypatch, capsys, tmp_pa
     for name in (
         "with_model",
         "with_image",
-        "clicked",
-        "stage",
-        "answer",
+        "payload",
         "figure",
         "link",
         "python",
@@ -124,10 +122,6 @@ def test_every_callback_tells_what_went_wrong(built, monkeypatch, capsys, tmp_pa
     function = next(
         f for f in blocks.fns.values() if (block(blocks, element)._id, event) in f.targets
     )
-    if element == "stage":
-        function = SimpleNamespace(
-            fn=function.fn, inputs=[function.inputs[0], SimpleNamespace(value=[0.5, 0.5])]
-        )
     if element == "board-dataset":
         function = SimpleNamespace(
             fn=function.fn, inputs=[SimpleNamespace(value="Configurations"), *function.inputs[1:]]
@@ -146,7 +140,7 @@ def test_every_callback_tells_what_went_wrong(built, monkeypatch, capsys, tmp_pa
 
 def test_a_page_that_cannot_be_filled_and_a_shared_model_still_answer(built, monkeypatch):
     bench, blocks = built
-    monkeypatch.setattr(bench, "stage", lambda *_: [][0])
+    monkeypatch.setattr(bench, "payload", lambda *_: [][0])
     load = next(
         f
         for f in blocks.fns.values()
@@ -155,31 +149,32 @@ def test_a_page_that_cannot_be_filled_and_a_shared_model_still_answer(built, mon
     assert (
         "something unforeseen happened (IndexError" in parts(answers(blocks, load)[-1])["problem"]
     )
-    monkeypatch.setattr(bench, "stage", lambda *_: torch.empty(2**60))
+    monkeypatch.setattr(bench, "payload", lambda *_: torch.empty(2**60))
     assert "memory ran out" in parts(answers(blocks, load)[-1])["problem"]
 
 
-def test_the_picture_on_show_outlives_the_cache(tmp_path):
-    bench = Workbench(tmp_path / "examples")
-    blocks = server.build(bench, tmp_path)
-    stage = block(blocks, "stage")
-    slide = next(
-        f for f in blocks.fns.values() if (block(blocks, "labels")._id, "input") in f.targets
+def test_the_view_on_show_outlives_the_cache_and_goes_with_its_visitor(tmp_path):
+    blocks = server.build(Workbench(tmp_path / "examples"), tmp_path)
+    view = block(blocks, "view")
+    choose = next(
+        f for f in blocks.fns.values() if (block(blocks, "size")._id, "input") in f.targets
     )
-    first = parts(answers(blocks, slide, labels=0.1)[0])
-    state = next(iter(slide.inputs))
-    at = next(
-        value for part, value in answers(blocks, slide, labels=0.1)[0].items() if part is state
-    )
-    second = next(value for part, value in slide.fn(at, 0.9).items() if part is stage)
-    stage.temp_files.update([first["stage"], at.file, second])
+    state = next(iter(choose.inputs))
+
+    def shown(at):
+        found = choose.fn(at, None, 256)
+        return next(value for part, value in found.items() if part is state)
+
+    first = shown(replace(state.value, file="begun.png"))
+    assert Path(first.file).is_file()
+    second = shown(first)
+    assert not Path(first.file).exists()
+    view.temp_files.update([first.file, second.file])
     time.sleep(0.02)
     delete_files_created_by_app(blocks, 0)
-    assert Path(second).is_file()
-    assert not Path(at.file).exists()
-    state.delete_callback(replace(at, file=second))  # the visitor has gone
-    delete_files_created_by_app(blocks, 0)
-    assert not Path(second).exists()
+    assert Path(second.file).is_file()
+    state.delete_callback(second)  # the visitor has gone
+    assert not Path(second.file).exists()
 
 
 def test_a_path_that_holds_as_can_be_opened(tmp_path):
@@ -231,28 +226,14 @@ def test_behind_a_prefix_and_stopped_it_leaves_nothing(tmp_path, number):
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_on_a_generated_scene_the_words_name_the_beacon(built):
-    bench, _ = built
-    scene = bench.start("demo")
-    answer, weights = bench.answer(scene)[1], bench.view(scene).attention(scene.x, scene.y, 2)
-    share = weights[1:3, 2:5].sum()  # the beacon is 6 x 6 pixels at y 5, x 11; a cell 4 x 4
-    assert share > 0.99
-    assert f"whose colour decides the class of every disc: <b>{100 * share:.0f} %</b>" in answer
-    assert "<span>on the beacon <b>0 %</b></span>" in answer  # R = 1
-    assert f"<span>the beacon</span><b><s style='width:{100 * share:.1f}%'>" in answer
-    assert "<span>background</span><b><s style='width:99" not in answer.split("it looks at")[1]
-    photograph = bench.answer(bench.with_image(scene, bench.examples[-1]))[1]
-    assert "beacon" not in photograph
-
-
 def test_a_page_whose_session_is_gone_says_so(built):
     """After a restart gradio gives an open page a new visitor's state, which is another picture."""
     _, blocks = built
-    slide = next(
-        f for f in blocks.fns.values() if (block(blocks, "labels")._id, "input") in f.targets
+    choose = next(
+        f for f in blocks.fns.values() if (block(blocks, "size")._id, "input") in f.targets
     )
-    state = next(iter(slide.inputs))
-    told = parts(slide.fn(replace(state.value, file=""), 0.4))
+    state = next(iter(choose.inputs))
+    told = parts(choose.fn(replace(state.value, file=""), None, 256))
     assert "your picture is gone; load the page again" in told["problem"]
-    assert "stage" not in told
-    assert "stage" in parts(slide.fn(replace(state.value, file="shown.png"), 0.4))
+    assert "view" not in told
+    assert "view" in parts(choose.fn(replace(state.value, file="shown.bin"), None, 256))

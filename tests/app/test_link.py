@@ -40,7 +40,7 @@ def query(text):
 
 
 def seen(bench, scene):
-    return bench.stage(scene).tobytes(), bench.answer(scene)
+    return bench.payload(scene), {**scene.shown(), "pinned": None}
 
 
 def test_a_link_reopens_to_the_same_bytes_in_another_process_s_workbench(bench, uploaded, tmp_path):
@@ -167,7 +167,7 @@ def test_values_out_of_range_are_clamped(bench):
     assert (opened.labels, opened.photo, opened.clip) == (1.0, 0.0, 0.0)
     assert (opened.x, opened.y, opened.recurrence, opened.short_side) == (95, 0, 3, 0)
     assert bench.reopen(link | dict(input="12000"))[0].short_side == 1024
-    bench.answer(opened)
+    bench.payload(opened)
 
 
 @pytest.mark.parametrize(

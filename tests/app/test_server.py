@@ -1,26 +1,25 @@
 """app/server.py and app/session.py: answers without a browser, the endpoint for programs."""
 
-import base64
-import io
 import re
 import threading
 import time
 from dataclasses import replace
 
+import gradio
 import numpy as np
 import pytest
 from PIL import Image
 
 from ccnet_lab import ConfigError, Explorer, ImageError
 from ccnet_lab.app import server
+from ccnet_lab.app.page import Page
 from ccnet_lab.app.recent_results import RecentResults
 from ccnet_lab.app.session import Workbench
-from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.data.generated.beacons import make_scene
-from ccnet_lab.draw import pictures
 from ccnet_lab.errors import LabError
 from ccnet_lab.explore.explorer import View
 from ccnet_lab.hub import find_weights
+from ccnet_lab.viewer import payload
 
 
 @pytest.fixture
@@ -33,66 +32,40 @@ def scene(bench):
     return bench.start("demo")
 
 
-def inline_pictures(html):
-    found = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", html)
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in found]
-
-
 def test_the_first_thing_seen_is_already_an_answer(bench, scene):
-    marker, answer = bench.answer(scene)
-    assert "class='cell'" in marker
-    assert len(inline_pictures(answer)) == 3
-    assert [f"R = {r}" in answer for r in (1, 2, 3)] == [True] * 3
-    assert "on the cross <b>100 %</b>" in answer
-    assert "is taken for" in answer
-    model, notice, legend = bench.around(scene)
+    header = payload.header_of(bench.payload(scene))
+    assert (header["x"], header["y"]) == (scene.x, scene.y)
+    assert header["recurrences"] == [1, 2, 3]
+    model, notice = bench.around(scene)
     assert "R trained <b>2</b>" in model
     assert notice == ""
-    assert "background" in legend
-    assert bench.stage(scene).shape == (640, 640, 3)
 
 
-def test_maps_are_the_library_s_on_one_colour_scale(bench, scene):
-    shown = inline_pictures(bench.answer(replace(scene, clip=0.2))[1])
-    view = Explorer.open("demo").look(make_scene(10_000_018).image)
-    maps = [view.attention(scene.x, scene.y, r) for r in (1, 2, 3)]
-    top = pictures.clip_level(maps, 0.2)
-    for picture, weights in zip(shown, maps, strict=True):
-        assert np.array_equal(picture, pictures.heat(weights, top, (24, 24)))
+def test_what_a_page_says_that_it_shows_is_taken_with_care(bench, scene):
+    looked = {"x": 4000, "y": -5, "recurrence": 3, "labels": 7, "clip": 0.25, "pinned": True}
+    state = scene.looking(looked)
+    assert (state.recurrence, state.labels, state.clip) == (3, 1.0, 0.25)
+    assert state.pinned
+    header = payload.header_of(bench.payload(state))
+    assert (header["x"], header["y"]) == (95, 0)
+    strange = ("text", None, 7, [], {"x": "../../etc", "clip": None, "y": 1e300, "model": "x"})
+    assert all(scene.looking(looked) == scene for looked in strange)
 
 
-def test_click_lands_on_the_pixel_under_it(bench, scene):
-    clicked = bench.clicked(scene, (0.5, 0.015))
-    assert (clicked.x, clicked.y) == (48, 1)
-    assert bench.clicked(scene, (1.2, -0.1)) == replace(scene, x=95, y=0)
-
-
-def test_sliders_and_clicks_run_no_network(bench, scene, monkeypatch):
-    monkeypatch.setattr(Explorer, "look", lambda *_: pytest.fail("the network ran"))
-    for change in (dict(clip=0.9), dict(photo=1.0), dict(labels=0.0), dict(x=3, y=4)):
-        bench.answer(replace(scene, **change))
-        bench.stage(replace(scene, **change))
-
-
-def test_a_click_is_answered_within_the_budget(bench, tmp_path, picture):
-    """Server side at 64 x 64 cells; the browser's share is measured by hand."""
-    bench = Workbench(tmp_path)
-    Image.fromarray(picture(256, 256)).save(tmp_path / "big.png")
-    scene = replace(
-        bench.with_image(bench.with_model(ViewState("demo"), "demo"), str(tmp_path / "big.png")),
-        short_side=256,
-    )
-    assert bench.view(scene).grid == (64, 64)
-    times = []
-    for k in range(9):
-        start = time.perf_counter()
-        bench.answer(replace(scene, x=20 * k, y=7 * k))
-        times.append(time.perf_counter() - start)
-    assert sorted(times)[4] < 0.15
+def test_the_exact_map_of_a_page_s_own_file_only(bench, tmp_path):
+    with gradio.Blocks():
+        page = Page(bench, tmp_path)
+        page.view = gradio.HTML()
+    page.views["mine"] = page.first
+    view = bench.view(page.first)
+    found = page.exact_map(["mine", 3, 4, 2, "listeners"])
+    assert np.array_equal(np.float32(found), view.listeners(3, 4, 2).ravel())
+    for asked in (["other", 3, 4, 2, "attention"], ["mine", 3, 4, 9, "x"], ["mine", 96, 4, 2, "x"]):
+        with pytest.raises(ImageError):
+            page.exact_map(asked)
 
 
 def test_photographs_on_the_demo_are_announced(bench, scene):
-    assert bench.around(scene)[1] == ""
     photograph = bench.with_image(scene, bench.examples[-1])
     assert "photograph" in bench.around(photograph)[1]
     assert "generated beacon scenes" in bench.around(photograph)[1]
@@ -102,9 +75,7 @@ def test_photographs_on_the_demo_are_announced(bench, scene):
 def test_odd_pictures_go_all_the_way(bench, scene, picture, tmp_path, size):
     Image.fromarray(picture(*size)).save(tmp_path / "odd.png")
     odd = bench.with_image(scene, str(tmp_path / "odd.png"))
-    odd = bench.clicked(odd, (0.3, 0.3))
-    assert len(inline_pictures(bench.answer(odd)[1])) == 3
-    bench.stage(odd)
+    assert payload.header_of(bench.payload(odd))["size"] == [*size]
     bench.figure(odd)
 
 
@@ -116,7 +87,7 @@ def test_a_bad_picture_or_model_raises_what_the_page_tells(bench, scene, tmp_pat
         bench.with_model(scene, "nonsense")
     with pytest.raises(LabError):
         bench.with_model(scene, str(tmp_path))
-    assert len(inline_pictures(bench.answer(scene)[1])) == 3  # the session goes on
+    bench.payload(scene)  # the session goes on
 
 
 def test_a_weights_file_may_name_its_configuration(bench, scene, published_file, tmp_path):

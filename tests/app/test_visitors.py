@@ -68,8 +68,8 @@ def test_a_saved_picture_stays_in_the_apps_folder(served, visitor):
     for who in ("a", visitor):  # a picture is on show only once the page was loaded
         call(address, load_index(blocks), [None], who)
     saved = set((folder / "saved").rglob("*.png"))
-    assert call(address, index_of(blocks, "save"), [None], "a").status_code == 200
-    answer = call(address, index_of(blocks, "save"), [None], visitor)
+    assert call(address, index_of(blocks, "save"), [None, None], "a").status_code == 200
+    answer = call(address, index_of(blocks, "save"), [None, None], visitor)
     assert outside(top, folder) == set()
     assert len(set((folder / "saved").rglob("*.png")) - saved) == 1 + (
         answer.status_code == 200
@@ -111,7 +111,7 @@ def test_an_uploads_name_is_no_path(served, name):
             "meta": {"_type": "gradio.FileData"},
         }
         call(address, load_index(blocks), [None], "b")
-        told = call(address, index, [None, sent], "b").text
+        told = call(address, index, [None, None, sent], "b").text
         assert "is no picture that can be read here" in told
     assert outside(top, folder) == set()
     assert list((folder / "uploads").rglob("*")) == []  # what cannot be shown is not kept

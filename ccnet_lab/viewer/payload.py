@@ -1,0 +1,157 @@
+"""A view as bytes for viewer.js: a header in JSON, then arrays; the page computes all maps itself.
+
+b"CCNV", the header's length (uint32, little endian), the header, the arrays; each array begins at
+a multiple of 8 bytes after the header, which is padded with blanks to such a length, too.
+"""
+
+import gzip
+import io
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ccnet_lab.draw.pictures import SCALE, label_ids, png, resized, shown_size
+from ccnet_lab.explore.explorer import View
+from ccnet_lab.explore.maps import Step, dense_weights
+from ccnet_lab.explore.measures import beacon_cells, first_pixel
+
+MAGIC = b"CCNV"
+RECURRENCES = (1, 2, 3)
+STAGE = 640  # longer side of the picture as the page lays it out
+PICTURE = 1280  # longer side of the picture that is sent, at most
+LARGEST = 2_400_000  # attention weights of a step that are sent; beyond, its queries and keys
+SCALED = 2.0**15  # times every attention weight: small ones keep their digits in float16
+PRECISIONS = {"float16": np.float16, "float32": np.float32}
+
+
+def encode(
+    view: View,
+    recurrences: Sequence[int] = RECURRENCES,
+    precision: str = "float16",
+    *,
+    pixel: tuple[int, int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    title: str = "",
+    compress: bool = False,
+) -> bytes:
+    """A view as bytes for viewer.js.
+
+    Args:
+        view: an image as a model sees it.
+        recurrences: the R of the maps, each 1 or more.
+        precision: of attention and logits, "float16" or "float32"; the header's `error` says how
+            far an attention weight is from the view's own at most.
+        pixel: (x, y) that is shown first; None for a telling one.
+        settings: what the viewer begins with: `recurrence`, `clip`, `labels`, `photo`.
+        title: a line above the pictures.
+        compress: gzip the whole, for a file.
+
+    Raises:
+        ValueError: a recurrence below 1, or an unknown precision.
+    """
+    if not recurrences or min(recurrences) < 1:
+        raise ValueError(f"recurrence is {recurrences}; expected one or more, each 1 or more")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected {' or '.join(PRECISIONS)}")
+    config, explorer = view.explorer.config, view.explorer
+    picture, kind = _picture(view)
+    tables, error = _attention(view, max(recurrences), precision)
+    logits = view.logits()[0].cpu().float().numpy()
+    logits = logits - logits.max(axis=0)  # the same softmax; the largest are exact in float16
+    arrays: dict[str, NDArray[Any]] = {
+        **tables,
+        "logits": logits.astype(PRECISIONS[precision]),
+        "labels": label_ids(view.labels, shown_size(*view.size, STAGE)),
+        "cell_labels": view.cell_labels(),
+        "scale": SCALE,
+        "picture": np.frombuffer(picture, np.uint8),
+    }
+    palette = [list(map(int, colour)) for colour in explorer.palette]
+    if (beacon := beacon_cells(view)) is not None:
+        # It belongs to no class of discs, so it stands for itself: a class of cells alone.
+        arrays["marked"] = beacon.astype(np.uint8)
+        arrays["cell_labels"] = np.where(beacon, np.uint8(len(palette)), arrays["cell_labels"])
+        palette.append([128, 128, 128])
+    x, y = pixel or first_pixel(view)
+    header = {
+        "model": config.name,
+        "trained": config.recurrence,
+        "title": title,
+        "alt": "the image",
+        "size": view.size,
+        "grid": view.grid,
+        "frame": shown_size(*view.size, STAGE),
+        "sharp": max(view.size) * 3 <= STAGE,
+        "classes": list(explorer.class_names),
+        "palette": palette,
+        "marked": "the beacon",
+        "recurrences": list(recurrences),
+        "precision": precision,
+        "error": error,
+        "scaled": SCALED,
+        "picture_type": kind,
+        **{"x": x, "y": y, "recurrence": config.recurrence},
+        **{"labels": 0.45, "photo": 0.25, "clip": 0.35},
+        **(settings or {}),
+    }
+    if header["recurrence"] not in recurrences:
+        header["recurrence"] = recurrences[-1]
+    data = _packed(header, arrays)
+    return gzip.compress(data, 6, mtime=0) if compress else data
+
+
+def header_of(data: bytes) -> dict[str, Any]:
+    """The header of what `encode` returned."""
+    data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    (length,) = struct.unpack_from("<I", data, len(MAGIC))
+    return dict(json.loads(data[len(MAGIC) + 4 :][:length]))
+
+
+def _attention(
+    view: View, steps: int, precision: str
+) -> tuple[dict[str, NDArray[np.floating]], float]:
+    """Each step's attention (h, w, h + w), or query and key (h, w, d); the weights' largest error.
+
+    Tables are what is sent unless they are too large; the page then computes single rows.
+    """
+    h, w = view.grid
+    dtype, arrays, error = PRECISIONS[precision], {}, 0.0
+    if h * w * (h + w) <= LARGEST:
+        for n, step in enumerate(view.steps(steps), 1):
+            exact = Step(step.query.double(), step.key.double()) if precision == "float32" else step
+            weights = dense_weights(exact).cpu().numpy()
+            arrays[f"attention{n}"] = rounded = (weights * SCALED).astype(dtype)
+            error = max(error, float(np.abs(rounded.astype(float) / SCALED - weights).max()))
+    else:  # scores are sums of many products: float16 would be felt
+        for n, step in enumerate(view.steps(steps), 1):
+            arrays[f"query{n}"] = step.query.cpu().numpy()
+            arrays[f"key{n}"] = step.key.cpu().numpy()
+    return arrays, error
+
+
+def _picture(view: View) -> tuple[bytes, str]:
+    """The image as a file, and its type."""
+    size = shown_size(*view.size, min(PICTURE, max(view.size)))
+    image = resized(view.image, size)
+    if max(size) <= 256:
+        return png(image), "image/png"
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=90)
+    return file.getvalue(), "image/jpeg"
+
+
+def _packed(header: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    parts, offset, listed = [], 0, {}
+    for name, array in arrays.items():
+        data = np.ascontiguousarray(array).tobytes()
+        listed[name] = {"dtype": str(array.dtype), "shape": array.shape, "offset": offset}
+        parts += [data, bytes(-len(data) % 8)]
+        offset += len(data) + -len(data) % 8
+    text = json.dumps({**header, "arrays": listed}).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([MAGIC, struct.pack("<I", len(text)), text, *parts])

@@ -1,0 +1,362 @@
+"""viewer.js in a real browser: the maps of explore/maps.py, its pointer, keys, files, refusals."""
+
+import gzip
+import json
+import re
+import statistics
+
+import numpy as np
+import pytest
+from conftest import CHROMIUM, FLAGS
+from PIL import Image
+
+from ccnet_lab import Explorer
+from ccnet_lab.data.generated.beacons import make_scene
+from ccnet_lab.explore.maps import Step, attention_map, listeners_map, uniform_map
+from ccnet_lab.viewer import page as pages
+from ccnet_lab.viewer import payload
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
+)
+STATE = "document.querySelector('[data-ccnet-viewer]').ccnetState()"
+MAP = """([i, j, r, kind]) =>
+  [...document.querySelector('[data-ccnet-viewer]').ccnetMap(i, j, r, kind)]"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Save a view as a page and open that without a network; pages must ask for nothing."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    asked = []
+
+    def open_page(view, **options):
+        tab = context.new_page()
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("pageerror", lambda error: asked.append(str(error)))
+        tab.goto(view.save_html(tmp_path / "view.html", **options).as_uri())
+        tab.wait_for_selector("[data-ccnet-viewer]")
+        return tab
+
+    yield open_page
+    context.close()
+    assert [url for url in asked if not url.startswith(("file:", "blob:", "data:"))] == []
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return Explorer.open("demo")
+
+
+@pytest.fixture(scope="module")
+def scene(demo):
+    return demo.look(make_scene(10_000_018).image)
+
+
+def place(tab, across, down):
+    box = tab.locator(".ccnet-stage").bounding_box()
+    return box["x"] + across * box["width"], box["y"] + down * box["height"]
+
+
+def state(tab, *names):
+    found = tab.evaluate(STATE)
+    return tuple(found[name] for name in names) if len(names) > 1 else found[names[0]]
+
+
+def expected(view, i, j, recurrence, kind):
+    steps = [Step(s.query.double(), s.key.double()) for s in view.steps(recurrence)]
+    if recurrence == 0:
+        found = np.zeros(view.grid)
+        found[i, j] = 1
+        return found
+    return (attention_map if kind == "attention" else listeners_map)(steps, i, j).numpy()
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest", "most"),
+    [("float16", 10**9, 1e-3), ("float32", 10**9, 1e-6), ("float32", 0, 1e-6)],
+)
+@pytest.mark.parametrize("size", [(60, 92), (124, 52), (4, 96), (40, 4), (4, 4)])
+def test_its_maps_are_the_library_s(
+    demo, opened, monkeypatch, picture, size, precision, largest, most
+):
+    """From tables, and from queries and keys where tables would be too large."""
+    monkeypatch.setattr(payload, "LARGEST", largest)
+    view = demo.look(picture(*size), min(size))
+    h, w = view.grid
+    tab = opened(view, precision=precision, recurrences=(1, 2, 3))
+    for i, j in {(0, 0), (h - 1, w - 1), (h // 2, w // 3), (0, w - 1)}:
+        for recurrence in (0, 1, 2, 3):
+            for kind in ("attention", "listeners"):
+                found = np.reshape(tab.evaluate(MAP, [i, j, recurrence, kind]), (h, w))
+                right = expected(view, i, j, recurrence, kind)
+                assert np.abs(found - right).max() <= most * right.max()
+
+
+def test_its_numbers_are_the_library_s(scene, opened):
+    tab = opened(scene, precision="float32", pixel=(70, 21))
+    pixel, names = scene.pixel(70, 21), scene.explorer.class_names
+    (shown,) = state(tab, "subjects")
+    assert shown["cell"] == list(pixel.cell)
+    right = dict(zip(names, pixel.probabilities.tolist(), strict=True))
+    assert {name: shown["probabilities"][name] for name in names} == pytest.approx(right, abs=1e-5)
+    labels = np.array(scene.cell_labels())
+    for at, weights, cross in zip(shown["maps"], pixel.maps, pixel.on_cross, strict=True):
+        assert at["on_cross"] == pytest.approx(cross, abs=1e-5)
+        beacon = weights[1:3, 2:5].sum()  # 6 x 6 pixels at y 5, x 11; a cell is 4 x 4
+        assert at["class_shares"]["the beacon"] == pytest.approx(beacon, abs=1e-5)
+        even = uniform_map(scene.grid, *pixel.cell, at["recurrence"])
+        flat = even[labels == 3].sum() - even[1:3, 2:5][labels[1:3, 2:5] == 3].sum()
+        assert at["by_chance"][names[3]] == pytest.approx(flat, abs=1e-6)
+        assert sum(at["by_chance"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_regions_and_classes_are_means_of_maps(scene, opened):
+    tab = opened(scene, precision="float32")
+    tab.click("[data-value=region]")
+    tab.mouse.move(*place(tab, 0.1, 0.2))
+    tab.mouse.down()
+    tab.mouse.move(*place(tab, 0.2, 0.3), steps=3)
+    tab.mouse.up()
+    (shown,) = state(tab, "subjects")
+    (left, top), (right, bottom) = (state(tab, "region")[end] for end in ("from", "to"))
+    (i, j), (i2, j2) = scene.cell(left, top), scene.cell(right, bottom)
+    cells = [(a, b) for a in range(i, i2 + 1) for b in range(j, j2 + 1)]
+    assert shown["cells"] == len(cells) > 4
+    labels = np.where(scene.cell_labels() == 0, 1.0, 0.0)
+    labels[1:3, 2:5] = 0
+    mean = np.mean([expected(scene, a, b, 2, "attention") for a, b in cells], axis=0)
+    background = scene.explorer.class_names[0]
+    share = (mean * labels).sum()
+    assert shown["maps"][1]["class_shares"][background] == pytest.approx(share, abs=1e-5)
+    tab.click(".ccnet-legend button >> nth=1")
+    (shown,) = state(tab, "subjects")
+    label = int(tab.get_attribute(".ccnet-legend button >> nth=1", "data-class"))
+    own = np.argwhere(scene.cell_labels() == label).tolist()
+    assert shown["cells"] == len(own)
+    mean = np.mean([expected(scene, a, b, 3, "attention") for a, b in own], axis=0)
+    share = (mean * labels).sum()
+    assert shown["maps"][2]["class_shares"][background] == pytest.approx(share, abs=1e-5)
+    tab.click(".ccnet-matrix summary")
+    row = tab.locator(".ccnet-matrix tbody tr", has_text=scene.explorer.class_names[label])
+    second = np.mean([expected(scene, a, b, 2, "attention") for a, b in own], axis=0)
+    written = float(row.locator("td >> nth=0").inner_text().removesuffix("%"))
+    assert written == pytest.approx(100 * (second * labels).sum(), abs=0.51)
+
+
+def test_it_follows_the_pointer_is_pinned_and_freed(scene, opened):
+    tab = opened(scene)
+    tab.mouse.move(*place(tab, 0.3, 0.6))
+    assert state(tab, "x", "y") == (28, 57)
+    tab.mouse.move(*place(tab, 0.5, 0.5))
+    assert state(tab, "x", "y") == (48, 48)
+    tab.mouse.click(*place(tab, 0.25, 0.75))
+    tab.mouse.move(*place(tab, 0.9, 0.9))
+    assert state(tab, "x", "y", "pinned") == (24, 72, True)
+    tab.keyboard.down("Shift")
+    tab.mouse.click(*place(tab, 0.9, 0.1))
+    tab.keyboard.up("Shift")
+    assert [at["name"] for at in state(tab, "subjects")] == ["pixel (24, 72)", "pixel (86, 9)"]
+    assert tab.locator(".ccnet-row:visible").count() == 2
+    tab.focus(".ccnet-stage")
+    tab.keyboard.press("Escape")
+    tab.mouse.move(*place(tab, 0.5, 0.52))
+    assert state(tab, "x", "y", "pinned") == (48, 49, False)
+    for key in ("ArrowLeft", "ArrowDown", "3", "l"):
+        tab.keyboard.press(key)
+    assert state(tab, "x", "y", "recurrence") == (46, 54, 3)
+    assert tab.locator(".ccnet-row figure:visible").count() == 1
+    tab.keyboard.press("l")
+    tab.keyboard.press("+")
+    tab.keyboard.press("+")
+    assert state(tab, "zoom") == pytest.approx(2.25)
+    box = tab.locator(".ccnet-stage .ccnet-cell").bounding_box()
+    tab.keyboard.press("Escape")
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert state(tab, "x", "y") == pytest.approx((46, 54), abs=1)  # where the eye sees it, zoomed
+    tab.wait_for_timeout(600)
+    assert re.match(r"pixel \(4\d, 5\d\): .+ \d.\d\d, looks at", tab.inner_text(".ccnet-hidden"))
+
+
+def test_a_finger_drags_the_pixel(browser, scene, tmp_path):
+    context = browser.new_context(viewport={"width": 390, "height": 840}, has_touch=True)
+    tab = context.new_page()
+    tab.goto(scene.save_html(tmp_path / "view.html").as_uri())
+    tab.wait_for_selector(".ccnet-facts")
+    x, y = place(tab, 0.2, 0.2)
+    x2, y2 = place(tab, 0.7, 0.4)
+    touch = context.new_cdp_session(tab)
+    for kind, points in (
+        ("touchStart", [{"x": x, "y": y}]),
+        ("touchMove", [{"x": (x + x2) / 2, "y": y}]),
+        ("touchMove", [{"x": x2, "y": y2}]),
+        ("touchEnd", []),
+    ):
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert state(tab, "x", "y", "pinned") == (67, 38, True)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
+
+
+def shown_map(tab, nth):
+    """A map's colours as on the screen, (h, w, 3), and its frame."""
+    import io
+
+    frame = tab.locator(".ccnet-map >> nth=" + str(nth))
+    return np.asarray(Image.open(io.BytesIO(frame.screenshot())).convert("RGB")).astype(int)
+
+
+def test_the_colours_on_the_screen_are_the_scale_s(scene, opened):
+    """Read from a screenshot: raw, clipped and logarithmic, against matplotlib's own colour map."""
+    from matplotlib import colormaps
+
+    tab = opened(scene, pixel=(70, 21), settings={"photo": 0.0, "clip": 0.2})
+    weights = [scene.attention(70, 21, r) for r in (1, 2, 3)]
+    peak = max(found.max() for found in weights)
+    for scale, share in (
+        ("raw", lambda v: v / peak),
+        ("clipped", lambda v: v / (peak * 10**-0.6)),
+        ("log", lambda v: (np.log10(np.maximum(v, 1e-30) / peak) + 4) / 4),
+    ):
+        tab.click(f"[data-value={scale}]")
+        for n, found in enumerate(weights):
+            picture = shown_map(tab, n)
+            h, w = scene.grid
+            rows = ((np.arange(h) + 0.5) * picture.shape[0] / h).astype(int)
+            columns = ((np.arange(w) + 0.5) * picture.shape[1] / w).astype(int)
+            seen = picture[rows][:, columns]
+            right = 255 * colormaps["inferno"](np.clip(share(found), 0, 1))[..., :3]
+            off = np.abs(seen - right).max(-1)
+            i, j = scene.cell(70, 21)
+            off[max(0, i - 1) : i + 2, max(0, j - 1) : j + 2] = 0  # under the marker
+            assert (off > 12).mean() < 0.01
+
+
+def test_its_files_hold_what_is_shown(scene, opened, tmp_path):
+    tab = opened(scene)
+    found = {}
+    for name in ("PNG", "SVG"):
+        with tab.expect_download() as download:
+            tab.get_by_role("button", name=name, exact=True).click()
+        found[name] = tmp_path / download.value.suggested_filename
+        download.value.save_as(found[name])
+    assert min(Image.open(found["PNG"]).size) > 500
+    assert len(Image.open(found["PNG"]).convert("RGB").getcolors(1 << 22)) > 100
+    text = found["SVG"].read_text()
+    assert text.count("<image") == 5
+    assert "R = 3</text>" in text
+    with tab.expect_download() as download:  # a page from a file may not copy
+        tab.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+        tab.get_by_role("button", name="Copy numbers").click()
+    numbers = json.loads(download.value.path().read_text())
+    assert numbers["subjects"][0]["name"].startswith("pixel (")
+
+
+def test_names_are_text_never_markup(demo, opened, monkeypatch):
+    evil = "<img src=x onerror=document.title='evil'>\"'&"
+    names = tuple(f"{evil}{n}" for n in range(len(demo.class_names)))
+    monkeypatch.setattr(demo, "class_names", names)
+    tab = opened(demo.look(make_scene(3).image), title=f"</title><script>{evil}")
+    tab.click(".ccnet-matrix summary")
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="SVG").click()
+    from xml.etree import ElementTree
+
+    ElementTree.fromstring(download.value.path().read_text())
+    tab.wait_for_timeout(300)
+    assert evil in tab.inner_text(".ccnet-legend")
+    assert tab.title().startswith("</title><script>")
+    assert tab.locator("img[src=x]").count() == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
+def test_odd_pictures_are_shown(demo, opened, picture, size):
+    tab = opened(demo.look(picture(*size)))
+    tab.mouse.move(*place(tab, 0.5, 0.5))
+    assert state(tab, "size") == [*size]
+    assert tab.locator(".ccnet-bar").count() >= 2
+
+
+def broken(data, kind):
+    if kind == "cut":
+        return data[: len(data) // 2]
+    if kind == "edited":
+        return b"XXXX" + data[4:]
+    if kind == "header":
+        return data[:9] + b"{" + data[10:]
+    header = payload.header_of(data)
+    start = 8 + int.from_bytes(data[4:8], "little") + header["arrays"]["attention1"]["offset"]
+    return data[:start] + np.float16("nan").tobytes() + data[start + 2 :]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("cut", "cut short"),
+        ("edited", "damaged"),
+        ("header", "damaged"),
+        ("nan", "attention1 holds NaN"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_damaged_data_gets_a_sentence(browser, scene, tmp_path, monkeypatch, kind, words, packed):
+    data = broken(payload.encode(scene), kind)
+    monkeypatch.setattr(pages, "encode", lambda *_, **__: gzip.compress(data) if packed else data)
+    tab = browser.new_page()
+    tab.goto(scene.save_html(tmp_path / "view.html").as_uri())
+    assert words in tab.inner_text("[data-ccnet-viewer]")
+    tab.close()
+
+
+def test_a_page_that_lost_its_end_gets_a_sentence(browser, scene, tmp_path):
+    path = scene.save_html(tmp_path / "view.html")
+    text = path.read_text()
+    data = re.search(r'id="data">([^<]+)<', text).group(1)
+    for changed in (data[: len(data) // 2 + 1], "*" + data[1:], data[: len(data) // 8 * 4]):
+        path.write_text(text.replace(data, changed))
+        tab = browser.new_page()
+        tab.goto(path.as_uri())
+        tab.wait_for_selector("[data-ccnet-viewer]")
+        assert re.search("damaged|cut short", tab.inner_text("[data-ccnet-viewer]"))
+        tab.close()
+    path.write_text(text[: text.index('id="data">') + 5000])
+    tab = browser.new_page()
+    tab.goto(path.as_uri())
+    assert "cut short" in tab.inner_text("body")
+    tab.close()
+
+
+def test_it_is_drawn_within_a_frame(demo, opened, picture):
+    """64 x 86 cells, R = 1, 2, 3; beside other work of a test run, so twice what is asked."""
+    view = demo.look(picture(256, 344), 256)
+    assert view.grid == (64, 86)
+    tab = opened(view)
+    x, y = place(tab, 0.5, 0.5)
+    times = []
+    for k in range(60):
+        tab.mouse.move(x + 90 * np.sin(k), y + 80 * np.cos(1.7 * k))
+        times.append(state(tab, "milliseconds"))
+    assert 0 < statistics.median(times[10:]) < 33
+
+
+def test_an_unknown_precision_or_recurrence_is_refused(scene):
+    with pytest.raises(ValueError, match="precision is 'int8'"):
+        payload.encode(scene, precision="int8")
+    with pytest.raises(ValueError, match="expected one or more"):
+        payload.encode(scene, ())
+
+
+def test_its_script_parses_and_is_small():
+    text = pages.script()
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert text.count("\n") <= 900
