@@ -1,4 +1,4 @@
-"""The example pictures of the tab Explore: generated scenes first, then two photographs."""
+"""The example pictures of the tab Explore: generated scenes first, then three photographs."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -15,8 +15,9 @@ SCENE_SEEDS = (10_000_018, 10_000_002, 10_000_005)  # held-out scenes
 def write_examples(folder: Path) -> list[str]:
     """Write the examples into `folder`; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    palace = Path(str(files("ccnet_lab").joinpath("assets", "summer_palace.jpg")))
-    photographs = (palace, Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
+    assets = Path(str(files("ccnet_lab").joinpath("assets")))
+    hopper = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    photographs = (assets / "u_street.jpg", assets / "summer_palace.jpg", hopper)
     images = {f"scene_{seed}.png": make_scene(seed).image for seed in SCENE_SEEDS}
     images |= {f"{path.stem}.png": read_image(path) for path in photographs if path.is_file()}
     for name, image in images.items():

@@ -1,6 +1,7 @@
 """RGB arrays made in milliseconds, for the app; figures with axes are in figures.py."""
 
 import io
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,3 +71,11 @@ def png(picture: Rgb) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+def reduced_png(png: str) -> str:
+    """A PNG file (base64, as notebooks hold it) with at most 256 colours: a third of its size."""
+    image = Image.open(io.BytesIO(b64decode(png))).convert("RGB")
+    file = io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return b64encode(file.getvalue()).decode()

@@ -1,7 +1,6 @@
 """What notebook cells call: pictures of models and scenes by name, small data sets, curves.
 
-Models and views are kept. Places are in per cent of a picture's width and height, so that one
-slider fits every picture.
+Models and views are kept.
 """
 
 import json
@@ -23,9 +22,8 @@ from ccnet_lab.data.generated.beacons import BEACON, make_scene, on_cross
 from ccnet_lab.draw import figures
 from ccnet_lab.draw.lettering import as_it_is, class_legend
 from ccnet_lab.draw.pictures import blend, clip_level, label_picture, resized, shown_size
-from ccnet_lab.errors import ImageError, LabError
+from ccnet_lab.errors import LabError
 from ccnet_lab.explore.explorer import Explorer, View
-from ccnet_lab.explore.measures import first_pixel
 from ccnet_lab.explore.recurrence import compare_recurrences
 from ccnet_lab.model.ccnet import CCNet
 
@@ -54,51 +52,32 @@ def look(model: str, image: str) -> View:
     return explorer(model).look(sample if image == PHOTOGRAPH else Path(image))
 
 
-def pixel_at(view: View, x: float, y: float) -> tuple[int, int]:
-    """The pixel at x and y per cent of width and height; raises `ImageError` beyond 0 to 100."""
-    if not (0 <= x <= 100 and 0 <= y <= 100):
-        expected = "expected 0 to 100, from the left and from the top"
-        raise ImageError(f"the place is ({x}, {y}) %; {expected}")
-    height, width = view.size
-    return min(int(x * width / 100), width - 1), min(int(y * height / 100), height - 1)
+def view_widget(model: str = "demo", image: str = "scene 1", path: str = "") -> Any:
+    """The widget of a model's view of one of `IMAGES`, or of a picture at `path`.
 
-
-def telling_place(view: View) -> tuple[int, int]:
-    """(x, y) in per cent of a pixel worth showing first, as `measures.first_pixel`."""
-    x, y = first_pixel(view)
-    return round(100 * (x + 0.5) / view.size[1]), round(100 * (y + 0.5) / view.size[0])
+    Where the picture or the model cannot be had, a figure that says why.
+    """
+    try:
+        return look(model, path.strip() or image).widget()
+    except LabError as error:
+        return words_figure(str(error))
 
 
 def attention_picture(
-    model: str = "demo",
-    image: str = "scene 1",
-    x: float = 50,
-    y: float = 50,
-    recurrence: int = 2,
-    clip: float = 0.35,
-    labels: float = 0.45,
-    path: str = "",
+    view: View, x: int, y: int, recurrence: int = 2, clip: float = 0.35, labels: float = 0.45
 ) -> Figure:
     """One pixel's map raw and clipped side by side, as in the paper, and who looks at the pixel.
 
     Args:
-        model: as `Explorer.open` takes it. image: one of `IMAGES`.
-        x, y: the place in per cent. recurrence: R, 1 or more.
+        view: a picture as a model sees it. x, y: the pixel. Raises as `View.cell`.
+        recurrence: R, 1 or more.
         clip: 0..1, the threshold t as `pictures.clip_level` says; the clipped map is t above it.
         labels: opacity 0..1 of the labels over the picture.
-        path: a picture of one's own in place of `image`, where it isn't empty.
-
-    Where the picture or the model cannot be had, the figure says why.
     """
-    try:
-        view = look(model, path.strip() or image)
-        column, row = pixel_at(view, x, y)
-    except LabError as error:
-        return words_figure(str(error))
-    pixel = view.pixel(column, row, (recurrence,))
+    pixel = view.pixel(x, y, (recurrence,))
     weights, threshold = pixel.maps[0], clip_level(pixel.maps, clip)
-    heard = view.listeners(column, row, recurrence)
-    names, label = view.explorer.class_names, view.labels[row, column]
+    heard = view.listeners(x, y, recurrence)
+    names, label = view.explorer.class_names, view.labels[y, x]
     predicted = f"{names[label]} ({100 * pixel.probabilities[label]:.0f} %)"
     maps = {
         f"R = {recurrence}, raw": weights,
@@ -115,29 +94,15 @@ def attention_picture(
         view.labels,
         view.explorer.palette,
         names,
-        (column, row),
+        (x, y),
         pixel.box,
         maps,
         captions,
         top=[float(weights.max()), threshold, float(heard.max())],
         opacity=labels,
-        title=f"{model}, trained at R = {view.recurrence}: "
-        f"pixel ({column}, {row}) is predicted as {predicted}",
+        title=f"{view.explorer.config.name}, trained at R = {view.recurrence}: "
+        f"pixel ({x}, {y}) is predicted as {predicted}",
     )
-
-
-def attention_at(place: tuple[float, float], **options: Any) -> Figure:
-    """`attention_picture` at a cell of `grid_places`."""
-    return attention_picture(x=place[0], y=place[1], **options)
-
-
-def grid_places(columns: int = 12, rows: int = 12) -> list[tuple[str, tuple[float, float]]]:
-    """A chequerboard's fields, row by row: (name, (x, y) of the middle in per cent), A1 first."""
-    steps = [(row, column) for row in range(rows) for column in range(columns)]
-    return [
-        (f"{chr(65 + c)}{r + 1}", (100 * (c + 0.5) / columns, 100 * (r + 0.5) / rows))
-        for r, c in steps
-    ]
 
 
 def beacon_picture(seed: int) -> Figure:

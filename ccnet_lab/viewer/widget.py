@@ -1,5 +1,7 @@
 """A view as a widget in a notebook cell: viewer.js in an anywidget."""
 
+import io
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +46,19 @@ class ViewWidget(anywidget.AnyWidget):
         super().__init__(payload=data, **{name: begin[name] for name in names} | settings)
         self.view, self._recurrences = view, tuple(recurrences)
 
-    @traitlets.validate("x", "y")
+    def __repr__(self) -> str:
+        height, width = self.view.size
+        return f"ViewWidget of a picture of {width} x {height} pixels, pixel ({self.x}, {self.y})"
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """The widget, and for readers without a kernel a still of it."""
+        data, metadata = super()._repr_mimebundle_(**options)
+        file = io.BytesIO()
+        figure = self.view.figure(self.x, self.y, self._recurrences, self.clip, self.labels)
+        figure.savefig(file, format="png", dpi=72)
+        return data | {"image/png": b64encode(file.getvalue()).decode()}, metadata
+
+    @traitlets.validate("x", "y")  # type: ignore[untyped-decorator]
     def _within(self, proposal: Any) -> int:
         name, value = proposal["trait"].name, proposal["value"]
         side = self.view.size[name == "x"] if hasattr(self, "view") else value + 1
@@ -52,7 +66,7 @@ class ViewWidget(anywidget.AnyWidget):
             raise traitlets.TraitError(f"{name} is {value}; expected 0 to {side - 1}")
         return int(value)
 
-    @traitlets.validate("recurrence")
+    @traitlets.validate("recurrence")  # type: ignore[untyped-decorator]
     def _known(self, proposal: Any) -> int:
         value = proposal["value"]
         if hasattr(self, "view") and value not in self._recurrences:

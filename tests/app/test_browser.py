@@ -247,7 +247,7 @@ def test_another_picture_keeps_the_sliders_and_the_files_are_right(tab, tmp_path
     tab.mouse.click(slider["x"] + 0.9 * slider["width"], slider["y"] + slider["height"] / 2)
     clip = tab.evaluate(STATE)["clip"]
     assert clip > 0.8
-    another_view(tab, lambda: tab.locator("#examples button img").nth(3).click())
+    another_view(tab, lambda: tab.locator("#examples button img").nth(4).click())
     assert tab.evaluate(STATE)["clip"] == clip
     assert tab.evaluate(STATE)["size"] == [427, 640]
     for button, name in (("#save", "png"), ("#save-pdf", "pdf"), ("#save-page", "html")):

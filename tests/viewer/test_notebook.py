@@ -1,11 +1,9 @@
 """viewer/notebook.py: what the notebooks' widgets call."""
 
 import json
-import time
 from copy import deepcopy
 
 import numpy as np
-import pytest
 from matplotlib.text import Text
 from PIL import Image
 
@@ -13,7 +11,7 @@ from ccnet_lab.data.check import examine
 from ccnet_lab.data.datasets import open_own, open_split
 from ccnet_lab.data.generated.beacons import make_scene, on_cross
 from ccnet_lab.draw.figures import GAP, PANEL
-from ccnet_lab.errors import ImageError
+from ccnet_lab.explore.measures import first_pixel
 from ccnet_lab.viewer import notebook as studio
 
 
@@ -23,10 +21,9 @@ def words(figure):
 
 def test_the_picture_says_what_the_view_says():
     view = studio.look("demo", "scene 1")
-    x, y = studio.telling_place(view)
-    column, row = studio.pixel_at(view, x, y)
-    texts = words(studio.attention_picture("demo", "scene 1", x, y, recurrence=2, clip=0.5))
-    pixel = view.pixel(column, row, (2,))
+    x, y = first_pixel(view)
+    texts = words(studio.attention_picture(view, x, y, recurrence=2, clip=0.5))
+    pixel = view.pixel(x, y, (2,))
     threshold = float(pixel.maps[0].max() * 10**-1.5)
     assert f"clipped at t = {threshold:.2g}" in texts
     assert f"on the cross {100 * pixel.on_cross[0]:.0f} %" in texts
@@ -34,73 +31,24 @@ def test_the_picture_says_what_the_view_says():
         f"above t: {100 * (1 - np.minimum(pixel.maps[0], threshold).sum()):.0f} % of the mass cut"
         in texts
     )
-    assert f"it gives {view.listeners(column, row, 2).sum():.2f} in all" in texts
-    name = view.explorer.class_names[view.labels[row, column]]
-    assert any(f"pixel ({column}, {row}) is predicted as {name}" in text for text in texts)
+    assert f"it gives {view.listeners(x, y, 2).sum():.2f} in all" in texts
+    name = view.explorer.class_names[view.labels[y, x]]
+    assert any(f"pixel ({x}, {y}) is predicted as {name}" in text for text in texts)
 
 
-def test_a_slider_s_move_runs_no_network(monkeypatch):
-    view = studio.look("demo", "scene 2")
-    studio.attention_picture("demo", "scene 2", 10, 10, recurrence=3)
-    for part in (view.explorer.model.backbone, view.explorer.model.attention):
-        monkeypatch.setattr(part, "forward", None)
-    shown = [
-        words(studio.attention_picture("demo", "scene 2", x, 90 - x, recurrence=1 + x % 3))
-        for x in range(0, 90, 10)
-    ]
-    assert len({tuple(texts) for texts in shown}) == len(shown)  # every move changed something
-    assert studio.look("demo", "scene 2") is view
-
-
-def test_moves_are_quick():
-    """Far above what a quiet machine needs: this fails where a move runs the network."""
-    spent = []
-    for step in range(6):
-        before = time.process_time()
-        figure = studio.attention_picture("demo", "scene 1", 10 * step, 50)
-        figure.canvas.draw()
-        spent.append(time.process_time() - before)
-    assert np.median(spent) < 0.3
+def test_a_view_is_kept_and_a_picture_of_one_s_own_goes_before_the_list(tmp_path, picture):
+    assert studio.look("demo", "scene 2") is studio.look("demo", "scene 2")
+    Image.fromarray(picture(30, 50)).save(tmp_path / "own.png")
+    widget = studio.view_widget(image="scene 1", path=f" {tmp_path / 'own.png'} ")
+    assert widget.view.size == (30, 50)
+    assert widget.view.explorer is studio.explorer("demo")
 
 
 def test_what_cannot_be_shown_is_said(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
-    assert "nowhere.png" in words(studio.attention_picture(path="nowhere.png"))[0]
-    assert "text.png" in words(studio.attention_picture(path=f" {tmp_path / 'text.png'} "))[0]
-    assert "demo" in words(studio.attention_picture(model="demmo"))[0]
-    assert "(50, 101) %" in words(studio.attention_picture(y=101))[0]
-
-
-def test_a_picture_of_one_s_own_goes_before_the_list(tmp_path, picture):
-    Image.fromarray(picture(30, 50)).save(tmp_path / "own.png")
-    texts = words(
-        studio.attention_picture(image="scene 1", x=100, y=0, path=str(tmp_path / "own.png"))
-    )
-    assert any("pixel (49, 0)" in text for text in texts)
-
-
-@pytest.mark.parametrize("image", studio.IMAGES)
-def test_places_reach_every_corner(image):
-    view = studio.look("demo", image)
-    height, width = view.size
-    assert studio.pixel_at(view, 0, 0) == (0, 0)
-    assert studio.pixel_at(view, 100, 100) == (width - 1, height - 1)
-    with pytest.raises(ImageError, match="0 to 100"):
-        studio.pixel_at(view, -1, 0)
-    x, y = studio.pixel_at(view, *studio.telling_place(view))
-    assert image == studio.PHOTOGRAPH or view.labels[y, x] > 0
-
-
-def test_the_board_is_laid_out_row_by_row():
-    places = studio.grid_places(12, 10)
-    assert (
-        len({name for name, _ in places}) == len(places) == 120
-    )  # a widget tells its buttons apart by their names
-    assert [name for name, _ in places[:2]] == ["A1", "B1"]
-    assert places[12][0] == "A2"
-    assert places[-1] == ("L10", (100 * 11.5 / 12, 95.0))
-    figure = studio.attention_at(places[0][1], model="demo", image="scene 1")
-    assert any("pixel (4, 4)" in text for text in words(figure))
+    assert "nowhere.png" in words(studio.view_widget(path="nowhere.png"))[0]
+    assert "text.png" in words(studio.view_widget(path=str(tmp_path / "text.png")))[0]
+    assert "demo" in words(studio.view_widget(model="demmo"))[0]
 
 
 def test_losses_are_kept_and_smoothed():
