@@ -60,9 +60,8 @@ def cause(error: Exception, folder: Path | None = None) -> str:
             "look at the disk, its room and its rights"
         )
     details = _write_traceback(error, folder)
-    if in_worker:
-        return f"{message}{details}"
-    return f"something unforeseen ({type(error).__name__}: {message[:300]}{details})"
+    unforeseen = f"something unforeseen ({type(error).__name__}: {message[:300]}{details})"
+    return f"{message}{details}" if in_worker else unforeseen
 
 
 def _write_traceback(error: Exception, folder: Path | None) -> str:

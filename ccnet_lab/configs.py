@@ -25,60 +25,37 @@ class _Derived(float):
 class Config:
     """One configuration. Frozen: vary it with `dataclasses.replace`.
 
-    Attributes:
-        dataset: a key of `data.catalog.DATASETS`; the class count follows from it.
-        depth: of the ResNet, 50 or 101; `TINY` or `SLIM` for the small backbones.
-        output_stride: image pixels per feature cell, 8 or 16 (the small networks also 4).
-        width: of the small backbones, see model/backbone.py; the ResNets have their own.
-        crop_size: (H, W) of a training crop, pixels.
-        batch_size: the total batch over all processes.
-        epochs, lr, momentum, weight_decay, power, aux_weight: of SGD and its poly policy.
-        resize: (long, short) sides the whole image is fitted into before evaluation.
-        min_lr: floor of the learning rate, (1 - step / total) ** power * (lr - min_lr) + min_lr;
-            by default a hundredth of `lr`.
-        optimizer: "sgd"; "adamw" for the small networks.
-        balance: whether rare classes weigh more in the loss.
-        ohem: whether only the hard pixels count in the main loss (TPAMI's "+ OHEM").
-        category_loss: weight of the category-consistent loss of TPAMI section 3.3; 0 for none.
-        recurrence: R, how often the criss-cross attention is applied with the same weights.
-        channels, query_channels: C of the head and C' of its queries and keys.
-        head_kernel: kernel of the head's convolutions around the attention, odd.
-        dropout: probability of dropping a channel before the classifiers.
-        gamma: initial residual weight of the attention.
-        auxiliary: whether a second classifier on stage 3 is trained beside the head.
-        aux_channels: channels of that classifier; 0 for `channels` (mmsegmentation has 256).
-        alias: a name of its own; "" for the name that follows from the fields.
-
     Source: SSSegmentation's CCNet configurations; Huang et al., TPAMI 2020, section 4.
     """
 
-    dataset: str
-    depth: int
-    output_stride: int
-    width: int = 64
-    crop_size: tuple[int, int]
-    batch_size: int
+    dataset: str  # a key of `data.catalog.DATASETS`; the class count follows from it
+    depth: int  # of the ResNet, 50 or 101; `TINY` or `SLIM` for the small backbones
+    output_stride: int  # image pixels per feature cell, 8 or 16 (the small networks also 4)
+    width: int = 64  # of the small backbones, see model/backbone.py
+    crop_size: tuple[int, int]  # (H, W) of a training crop, pixels
+    batch_size: int  # over all processes
     epochs: int
-    resize: tuple[int, int] = (2048, 512)
-    lr: float = 0.01
-    min_lr: float = None  # type: ignore[assignment]  # never None afterwards
+    resize: tuple[int, int] = (2048, 512)  # (long, short) sides for evaluation
+    lr: float = 0.01  # times (1 - step / total) ** power
+    # Floor of the learning rate, by default a hundredth of `lr`; never None afterwards.
+    min_lr: float = None  # type: ignore[assignment]
     momentum: float = 0.9
     weight_decay: float = 5e-4
     power: float = 0.9
     aux_weight: float = 0.4
-    optimizer: str = "sgd"
-    balance: bool = False
-    ohem: bool = False
-    category_loss: float = 0.0
-    recurrence: int = 2
-    channels: int = 512
-    query_channels: int = 64
-    head_kernel: int = 3
-    dropout: float = 0.1
-    gamma: float = 0.0
-    auxiliary: bool = True
-    aux_channels: int = 0
-    alias: str = ""
+    optimizer: str = "sgd"  # "adamw" for the small networks
+    balance: bool = False  # whether rare classes weigh more in the loss
+    ohem: bool = False  # whether only the hard pixels count in the main loss (TPAMI's "+ OHEM")
+    category_loss: float = 0.0  # weight of the category-consistent loss, TPAMI section 3.3
+    recurrence: int = 2  # R, how often the criss-cross attention is applied with the same weights
+    channels: int = 512  # C of the head
+    query_channels: int = 64  # C' of its queries and keys
+    head_kernel: int = 3  # of the head's convolutions around the attention, odd
+    dropout: float = 0.1  # probability of dropping a channel before the classifiers
+    gamma: float = 0.0  # initial residual weight of the attention
+    auxiliary: bool = True  # whether a second classifier on stage 3 is trained beside the head
+    aux_channels: int = 0  # channels of that classifier; 0 for `channels`
+    alias: str = ""  # a name of its own; "" for the name that follows from the fields
 
     def __post_init__(self) -> None:
         get_dataset(self.dataset)  # raises for an unknown one
@@ -91,7 +68,7 @@ class Config:
             ("optimizer", self.optimizer in ("sgd", "adamw"), "'sgd' or 'adamw'"),
             ("min_lr", 0 <= self.min_lr <= self.lr, f"0 to lr, which is {self.lr:g}"),
             ("aux_channels", self.aux_channels >= 0, "0 (as many as channels) or more"),
-            ("recurrence", self.recurrence >= 0, "0 or more (the papers use 2)"),
+            ("recurrence", self.recurrence >= 0, "0 or more"),
         ]
         for name in ("batch_size", "epochs", "channels", "query_channels", "width"):
             checks.append((name, getattr(self, name) >= 1, "1 or more"))
@@ -105,10 +82,7 @@ class Config:
 
     @property
     def name(self) -> str:
-        """The alias, or the name that follows from the fields, as `ccnet_resnet50os8_voc`.
-
-        `_r{R}` is added where R is not 2, `_aux{channels}` where that is set.
-        """
+        """The alias, or the name that follows from the fields, as `ccnet_resnet50os8_voc`."""
         name = f"ccnet_resnet{self.depth}os{self.output_stride}_{self.dataset}"
         name += "" if self.recurrence == 2 else f"_r{self.recurrence}"
         name += f"_aux{self.aux_channels}" if self.aux_channels else ""
@@ -126,12 +100,12 @@ class Config:
 
     @property
     def published_url(self) -> str | None:
-        """Address of the published checkpoint; None where nothing is published."""
+        """Of the published checkpoint, None where there is none."""
         return None if self.published_miou is None else f"{RELEASES}/{self.name}_train.pth"
 
     @property
     def published_log_url(self) -> str | None:
-        """Address of the published training log; None where nothing is published."""
+        """Of the published training log, None where there is none."""
         return None if self.published_miou is None else f"{RELEASES}/{self.name}_train.log"
 
     def to_dict(self) -> dict[str, Any]:
@@ -180,8 +154,7 @@ _PUBLISHED = dict(
     )
 )
 
-# A beacon decides every disc's class, so that a network needs R = 2 to see it from anywhere;
-# scripts/make_demo.py trains both.
+# Trained by scripts/make_demo.py, with R = 2 and 1.
 _DEMO = Config(
     alias="demo",
     dataset="beacons",
@@ -200,8 +173,7 @@ _DEMO = Config(
     gamma=1.0,
     auxiliary=False,
 )
-# Small enough to be trained from scratch on two CPU cores: first the coarse one on CamVid, then the
-# finer one from its weights.
+# Trained from scratch on two CPU cores: this one on CamVid, then the finer one from its weights.
 _STREET8 = Config(
     alias="street8",
     dataset="camvid",
@@ -231,7 +203,7 @@ EXTRAS: Mapping[str, Config] = MappingProxyType({config.name: config for config 
 
 
 def get_config(name: str | Config) -> Config:
-    """The configuration of that name, one of the twelve or an extra; a Config is returned as it is.
+    """The configuration of that name, one of the twelve or an extra; a Config stays as it is.
 
     Raises:
         ConfigError: no configuration has this name; the near ones are listed.

@@ -74,12 +74,10 @@ def set_arithmetic(deterministic: bool = False) -> None:
 def out_of_memory(error: Exception) -> bool:
     """Whether an error, but one of this library, says that a GPU's or the machine's memory ran out.
 
-    Of /dev/shm, where workers put "/torch_..." files, there is less than of memory.
+    "/torch_..." is a worker's file in /dev/shm, of which there is less than of memory.
     """
-    if isinstance(error, LabError):
-        return False
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    message = str(error).lower()
-    known = ("out of memory", "allocate memory", "alloc_failed")
-    return "/torch_" not in message and any(words in message for words in known)
+    message, known = str(error).lower(), ("out of memory", "allocate memory", "alloc_failed")
+    foreign = not isinstance(error, LabError) and "/torch_" not in message
+    return foreign and any(words in message for words in known)

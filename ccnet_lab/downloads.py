@@ -3,15 +3,14 @@
 Which files are wanted is up to the callers, store.py and data/prepare.py.
 """
 
-import errno
 import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,9 @@ class NotThereError(DownloadError):
 class _CutError(Exception):
     """The transfer broke off in a way that another try may mend."""
 
-    unreachable = False  # such a host is tried once more only
+
+class _NoHostError(_CutError):
+    """The host cannot be reached; not tried again."""
 
 
 def fetch(
@@ -52,14 +53,14 @@ def fetch(
     `<path>.part.json`) or a digest will tell.
 
     Args:
-        url: http or https; proxies from the environment are respected.
+        url: http or https.
         path: the file to write; its folder is made.
         digest: `"sha256:..."`, `"md5:..."` or `"sha1:..."`; the first digits suffice.
         progress: called with (bytes so far, total or None); if it raises, the next call resumes.
         check: called with the whole file before it is renamed; may raise `DownloadError`.
         timeout: seconds without a byte after which the connection counts as cut.
         retries: tries in a row that bring nothing new before giving up, after `pause` seconds,
-            twice that, and so on; one at most where the host cannot be reached.
+            twice that, and so on; none where the host cannot be reached.
 
     Raises:
         DownloadError: no network, refused, wrong length or hash, a full disk, or another process is
@@ -74,7 +75,8 @@ def fetch(
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(part):
             if not path.exists():  # else another process has just finished it
-                _transfer(url, part, digest, progress, timeout, retries, pause)
+                receive = partial(_receive, url, part, digest, progress, timeout)
+                _transfer(url, receive, part, retries, pause)
                 remedy = f"it is removed; call again, or put the right file at {path} by hand"
                 try:
                     _verify(part, digest, remedy, check)
@@ -86,32 +88,20 @@ def fetch(
     except LabError:
         raise
     except OSError as error:  # of the disk; those of the network are caught before
-        if error.errno == errno.ENOSPC:
-            raise DownloadError(
-                f"no room left for {part}; free some and call again, what came so far is kept"
-            ) from None
-        remedy = "choose another folder or change its rights"
+        remedy = "make room or choose another folder; what came so far is kept"
         raise DownloadError(f"{path} cannot be written: {error}; {remedy}") from None
     return path
 
 
 def progress_bar(title: str, unit: str = "B") -> Progress:
-    """A `Progress` that draws a line in the terminal, or a widget in a notebook."""
+    """A `Progress` that draws a line in a terminal, a widget in a notebook, nothing in a log."""
     bar: Any = None
 
     def show(done: int, total: int | None) -> None:
         nonlocal bar
         if bar is None:
-            watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-            bar = tqdm(
-                desc=title,
-                total=total,
-                unit=unit,
-                unit_scale=unit == "B",
-                initial=done,
-                mininterval=0.1 if watched else 30.0,  # seconds; a log file gets few lines
-                dynamic_ncols=True,
-            )
+            how: dict[str, Any] = {"unit": unit, "unit_scale": unit == "B", "initial": done}
+            bar = tqdm(desc=title, total=total, dynamic_ncols=True, disable=None, **how)
         bar.total = total
         bar.update(done - bar.n)
         if done == total:
@@ -132,45 +122,36 @@ def _locked(part: Path) -> Iterator[None]:
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino
+            held = path.exists() and os.path.samefile(path, file.fileno())
         except BlockingIOError:
             held = False
         if not held:  # or the holder has just removed the file
             file.seek(0)
-            holder = file.read().strip() or "?"
-            doing = f"{_final(part)} is being downloaded by process {holder}"
+            doing = f"{_final(part)} is being downloaded by process {file.read() or '?'}"
             raise DownloadError(f"{doing}; wait until it is done and call again")
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
         try:
+            file.truncate(0)
+            print(os.getpid(), end="", file=file, flush=True)
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
 def _transfer(
-    url: str,
-    part: Path,
-    digest: str,
-    progress: Progress | None,
-    timeout: float,
-    retries: int,
-    pause: float,
+    url: str, receive: Callable[[], None], part: Path, retries: int, pause: float
 ) -> None:
     """Receive until the part is whole, resuming after every cut."""
     tries, most = 0, _length(part)
     while True:
         try:
-            return _receive(url, part, digest, progress, timeout)
+            return receive()
         except _CutError as cut:
             have = _length(part)
             tries, most = (1, have) if have > most else (tries + 1, most)
-            if tries > (min(1, retries) if cut.unreachable else retries):
-                kept = f"; the first {have:,} bytes are kept and the next call resumes there"
+            if tries > retries or isinstance(cut, _NoHostError):
                 raise DownloadError(
-                    f"{url} cannot be downloaded: {cut}{kept if have else ''}. "
-                    f"Or put it at {_final(part)} by hand"
+                    f"{url} cannot be downloaded: {cut}; the first {have:,} bytes are kept and the "
+                    f"next call resumes there, or put it at {_final(part)} by hand"
                 ) from None
             time.sleep(pause * 2 ** (tries - 1))
 
@@ -188,10 +169,9 @@ def _receive(url: str, part: Path, digest: str, progress: Progress | None, timeo
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-"} | ({"If-Range": same} if same else {})
-    answered = False
+    answer: Any = None
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
-            answered = True
             have, total = _accepted(answer, url, part, have)
             tag = answer.headers.get("ETag", "")
             weak = not tag or tag.startswith("W/")
@@ -208,12 +188,13 @@ def _receive(url: str, part: Path, digest: str, progress: Progress | None, timeo
                 os.fsync(file.fileno())
     except requests.RequestException as error:
         if isinstance(error, ValueError):
-            raise DownloadError(f"{url} is no address to download from: {error}") from None
+            raise DownloadError(
+                f"{url} is no address ({error}); give one of http or https"
+            ) from None
+        slow = isinstance(error, requests.Timeout)
+        kind = _CutError if slow or answer is not None else _NoHostError
         inner = error.args[0] if error.args else error
-        cut = _CutError(str(getattr(inner, "reason", inner)))
-        refused = isinstance(error, requests.ConnectionError) and not answered
-        cut.unreachable = refused and not isinstance(error, requests.Timeout)
-        raise cut from None
+        raise kind(str(getattr(inner, "reason", inner))) from None
     if total is not None and have != total:
         raise _CutError(f"the connection ended after {have:,} of {total:,} bytes")
 
@@ -221,28 +202,25 @@ def _receive(url: str, part: Path, digest: str, progress: Progress | None, timeo
 def _accepted(answer: Any, url: str, part: Path, have: int) -> tuple[int, int | None]:
     """The offset at which an answer's bytes begin, and the file's length; raises for refusals."""
     status, headers = answer.status_code, answer.headers
-    said = f"the host answers {status} {answer.reason}"
-    if status == 416:  # the part is longer than the file there
+    sent = headers.get("Content-Range", "")
+    if status == 416 or (status == 206 and not sent.startswith(f"bytes {have}-")):
         _forget(part)
         raise _CutError("the file there has changed")
+    said = f"the host answers {status} {answer.reason}"
     if status in (408, 425, 429) or status >= 500:
         raise _CutError(said)
     if status not in (200, 206):  # some stores answer 403 for what they don't have
-        kind = NotThereError if 400 <= status < 500 else DownloadError
-        raise kind(f"{said} to {url}; put the file at {_final(part)} by hand")
-    if status == 206:
-        begin, _, length = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        if begin.split("-")[0] != str(have):
-            _forget(part)
-            raise _CutError(f"the host sent bytes {begin or '?'} instead of {have}-")
-    else:
+        raise NotThereError(f"{said} to {url}; put the file at {_final(part)} by hand")
+    length = sent.partition("/")[2]
+    if status == 200:
         have = 0
         length = "" if "Content-Encoding" in headers else headers.get("Content-Length", "")
     total = int(length) if length.isdigit() else None
     free = shutil.disk_usage(part.parent).free + (0 if have else _length(part))
     if total is not None and free < total - have:
         room = f"{part.parent} has room for {free / 1e9:.1f} GB"
-        raise DownloadError(f"{room}, {_final(part)} takes {(total - have) / 1e9:.1f} GB more")
+        needed = f"{_final(part)} takes {(total - have) / 1e9:.1f} GB more"
+        raise DownloadError(f"{room}, {needed}; make room and call again")
     return have, total
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,14 +10,7 @@ from pathlib import Path
 from ccnet_lab.errors import LabError
 
 # What torch's messages contain when a file could not be written.
-_TORCH_WRITING = (
-    "inline_container",
-    "PytorchStreamWriter",
-    "iostream",
-    "unexpected pos",
-    "No space left",
-    "file write",
-)
+_TORCH_WRITING = "inline_container|PytorchStreamWriter|iostream|unexpected pos|No space|file write"
 
 
 def write_whole(path: Path, write: Callable[[Path], object], error: type[LabError]) -> None:
@@ -49,12 +43,9 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[LabErro
 
 
 def failed_to_write(error: Exception) -> bool:
-    """Whether an error means that a file could not be written; torch and safetensors wrap those.
-
-    A worker that was killed or a lost GPU may raise while a file is written, too.
-    """
+    """Whether an error means that a file could not be written; torch and safetensors wrap those."""
     if isinstance(error, RuntimeError):
-        return any(phrase in str(error) for phrase in _TORCH_WRITING)
+        return re.search(_TORCH_WRITING, str(error)) is not None
     return isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
 
 

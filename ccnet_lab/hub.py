@@ -21,7 +21,6 @@ def load(
     source: str | Path,
     device: str | torch.device = "cpu",
     config: str | Config | None = None,
-    ema: bool = False,
     own: Dataset | None = None,
 ) -> tuple[CCNet, Config]:
     """The model behind a name or path, in eval mode on `device`, and its configuration.
@@ -30,19 +29,16 @@ def load(
         source: an embedded model ("demo", "demo_r1", "street"), one of the twelve (downloaded where
             it is not on disk), a run folder or a weights file; or "PATH as NAME".
         config: the configuration a weights file was made for, where the file leaves that open.
-        ema: take the averaged weights of a file that has both.
-        own: the user's data set that it was trained on, for files that name no classes.
+        own: the user's data set that it was trained on, where that has classes of its own.
 
     Raises:
-        ConfigError: neither a name nor a path that exists.
-        DownloadError: the published checkpoint cannot be downloaded.
-        MissingFileError: a run that has no weights yet, or a name whose weights are not shipped.
+        ConfigError, MissingFileError, DownloadError, RunError: as `find_weights`, `obtain_weights`.
         WeightsError, ConfigError: as `load_weights` and `Checkpoint.config`.
-        RunError, DeviceError: as `Run.open` and `choose_device`.
+        DeviceError: as `choose_device`.
     """
     device = choose_device(device)
     path, name = source_and_config(str(source))
-    checkpoint = open_checkpoint(obtain_weights(path), ema)
+    checkpoint = open_checkpoint(obtain_weights(path))
     return build(checkpoint, checkpoint.config(config or name, own), device)
 
 
@@ -68,17 +64,22 @@ def source_and_config(text: str) -> tuple[str, str | None]:
 
 
 def find_weights(source: str | Path) -> Path:
-    """The weights file behind a name or a path; raises as `load`, but downloads nothing.
+    """The weights file behind a name or a path; nothing is downloaded.
 
     For one of the twelve it is the published file, under either of its names, or NAME.safetensors,
     in the store's folder `checkpoints`.
+
+    Raises:
+        ConfigError: neither a name nor a path that exists.
+        MissingFileError: weights that are not shipped, not on disk or not trained yet.
+        RunError: as `Run.open`.
     """
     name = str(source)
     if name in EXTRAS:
         path = Path(str(files("ccnet_lab").joinpath("assets", f"{name}.safetensors")))
         if path.is_file():
             return path
-        train = f"`python scripts/train.py {name} --data ROOT` trains it, then give the run folder"
+        train = f"train it (python scripts/train.py {name} --data ROOT) and give the run folder"
         raise MissingFileError(f"no weights of {name} are shipped; {train}")
     if name in CONFIGS:
         published = store.find(name).path
@@ -96,11 +97,10 @@ def find_weights(source: str | Path) -> Path:
             raise MissingFileError(f"the run {path} has no weights yet ({weights.name} is missing)")
         return weights
     if not path.is_file():
-        known = [*EXTRAS, *CONFIGS]
-        nowhere = f"{name!r} is neither a model's name nor a file or run folder on disk"
-        if path.name != name:  # a path: the names of models would be no help
-            raise ConfigError(f"{nowhere}; check the path")
-        raise ConfigError(f"{nowhere}; {near(name, known)}")
+        remedy = "check the path" if path.name != name else near(name, [*EXTRAS, *CONFIGS])
+        raise ConfigError(
+            f"{name!r} is neither a model's name nor a file or run folder on disk; {remedy}"
+        )
     return path
 
 

@@ -1,19 +1,18 @@
 """The published files on this machine: addresses, places, records of size and hash.
 
 The folder is `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab. `$CCNET_LAB_MIRROR` is an address
-with the same files under the same names, used instead of the published ones. Only `obtain`
-downloads; the transfer itself is in downloads.py.
+with the same files under the same names. Only `obtain` downloads, by downloads.py.
 """
 
 import json
 import os
-import time
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from ccnet_lab.configs import CONFIGS, RELEASES
 from ccnet_lab.downloads import NotThereError, Progress, fetch, note_path, read_note
@@ -29,19 +28,12 @@ _FOLDERS = {"checkpoint": "checkpoints", "log": "logs", "start": "imagenet"}
 
 @dataclass(frozen=True)
 class Published:
-    """A published file.
+    """A published file."""
 
-    Attributes:
-        name: the key in `PUBLISHED`.
-        kind: "checkpoint", "log" or "start" (ImageNet weights that a training starts from).
-        url: where it is published.
-        digest: "sha256:..." or its first digits; "" where unknown.
-    """
-
-    name: str
-    kind: str
-    url: str
-    digest: str = ""
+    name: str  # the key in `PUBLISHED`
+    kind: str  # "checkpoint", "log" or "start" (ImageNet weights that a training starts from)
+    url: str  # where it is published
+    digest: str = ""  # "sha256:..." or its first digits; "" where unknown
 
     @property
     def file(self) -> str:
@@ -49,14 +41,14 @@ class Published:
         return self.url.rsplit("/", 1)[1]
 
     @property
-    def file_names(self) -> tuple[str, ...]:
+    def file_names(self) -> list[str]:
         """The names SSSegmentation has published it under, with `_train` and without."""
-        return tuple(dict.fromkeys((self.file, self.file.replace("_train.", "."))))
+        return list(dict.fromkeys((self.file, self.file.replace("_train.", "."))))
 
     @property
-    def places(self) -> tuple[Path, ...]:
+    def places(self) -> list[Path]:
         """The paths it may have; a download gets the first."""
-        return tuple(home() / _FOLDERS[self.kind] / name for name in self.file_names)
+        return [home() / _FOLDERS[self.kind] / name for name in self.file_names]
 
     @property
     def path(self) -> Path:
@@ -69,26 +61,19 @@ class Published:
         return self.path.is_file()
 
 
-def _start(depth: int, digits: str) -> Published:
-    """ImageNet weights of a ResNet; the digits in their name begin their sha256."""
-    name = f"resnet{depth}_v1c"
-    return Published(name, "start", f"{_V1C}/{name}-{digits}.pth", f"sha256:{digits}")
-
-
+_START = {"resnet50_v1c": "2cccc1ad", "resnet101_v1c": "e67eebb6"}  # the sha256 begins so
 _FILES = [
     *(Published(name, "checkpoint", f"{RELEASES}/{name}_train.pth") for name in CONFIGS),
     *(Published(f"{name}.log", "log", f"{RELEASES}/{name}_train.log") for name in CONFIGS),
-    _start(50, "2cccc1ad"),
-    _start(101, "e67eebb6"),
+    *(Published(k, "start", f"{_V1C}/{k}-{v}.pth", f"sha256:{v}") for k, v in _START.items()),
 ]
 PUBLISHED: Mapping[str, Published] = MappingProxyType({file.name: file for file in _FILES})
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A file in the folder; `name` is "" where it is not in `PUBLISHED`."""
+class Kept(NamedTuple):
+    """A file in the folder."""
 
-    name: str
+    name: str  # "" where it is not in `PUBLISHED`
     path: Path
     bytes: int
     sha256: str
@@ -96,7 +81,7 @@ class Kept:
 
 
 def home() -> Path:
-    """The folder of published files: `$CCNET_LAB_HOME`, by default ~/.cache/ccnet_lab."""
+    """The folder of published files."""
     folder = os.environ.get("CCNET_LAB_HOME") or Path.home() / ".cache" / "ccnet_lab"
     return Path(folder).expanduser()
 
@@ -123,7 +108,7 @@ def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Pat
     Args:
         name: a key of `PUBLISHED`.
         progress: as in `downloads.fetch`.
-        mirror: an address with the same files, instead of `$CCNET_LAB_MIRROR`.
+        mirror: instead of `$CCNET_LAB_MIRROR`.
 
     Raises:
         MissingFileError: there is no such published file.
@@ -131,19 +116,18 @@ def obtain(name: str, progress: Progress | None = None, mirror: str = "") -> Pat
     """
     wanted = find(name)
     if not wanted.on_disk:
-        url = _download(wanted, addresses(wanted, mirror), progress)
-        _record(wanted.path, url, sha256(wanted.path))
+        _download(wanted, addresses(wanted, mirror), progress)
     verify(wanted.path, wanted.digest)
     return wanted.path
 
 
-def _download(wanted: Published, urls: list[str], progress: Progress | None) -> str:
-    """Download from the first address that has the file; returns that address."""
+def _download(wanted: Published, urls: list[str], progress: Progress | None) -> None:
+    """Download from the first address that has the file, and record it."""
     before = ""
     for url in urls:
         try:
             fetch(url, wanted.path, digest=wanted.digest, progress=progress, check=_plausible)
-            return url
+            return _record(wanted.path, url, sha256(wanted.path))
         except DownloadError as error:
             if isinstance(error, NotThereError) and url != urls[-1]:
                 before = f" (before that: {str(error).partition(';')[0]})"
@@ -151,7 +135,6 @@ def _download(wanted: Published, urls: list[str], progress: Progress | None) -> 
             others = f". Other places: --mirror, ${MIRROR}, or in a browser {BY_HAND}"
             others = "" if wanted.kind == "start" else others
             raise type(error)(f"{error}{before}{others}") from None
-    raise AssertionError("there is no address")
 
 
 def verify(path: Path, digest: str = "") -> None:
@@ -169,9 +152,10 @@ def verify(path: Path, digest: str = "") -> None:
         (digest.removeprefix("sha256:"), "expected"),
     ):
         if not found.startswith(expected):
-            remedy = f"if you have replaced it, remove {note_path(path).name} beside it, else "
-            remedy += "remove the file and call again"
-            raise DownloadError(f"{path} has the sha256 {found}, {whose} {expected}; {remedy}")
+            raise DownloadError(
+                f"{path} has the sha256 {found}, {whose} {expected}; remove it and call again, or "
+                f"if you have replaced it remove {note_path(path).name} beside it"
+            )
     _record(path, str(record.get("url", "")), found)
 
 
@@ -213,7 +197,6 @@ def _record(path: Path, url: str, digest: str) -> None:
         "sha256": digest,
         "mtime_ns": status.st_mtime_ns,
         "url": url,
-        "first_used": time.strftime("%Y-%m-%d"),
     }
     with suppress(DownloadError):  # a shared folder that may only be read
         write_text(note_path(path), json.dumps(content, indent=1) + "\n", DownloadError)

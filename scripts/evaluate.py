@@ -20,8 +20,6 @@ def main() -> int:
     args = parser.parse_args()
     if bool(args.source) == args.published:
         parser.error("give one source, or --published")
-    if args.published and args.ema:
-        parser.error("--ema goes with a source: the published files hold no averaged weights")
     if args.data is None and (args.own is None or args.published):
         parser.error(
             "--data ROOT is missing, the folder above VOCdevkit/, cityscapes/, ...; "
@@ -49,8 +47,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     own = "score on this folder of your own (images/, masks/, classes.json) instead"
     option("--own", type=Path, metavar="FOLDER", help=own)
     option("--config", help="a checkpoint's configuration, where the file leaves it open")
-    ema = "score the averaged weights that lie beside a checkpoint's others"
-    option("--ema", action="store_true", help=ema)
     option("--split", help="by default the split the data set is scored on")
     mode = "the whole image, or windows as large as a training crop"
     option("--mode", choices=("whole", "slide"), default="whole", help=mode)
@@ -95,14 +91,14 @@ def score(args: argparse.Namespace) -> int:
         open_split(named, args.data, args.split or named.val_split)
     run = Run.open(args.source) if Path(args.source).is_dir() else None
     device = choose_device(args.device)
-    checkpoint = open_checkpoint(obtain_weights(args.source), args.ema)
+    checkpoint = open_checkpoint(obtain_weights(args.source))
     made_for = _config(checkpoint, args.config, run is not None, own)
     model, config = build(checkpoint, made_for, device)
     config = config if own is None else on_own(config, own)
     dataset = get_dataset(config.dataset) if own is None else replace(own, key=config.dataset)
     split = open_split(dataset, args.data or ".", args.split or dataset.val_split)
     found, kept = _measure(args, model, split, config, device, run)
-    scores = found.to_dict() | ({"weights": {"averaged": True}} if args.ema else {})
+    scores = found.to_dict()
     print(score_table(scores), published_line(config, scores), sep="\n")
     if run is not None and not kept:
         found.confusions.save(run.confusions)

@@ -7,7 +7,7 @@ from ccnet_lab.ending import ending
 
 from ccnet_lab.errors import LabError
 from ccnet_lab.hub import find_weights, load
-from ccnet_lab.model.export import FORMATS, OPSET, SIZES, Exported, export_model
+from ccnet_lab.model.export import FORMATS, OPSET, SIZES, TOLERANCE, Exported, export_model
 
 
 def main() -> None:
@@ -74,8 +74,8 @@ def _report(done: Exported) -> str:
             f"{facts['name']}, R = {facts['recurrence']}",
             f"  in:  {facts['input']}, {sizes}",
             f"  out: {facts['output']}",
-            "  read back, largest difference from the network "
-            f"({done.allowed:.2g} is allowed): {differences}",
+            "  read back, largest difference from the network, as a share of its largest logit "
+            f"({TOLERANCE:.0e} is allowed): {differences}",
         ]
     )
 

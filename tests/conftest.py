@@ -95,6 +95,17 @@ def published_shapes(config: str) -> dict[str, tuple[int, ...]]:
     }
 
 
+def to_published_names(entries):
+    """A state dict of ccnet_lab under SSSegmentation's names."""
+    from ccnet_lab.model.foreign import PUBLISHED
+
+    back = {own: theirs for theirs, own in PUBLISHED.names.items()}
+    beginning = {name: next(own for own in back if name.startswith(own)) for name in entries}
+    return {
+        back[begin] + name.removeprefix(begin): entries[name] for name, begin in beginning.items()
+    }
+
+
 @pytest.fixture(scope="session")
 def published_file(tmp_path_factory):
     """Path of a file in the published format for a configuration, filled by the rule; made once."""

@@ -175,7 +175,7 @@ def test_a_full_disk_keeps_the_part(get, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(downloads.os, "fsync", full)
-        with pytest.raises(DownloadError, match=r"no room left .* is kept"):
+        with pytest.raises(DownloadError, match=r"No space left .* is kept"):
             get(Served())
     assert "file.part" in names(tmp_path)
     assert get(Served()).read_bytes() == CONTENT

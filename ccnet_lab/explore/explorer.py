@@ -84,10 +84,9 @@ class Explorer:
         source: str | Path,
         device: str | torch.device = "cpu",
         config: str | Config | None = None,
-        ema: bool = False,
     ) -> "Explorer":
         """Explorer of a name, a run folder or a file; arguments and errors of `hub.load`."""
-        return cls(*load(source, device, config, ema), device)
+        return cls(*load(source, device, config), device)
 
     @torch.inference_mode()
     def look(self, image: Any, short_side: int | None = None) -> "View":

@@ -89,18 +89,9 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def criss_cross_residual(
     x: Tensor, gamma: Tensor, query: Tensor, key: Tensor, value: Tensor
 ) -> Tensor:
-    """One step x + gamma * attention; on a CPU the attention is not kept for gamma's gradient.
+    """One step x + gamma * attention, (B, C, H, W) as x; the rest as `criss_cross_attention`.
 
-    Args:
-        x: (B, C, H, W).
-        gamma: (), the residual weight.
-        query, key, value: as in `criss_cross_attention`.
-
-    Returns:
-        (B, C, H, W).
-
-    Raises:
-        ValueError: the shapes do not belong together.
+    On a CPU the attention is not kept for gamma's gradient.
     """
     _check(query, key, value)
     if chosen_form(query, key, value) != "cpu" or x.shape != value.shape:
@@ -147,11 +138,10 @@ class CrissCrossAttention(nn.Module):
 
 
 def chosen_form(query: Tensor, key: Tensor, value: Tensor) -> str:
-    """The form for these tensors: "plain", "cpu" or "triton".
+    """The form for these tensors: "plain", "cpu" or, where `FORM` asks for it, "triton".
 
-    "cpu", compiled or not, keeps only query, key and value for the backward pass. "plain" runs for
-    small batches, on other devices, and under any tracer or transform but torch.compile, so that
-    every step is recorded. `FORM` asks for "triton".
+    "plain" runs for small batches, on other devices, and under any tracer or transform but
+    torch.compile, so that every step is recorded.
     """
     if traced() or type(value) not in (Tensor, nn.Parameter) or value.numel() == 0:
         return "plain"  # where sizes may be unknown
@@ -175,7 +165,7 @@ def _on_cpu(
 
 
 def _rows(image: Tensor) -> Tensor:
-    """(B, c, H, W) -> (B, H, W, c), float32 at least, the last axis dense; a view if possible."""
+    """(B, c, H, W) -> (B, H, W, c), float32 at least, the last axis dense."""
     rows = _widen(image.permute(0, 2, 3, 1))
     return rows if rows.stride(3) == 1 else rows.contiguous()
 
@@ -192,10 +182,7 @@ def _formatted(image: Tensor, like: Tensor) -> Tensor:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def traced() -> bool:
-    """Whether a tracer or transform other than torch.compile runs: none may meet a faster form.
-
-    These are torch.export, torch.jit.trace, torch.onnx.export, make_fx and torch.func.
-    """
+    """Whether torch.export, torch.jit.trace, torch.onnx, make_fx or torch.func runs."""
     if _exporting() or torch._C._get_tracing_state() is not None:
         return True
     return get_proxy_mode() is not None or torch._C._functorch.peek_interpreter_stack() is not None
@@ -203,12 +190,12 @@ def traced() -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _exporting() -> bool:
-    """Whether torch.export runs; a function, since dynamo takes `is_exporting` for true."""
+    """`is_exporting` in a function, since dynamo takes it for true."""
     return torch.compiler.is_exporting()
 
 
 def _full_precision(device_type: str) -> AbstractContextManager[Any]:
-    """Autocast off, which would halve the scores' precision; exports and meta have none."""
+    """Autocast off; exports and meta have none."""
     if _exporting() or device_type == "meta":
         return nullcontext()
     return torch.autocast(device_type, enabled=False)

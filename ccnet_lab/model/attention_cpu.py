@@ -23,18 +23,11 @@ class CrissCross(torch.autograd.Function):
     """`criss_cross_rows` outside compiled programs: less overhead, and its products are counted."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        residual: Tensor | None,
-        gamma: Tensor | None,
-    ) -> Tensor:
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
         """The first result of `criss_cross_rows`."""
-        out, share = _rows_forward(query, key, value, residual, gamma)
-        ctx.save_for_backward(query, key, value, gamma, share)
-        return out
+        found = _rows_forward(*inputs)
+        _save(ctx, inputs, found)
+        return found[0]
 
     @staticmethod
     @once_differentiable
@@ -48,13 +41,8 @@ def _rows_forward(
 ) -> tuple[Tensor, Tensor]:
     """The step residual + gamma * attention, or the attention alone where both are None.
 
-    Args:
-        query, key: (B, H, W, d), the last axis dense.
-        value, residual: (B, H, W, C), likewise.
-        gamma: ().
-
-    Returns:
-        (B, H, W, C), and the share of each pixel's attention that is on its column (B, H, W, 1).
+    Query and key are (B, H, W, d), value and residual (B, H, W, C), the last axis dense; gamma ().
+    Gives (B, H, W, C), and the share of each pixel's attention on its column (B, H, W, 1).
     """
     out, share = _empty_results(value)
     factor = 1.0 if gamma is None else float(gamma.detach())
@@ -94,27 +82,15 @@ criss_cross_rows_backward = torch.library.custom_op(
 )
 
 
-@criss_cross_rows.register_fake
-def _(
-    query: Tensor, key: Tensor, value: Tensor, residual: Tensor | None, gamma: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    return _empty_results(value)
-
-
-@criss_cross_rows_backward.register_fake
-def _(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, gamma: Tensor | None, share: Tensor
-) -> tuple[Tensor, ...]:
-    return *(t.new_empty(t.shape) for t in (query, key, value)), value.new_empty(())
+criss_cross_rows.register_fake(lambda query, key, value, *_: _empty_results(value))
+criss_cross_rows_backward.register_fake(
+    lambda grad, *inputs: (*(t.new_empty(t.shape) for t in inputs[:3]), grad.new_empty(()))
+)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, _, gamma = inputs
     ctx.save_for_backward(query, key, value, gamma, output[1])
-
-
-def _compiled_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _gradients(ctx, criss_cross_rows_backward(grad, *ctx.saved_tensors), grad)
 
 
 def _gradients(ctx: Any, found: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -124,7 +100,11 @@ def _gradients(ctx: Any, found: tuple[Tensor, ...], grad: Tensor) -> tuple[Tenso
     return *projections, grad if residual else None, d_gamma if gamma else None
 
 
-torch.library.register_autograd(criss_cross_rows, _compiled_backward, setup_context=_save)
+torch.library.register_autograd(
+    criss_cross_rows,
+    lambda ctx, grad, _: _gradients(ctx, criss_cross_rows_backward(grad, *ctx.saved_tensors), grad),
+    setup_context=_save,
+)
 
 
 def _forward(
@@ -216,7 +196,7 @@ def _column_scores(query: Tensor, key: Tensor, out: Tensor | None = None) -> Ten
 
 
 def _columns(rows: Tensor) -> Tensor:
-    """(H, W, c) -> (W, H, c), a view."""
+    """(H, W, c) -> (W, H, c)."""
     return rows.transpose(0, 1)
 
 

@@ -2,9 +2,8 @@
 
 attention.py decides when they run. Each kernel works on one line (a column or a row) of one image
 and is launched twice: over the columns, whose results are stored, then over the rows, which add
-theirs. Forward, the two branches are merged through their log-sum-exps; backward, the weights are
-recomputed from the merged one. No two programs write to the same place, so nothing is atomic and
-the same input gives the same bits.
+theirs. Forward, the two are merged through their log-sum-exps; backward, the weights are recomputed
+from the merged one. No two programs write to the same place: the same input gives the same bits.
 
 Shapes: P = B * H * W pixels, image by image and row by row; d query channels, C value channels.
 """
@@ -12,8 +11,8 @@ Shapes: P = B * H * W pixels, image by image and row by row; d query channels, C
 from typing import Any
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # TRITON_INTERPRET=1: the kernels on a CPU
@@ -30,18 +29,15 @@ BACKWARD: dict[int, Tile] = {64: (64, 64, 4, 2), LONGEST_BACKWARD: (128, 32, 8, 
 
 
 def takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the kernels run these (B, d, H, W), (B, d, H, W) and (B, C, H, W) of one batch."""
-    if not INTERPRETED and not (
-        value.is_cuda and torch.cuda.get_device_capability(value.device) >= (8, 0)
-    ):
-        return False
-    same_device = query.device == key.device == value.device
-    if not (same_device and query.dtype == key.dtype == value.dtype and value.dtype in DTYPES):
-        return False
-    wanted = query.requires_grad or key.requires_grad or value.requires_grad
-    learns = torch.is_grad_enabled() and wanted
+    """Whether the kernels run these (B, d, H, W), (B, d, H, W) and (B, C, H, W)."""
+    able = value.is_cuda and torch.cuda.get_device_capability(value.device) >= (8, 0)
+    learns = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
     return (
-        max(value.shape[2:]) <= (LONGEST_BACKWARD if learns else LONGEST)
+        (INTERPRETED or able)
+        and query.device == key.device == value.device
+        and query.dtype == key.dtype == value.dtype
+        and value.dtype in DTYPES
+        and max(value.shape[2:]) <= (LONGEST_BACKWARD if learns else LONGEST)
         and query.shape[1] <= MOST_QUERY_CHANNELS
         and value.shape[1] <= MOST_CHANNELS
     )
@@ -58,15 +54,9 @@ def criss_cross_triton(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def criss_cross_pixels(
     query: Tensor, key: Tensor, value: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """The forward kernels.
+    """The forward kernels, for query and key (P, d) and value (P, C), rows any distance apart.
 
-    Args:
-        query, key: (P, d), rows any distance apart.
-        value: (P, C), likewise.
-        height, width: H and W of each image.
-
-    Returns:
-        The result (P, C), in the value's dtype, and the scores' log-sum-exp (P,), float32.
+    Gives the result (P, C), in the value's dtype, and the scores' log-sum-exp (P,), float32.
     """
     (pixels, d), channels = query.shape, value.shape[1]
     out = value.new_empty(pixels, channels)
@@ -108,8 +98,8 @@ def criss_cross_pixels_backward(
     return d_query, d_key, d_value
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _line(number, image, height, width, column: tl.constexpr):  # type: ignore[no-untyped-def]
+@triton.jit
+def _line(number, image, height, width, column: tl.constexpr):
     """A line's first pixel, the distance to its next one, and its length."""
     start = image.to(tl.int64) * height * width
     if column:
@@ -117,8 +107,35 @@ def _line(number, image, height, width, column: tl.constexpr):  # type: ignore[n
     return start + number * width, 1, width
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _forward(  # type: ignore[no-untyped-def]
+@triton.jit
+def _load(source, pixels, step, channels, mask):
+    return tl.load(source + pixels[:, None] * step + channels[None, :], mask, 0.0)
+
+
+@triton.jit
+def _scores(a, b, i, j, counts, column: tl.constexpr):
+    """Products of the pixels i and j of a line; -inf where one does not count."""
+    scores = tl.dot(a, tl.trans(b), input_precision="ieee")
+    if column:
+        counts = counts & (i[:, None] != j[None, :])
+    return tl.where(counts, scores, float("-inf"))
+
+
+@triton.jit
+def _attend(scores, v, top, total, mean):
+    """The running maximum, sum of weights and weighted sum of values, with a block of keys more."""
+    higher = tl.maximum(top, tl.max(scores, 1))
+    # A pixel alone on its column has no entry there.
+    level = tl.where(higher == float("-inf"), 0.0, higher)
+    weights = tl.exp(scores - level[:, None])
+    shrink = tl.exp(top - level)
+    total = total * shrink + tl.sum(weights, 1)
+    mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+    return higher, total, mean
+
+
+@triton.jit
+def _forward(
     query,
     key,
     value,
@@ -147,41 +164,19 @@ def _forward(  # type: ignore[no-untyped-def]
     i = tl.program_id(0) // c_blocks * block + tl.arange(0, block)
     c = tl.program_id(0) % c_blocks * c_block + tl.arange(0, c_block)
     f = tl.arange(0, d_block)
-    here = first + i * step
-    queries = i < length
-    q = tl.load(
-        query + here[:, None] * q_step + f[None, :], queries[:, None] & (f < d)[None, :], 0.0
-    )  # (block, d)
+    here, queries = first + i * step, i < length
+    q = _load(query, here, q_step, f, queries[:, None] & (f < d)[None, :])  # (block, d)
     top = tl.full((block,), float("-inf"), tl.float32)
     total = tl.zeros((block,), tl.float32)
     mean = tl.zeros((block, c_block), tl.float32)
     for number in range(blocks):
         j = number * block + tl.arange(0, block)
-        there = first + j * step
-        keys = j < length
-        k = tl.load(
-            key + there[:, None] * k_step + f[None, :], keys[:, None] & (f < d)[None, :], 0.0
-        )  # (block, d)
-        v = tl.load(
-            value + there[:, None] * v_step + c[None, :],
-            keys[:, None] & (c < channels)[None, :],
-            0.0,
-        )  # (block, c_block)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # (queries, keys)
-        counts = keys[None, :]
-        if column:
-            counts = counts & (i[:, None] != j[None, :])
-        scores = tl.where(counts, scores, float("-inf"))
-        higher = tl.maximum(top, tl.max(scores, 1))
-        # A pixel alone on its column has no entry there.
-        level = tl.where(higher == float("-inf"), 0.0, higher)
-        weights = tl.exp(scores - level[:, None])
-        shrink = tl.exp(top - level)
-        total = total * shrink + tl.sum(weights, 1)
-        mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        top = higher
-    some = total > 0
-    total = tl.where(some, total, 1.0)
+        there, keys = first + j * step, j < length
+        k = _load(key, there, k_step, f, keys[:, None] & (f < d)[None, :])  # (block, d)
+        v = _load(value, there, v_step, c, keys[:, None] & (c < channels)[None, :])
+        scores = _scores(q, k, i, j, keys[None, :], column)  # (queries, keys)
+        top, total, mean = _attend(scores, v, top, total, mean)
+    total = tl.where(total > 0, total, 1.0)
     mean = mean / total[:, None]
     own = top + tl.log(total)  # -inf where there is no entry
     to = out + here[:, None] * channels + c[None, :]
@@ -189,7 +184,6 @@ def _forward(  # type: ignore[no-untyped-def]
     first_channels = queries & (tl.program_id(0) % c_blocks == 0)
     if column:
         tl.store(column_lse + here, own, first_channels)
-        tl.store(to, mean.to(out.dtype.element_ty), inside)
     else:
         other = tl.load(column_lse + here, queries, float("-inf"))
         level = tl.maximum(own, other)  # finite: a pixel is on its own row
@@ -197,11 +191,18 @@ def _forward(  # type: ignore[no-untyped-def]
         stored = tl.load(to, inside, 0.0).to(tl.float32)
         mean = mean * tl.exp(own - merged)[:, None] + stored * tl.exp(other - merged)[:, None]
         tl.store(lse + here, merged, first_channels)
-        tl.store(to, mean.to(out.dtype.element_ty), inside)
+    tl.store(to, mean.to(out.dtype.element_ty), inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _backward(  # type: ignore[no-untyped-def]
+@triton.jit
+def _store(to, values, mask, adds: tl.constexpr):
+    if adds:
+        values += tl.load(to, mask, 0.0).to(tl.float32)
+    tl.store(to, values.to(to.dtype.element_ty), mask)
+
+
+@triton.jit
+def _backward(
     query,
     key,
     value,
@@ -229,20 +230,13 @@ def _backward(  # type: ignore[no-untyped-def]
     A row's program adds to what the columns' programs stored.
     """
     first, step, length = _line(tl.program_id(0), tl.program_id(1), height, width, column)
-    i = tl.arange(0, block)
-    f = tl.arange(0, d_block)
-    inside = i < length
-    pixel = first + i * step
+    i, f = tl.arange(0, block), tl.arange(0, d_block)
+    pixel, inside = first + i * step, i < length
     features = inside[:, None] & (f < d)[None, :]
-    q = tl.load(query + pixel[:, None] * q_step + f[None, :], features, 0.0)  # (block, d)
-    k = tl.load(key + pixel[:, None] * k_step + f[None, :], features, 0.0)
-    scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # (keys, queries)
-    counts = inside[:, None] & inside[None, :]
-    if column:
-        counts = counts & (i[:, None] != i[None, :])
-    weights = tl.where(
-        counts, tl.exp(scores - tl.load(lse + pixel, inside, float("inf"))[None, :]), 0.0
-    )
+    q = _load(query, pixel, q_step, f, features)  # (block, d)
+    k = _load(key, pixel, k_step, f, features)
+    scores = _scores(k, q, i, i, inside[:, None] & inside[None, :], column)  # (keys, queries)
+    weights = tl.exp(scores - tl.load(lse + pixel, inside, float("inf"))[None, :])
     small = weights.to(value.dtype.element_ty)
     d_weights = tl.zeros((block, block), tl.float32)
     inner = tl.zeros((block,), tl.float32)  # sum over channels of grad * out, per query
@@ -251,27 +245,21 @@ def _backward(  # type: ignore[no-untyped-def]
         there = inside[:, None] & (c < channels)[None, :]
         at = pixel[:, None] * channels + c[None, :]
         g = tl.load(grad + at, there, 0.0)  # (block, c_block)
-        v = tl.load(value + pixel[:, None] * v_step + c[None, :], there, 0.0)
+        v = _load(value, pixel, v_step, c, there)
         d_weights += tl.dot(v, tl.trans(g), input_precision="ieee")
-        dv = tl.dot(small, g, input_precision="ieee")
         if column:
             inner += tl.sum(g.to(tl.float32) * tl.load(out + at, there, 0.0).to(tl.float32), 1)
-        else:
-            dv += tl.load(d_value + at, there, 0.0).to(tl.float32)
-        tl.store(d_value + at, dv.to(d_value.dtype.element_ty), there)
+        dv = tl.dot(small, g, input_precision="ieee")
+        _store(d_value + at, dv, there, not column)
     if column:
         tl.store(delta + pixel, inner, inside)
     else:
         inner = tl.load(delta + pixel, inside, 0.0)
     d_scores = (weights * (d_weights - inner[None, :])).to(q.dtype)
-    dk = tl.dot(d_scores, q, input_precision="ieee")
-    dq = tl.dot(tl.trans(d_scores), k, input_precision="ieee")
     at = pixel[:, None] * d + f[None, :]
-    if not column:
-        dk += tl.load(d_key + at, features, 0.0).to(tl.float32)
-        dq += tl.load(d_query + at, features, 0.0).to(tl.float32)
-    tl.store(d_key + at, dk.to(d_key.dtype.element_ty), features)
-    tl.store(d_query + at, dq.to(d_query.dtype.element_ty), features)
+    _store(d_key + at, tl.dot(d_scores, q, input_precision="ieee"), features, not column)
+    dq = tl.dot(tl.trans(d_scores), k, input_precision="ieee")
+    _store(d_query + at, dq, features, not column)
 
 
 def _pixels(image: Tensor) -> Tensor:
@@ -301,23 +289,15 @@ def _tile(tiles: dict[int, Tile], length: int, channels: int, d: int) -> dict[st
     }
 
 
-@criss_cross_pixels.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    return value.new_empty(value.shape), value.new_empty(value.shape[:1], dtype=torch.float32)
-
-
-@criss_cross_pixels_backward.register_fake
-def _(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    height: int,
-    width: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+criss_cross_pixels.register_fake(
+    lambda query, key, value, height, width: (
+        value.new_empty(value.shape),
+        value.new_empty(value.shape[:1], dtype=torch.float32),
+    )
+)
+criss_cross_pixels_backward.register_fake(
+    lambda grad, query, key, value, *_: tuple(t.new_empty(t.shape) for t in (query, key, value))
+)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -26,10 +26,6 @@ class DilatedResNet(ResNet):
 
     Output stride 8 dilates stages 3 and 4 (by 2 and 4), 16 only stage 4 (by 2). The first block of
     a dilated stage has half its dilation, as in torchvision and the published networks.
-
-    Args:
-        depth: 50 or 101.
-        output_stride: 8 or 16.
     """
 
     channels = (1024, 2048)  # C3, C4

@@ -37,56 +37,39 @@ _register_namedtuple(Segmentation, serialized_type_name="ccnet_lab.Segmentation"
 class CCNet(nn.Module):
     """A backbone, R shared steps of criss-cross attention, a classifier and an auxiliary one.
 
-    Args:
-        backbone: a module that maps images to `Features` and has `channels` = (C3, C4).
-        num_classes: K.
-        channels: C of the head.
-        query_channels: d of the attention's queries and keys.
-        recurrence: R, unless a call gives another.
-        head_kernel: kernel size of the head's convolutions, odd.
-        dropout: probability of dropping a channel before the classifiers.
-        gamma: initial residual weight of the attention.
-        auxiliary: whether there is a classifier on stage 3.
-        aux_channels: its channels; 0 means `channels`.
-        embedding: whether to project the attention's output to 16 channels, in train mode, for the
-            category-consistent loss.
+    With a category-consistent loss, the attention's output is projected to 16 channels in train
+    mode.
 
     Source: Huang et al., TPAMI 2020, figure 2; SSSegmentation's
     ssseg/modules/models/segmentors/ccnet.
     """
 
-    def __init__(
-        self,
-        backbone: DilatedResNet | SlimBackbone | TinyBackbone,
-        num_classes: int,
-        channels: int = 512,
-        query_channels: int = 64,
-        recurrence: int = 2,
-        head_kernel: int = 3,
-        dropout: float = 0.1,
-        gamma: float = 0.0,
-        auxiliary: bool = True,
-        aux_channels: int = 0,
-        embedding: bool = False,
-    ) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.recurrence = recurrence
-        stage3, stage4 = backbone.channels
-        self.backbone = backbone
-        self.reduce = Conv2dNormActivation(stage4, channels, head_kernel)
-        self.attention = CrissCrossAttention(channels, query_channels, gamma)
-        self.refine = Conv2dNormActivation(channels, channels, head_kernel)
+        self.recurrence, channels, kernel = config.recurrence, config.channels, config.head_kernel
+        self.backbone: DilatedResNet | SlimBackbone | TinyBackbone
+        if config.depth == TINY:
+            self.backbone = TinyBackbone(config.width)
+        elif config.depth == SLIM:
+            self.backbone = SlimBackbone(config.width, config.output_stride)
+        else:
+            self.backbone = DilatedResNet(config.depth, config.output_stride)
+        stage3, stage4 = self.backbone.channels
+        self.reduce = Conv2dNormActivation(stage4, channels, kernel)
+        self.attention = CrissCrossAttention(channels, config.query_channels, config.gamma)
+        self.refine = Conv2dNormActivation(channels, channels, kernel)
 
         def classifier(inputs: int, hidden: int) -> nn.Sequential:
             return nn.Sequential(
-                *Conv2dNormActivation(inputs, hidden, head_kernel),
-                nn.Dropout2d(dropout),
-                nn.Conv2d(hidden, num_classes, 1),
+                *Conv2dNormActivation(inputs, hidden, kernel),
+                nn.Dropout2d(config.dropout),
+                nn.Conv2d(hidden, config.num_classes, 1),
             )
 
         self.classifier = classifier(stage4 + channels, channels)
-        self.aux_classifier = classifier(stage3, aux_channels or channels) if auxiliary else None
-        self.embedding = nn.Conv2d(channels, EMBEDDED, 1) if embedding else None
+        hidden = config.aux_channels or channels
+        self.aux_classifier = classifier(stage3, hidden) if config.auxiliary else None
+        self.embedding = nn.Conv2d(channels, EMBEDDED, 1) if config.category_loss > 0 else None
 
     def forward(
         self,
@@ -137,24 +120,4 @@ def build_model(config: str | Config) -> CCNet:
     Raises:
         ConfigError: no configuration has this name.
     """
-    config = get_config(config)
-    backbone: DilatedResNet | SlimBackbone | TinyBackbone
-    if config.depth == TINY:
-        backbone = TinyBackbone(config.width)
-    elif config.depth == SLIM:
-        backbone = SlimBackbone(config.width, config.output_stride)
-    else:
-        backbone = DilatedResNet(config.depth, config.output_stride)
-    return CCNet(
-        backbone,
-        num_classes=config.num_classes,
-        channels=config.channels,
-        query_channels=config.query_channels,
-        recurrence=config.recurrence,
-        head_kernel=config.head_kernel,
-        dropout=config.dropout,
-        gamma=config.gamma,
-        auxiliary=config.auxiliary,
-        aux_channels=config.aux_channels,
-        embedding=config.category_loss > 0,
-    )
+    return CCNet(get_config(config))

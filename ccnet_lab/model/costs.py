@@ -2,7 +2,7 @@
 
 Counts are for one image and a forward pass without the auxiliary head; a multiplication and an
 addition are 2 operations. `python -m ccnet_lab.model.costs` prints the twelve configurations; with
-`--measure` it also measures them here (minutes on a CPU) and stores that for `measured_costs`.
+`--measure` it also measures them on this CPU, in minutes, and stores that for `measured_costs`.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -37,10 +38,9 @@ def criss_cross_flops(
 ) -> int:
     """Operations of R criss-cross steps on a (1, C, H, W) map, by the authors' formula.
 
-    Counted are the three 1x1 convolutions, with C + 1 terms (the bias) per output, to d query,
-    d key and C value channels; the scores, H + W + 1 of d terms per pixel; the weighted sum,
-    H + W + 1 of C terms per pixel. The op itself needs H + W - 1 of each; the authors' H + W + 1
-    gives their numbers. Softmax, gamma and residual are not counted.
+    Counted are the three 1x1 convolutions with their biases and, per pixel, H + W + 1 scores of d
+    terms and as many values of C terms, where the op itself needs H + W - 1. Softmax, gamma and
+    residual are not counted.
 
     Source: the authors' answer in github.com/speedinghzl/CCNet/issues/2. At 1x512x97x97: 8.29
     GFLOP, twice that for R = 2.
@@ -75,9 +75,8 @@ def _flops(height: int, width: int, reach: int, channels: int, query_channels: i
 class Cost:
     """What a configuration takes by its shapes.
 
-    The formula is larger by 2 R h w (3 d + 2 C), exactly: for the attention the authors count the
-    biases, 2 d + C per cell, and h + w + 1 entries of d + C terms, where torch computes h + w. For
-    the twelve that is 0.003 to 0.005 %.
+    The formula is larger by 2 R h w (3 d + 2 C), exactly: the authors count biases and h + w + 1
+    attention entries, torch none and h + w. For the twelve that is 0.003 to 0.005 %.
     """
 
     parameters: int  # all that is trained, the auxiliary head included
@@ -88,21 +87,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Measured:
-    """A forward pass on a machine: random weights, float32, one image.
-
-    Memory is for weights and activations: on CUDA the most that torch had allocated, on a CPU the
-    rise of a fresh process's peak resident set from before the network was built to after its
-    first pass.
-    """
+    """A forward pass on this CPU: random weights, float32, one image of the crop's size."""
 
     name: str  # of the configuration
     seconds: float  # median latency after a warm-up
-    peak_bytes: int
-    size: Size  # of the image
+    peak_bytes: int  # the rise of a fresh process's resident set by weights and activations
     machine: str  # as in `machine`
     torch: str  # version
 
 
+@functools.cache
 def cost(config: str | Config, size: Size | None = None) -> Cost:
     """The cost of an image of `size` (H, W), by default the configuration's crop.
 
@@ -110,24 +104,20 @@ def cost(config: str | Config, size: Size | None = None) -> Cost:
         ConfigError: no configuration has this name.
     """
     config = get_config(config)
-    return _cost(config, size or config.crop_size)
-
-
-@functools.cache
-def _cost(config: Config, size: Size) -> Cost:
+    size = size or config.crop_size
     with torch.device("meta"):
         model = build_model(config).eval()
         image = torch.empty(1, 3, *size)
     products: list[int] = []  # of every convolution but the attention's
+
+    def count(layer: nn.Module, _: object, out: torch.Tensor) -> None:
+        products.append(layer.weight.numel() * math.prod(out.shape[2:]))  # type: ignore[operator, union-attr]
+
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):  # no products, and slow on the meta device
             module.forward = lambda x: x  # type: ignore[method-assign, assignment]
         elif isinstance(module, nn.Conv2d) and not name.startswith("attention."):
-            module.register_forward_hook(
-                lambda layer, _, out: products.append(
-                    layer.weight.numel() * math.prod(out.shape[2:])
-                )
-            )
+            module.register_forward_hook(count)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         h, w = model(image).logits.shape[2:]
     attention = criss_cross_flops(h, w, config.channels, config.query_channels, config.recurrence)
@@ -135,39 +125,27 @@ def _cost(config: Config, size: Size) -> Cost:
     return Cost(parameters, 2 * sum(products) + attention, counter.get_total_flops(), size)
 
 
-def measure(
-    config: str | Config, size: Size | None = None, repeats: int = 3, device: str = "cpu"
-) -> Measured:
-    """Measure a forward pass in a process of its own and store the result for `measured_costs`.
-
-    Args:
-        size: (H, W), by default the configuration's crop.
-        repeats: timed passes.
-        device: "cpu", "cuda", ...
+def measure(name: str) -> Measured:
+    """Time forward passes in a process of its own and store the result for `measured_costs`.
 
     Raises:
-        DeviceError: no such device, or not enough memory.
+        DeviceError: the process failed, perhaps out of memory.
     """
-    config = get_config(config)
-    size = size or config.crop_size
-    task = json.dumps([config.to_dict(), size, repeats, device, torch.get_num_threads()])
-    child = [sys.executable, "-c", "from ccnet_lab.model.costs import _child; _child()"]
-    process = subprocess.run(child, input=task, capture_output=True, text=True, check=False)
+    code = "from ccnet_lab.model.costs import _child; _child()"
+    child = [sys.executable, "-c", code, name, str(torch.get_num_threads())]
+    process = subprocess.run(child, capture_output=True, text=True, check=False)
     if process.returncode:
         why = process.stderr.strip().rpartition("\n")[2] or "it was killed, perhaps out of memory"
-        raise DeviceError(
-            f"{config.name} could not be measured at {size[0]} x {size[1]} pixels on {device!r}: "
-            f"{why}. Try a smaller size, or 'cpu'"
-        )
+        raise DeviceError(f"{name} could not be measured: {why}; close other programs, try again")
     seconds, peak = json.loads(process.stdout.rpartition("\n")[2])
-    found = Measured(config.name, seconds, peak, size, machine(device), torch.__version__)
+    found = Measured(name, seconds, peak, machine(), torch.__version__)
     _store(found)
     return found
 
 
-def measured_costs(device: str = "cpu") -> dict[str, Measured]:
+def measured_costs() -> dict[str, Measured]:
     """The newest measurements by this machine and torch, by name."""
-    here = (machine(device), torch.__version__)
+    here = (machine(), torch.__version__)
     return {row.name: row for row in _stored() if (row.machine, row.torch) == here}
 
 
@@ -182,32 +160,25 @@ def machine(device: str = "cpu") -> str:
 @functools.cache
 def _processor() -> str:
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        if found := re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()):
+            return found[1].strip()
     return platform.processor() or platform.machine()
 
 
 def _child() -> None:
-    """Measure what stdin asks for; the answer goes to stdout."""
-    values, size, repeats, device, threads = json.loads(sys.stdin.read())
-    torch.set_num_threads(threads)
-    cuda = torch.device(device).type == "cuda"
-    before = _peak_rss()
-    model = build_model(Config.from_dict(values)).eval().to(device)
+    """Measure a configuration by name and number of threads; the answer goes to stdout."""
+    config = get_config(sys.argv[1])
+    torch.set_num_threads(int(sys.argv[2]))
+    before, seconds, peak = _peak_rss(), [], 0
+    model = build_model(config).eval()
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image = torch.randn(1, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
-    seconds, peak = [], 0
+    image = torch.randn(1, 3, *config.crop_size).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        for _ in range(repeats + 1):
+        for _ in range(4):
             start = time.perf_counter()
             model(image)
-            if cuda:
-                torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - start)
-            peak = peak or (
-                torch.cuda.max_memory_allocated(device) if cuda else _peak_rss() - before
-            )
+            peak = peak or _peak_rss() - before
     print(json.dumps([statistics.median(seconds[1:]), peak]), end="")
 
 
@@ -226,8 +197,8 @@ def _stored() -> list[Measured]:
     """All that was stored; nothing if the file is damaged."""
     try:
         rows = json.loads((store.home() / _FILE).read_text(encoding="utf-8"))
-        return [Measured(**{**row, "size": tuple(row["size"])}) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError):
+        return [Measured(**row) for row in rows]
+    except (OSError, ValueError, TypeError):
         return []
 
 
@@ -247,32 +218,21 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="by default the twelve")
     parser.add_argument("--measure", action="store_true", help="also latency and memory here")
-    parser.add_argument("--repeats", type=int, default=3, help="timed passes")
-    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
+    line = "{:34} {:>10} {:>10} {:>13} {:>9} {:>8} {:>9}"
+    head = "configuration", "image", "parameters", "GFLOP formula", "counted", "seconds", "memory"
+    print(line.format(*head))
     try:
-        print(
-            f"{'configuration':34} {'image':>10} {'parameters':>10} {'GFLOP formula':>13} "
-            f"{'counted':>9} {'seconds':>8} {'memory':>9}"
-        )
         for name in args.names or CONFIGS:
             found = cost(name)
-            if args.measure:
-                here: Measured | None = measure(name, None, args.repeats, args.device)
-            else:
-                here = measured_costs(args.device).get(name)
-            seconds = f"{here.seconds:.3f}" if here else "-"
-            memory = f"{here.peak_bytes / 2**20:.0f} MiB" if here else "-"
-            print(
-                f"{name:34} {'{} x {}'.format(*found.size):>10} {found.parameters / 1e6:>8.2f} M "
-                f"{found.formula_flops / 1e9:>13.2f} {found.counted_flops / 1e9:>9.2f} "
-                f"{seconds:>8} {memory:>9}",
-                flush=True,
-            )
-        where = f"{machine(args.device)}, torch {torch.__version__}"
-        print(f"Measured on {where}, float32, random weights.")
+            here = measure(name) if args.measure else measured_costs().get(name)
+            row = [name, "{} x {}".format(*found.size), f"{found.parameters / 1e6:.2f} M"]
+            row += [f"{flops / 1e9:.2f}" for flops in (found.formula_flops, found.counted_flops)]
+            row += [f"{here.seconds:.3f}", f"{here.peak_bytes / 2**20:.0f} MiB"] if here else "--"
+            print(line.format(*row), flush=True)
     except LabError as error:
         parser.exit(2, f"error: {error}\n")
+    print(f"Measured on {machine()}, torch {torch.__version__}, float32, random weights.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Names that checkpoints hold beside tensors and that do no harm, read as inert stand-ins.
+"""Harmless names that checkpoints hold beside tensors, read as inert stand-ins.
 
-torch's reader refuses every name it does not know. For the names below it is given a class of this
-file instead of what they mean elsewhere: nothing that a file names is imported, made or run.
+torch's reader refuses every name it does not know. For those below it gets a class of this file:
+nothing that a file names is imported, made or run.
 """
 
 import threading

@@ -33,8 +33,7 @@ def upsampled_labels(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """(H, W) uint8 argmax of logits upsampled to `size` and averaged over the passes.
 
     Each pass's logits are (K, h, w); the grids may differ. At a tie the first class counts. Memory
-    is bounded: some classes are upsampled at a time, which changes no bit, and of more than
-    `LARGEST` pixels some rows, whose sums round otherwise.
+    is bounded: some classes are upsampled at a time and, beyond `LARGEST` pixels, some rows.
 
     Source: SSSegmentation's tester, which averages the raw logits, not probabilities.
     """
@@ -72,12 +71,8 @@ def check_finite(found: Sequence[Tensor], model: nn.Module, what: str, precision
     """Raise `WeightsError` where a network's output, called `what`, holds NaN or infinity."""
     if all(bool(tensor.isfinite().all()) for tensor in found):
         return
+    remedy = "its weights are, too: take an earlier checkpoint"
     if all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
-        remedy = (
-            "its weights are finite, so they are too large: "
-            "try --precision fp32 or an earlier checkpoint"
-        )
-    else:
-        remedy = "its weights are, too: take an earlier checkpoint"
+        remedy = "its weights are finite: try --precision fp32 or an earlier checkpoint"
     where = f" ({precision})" if precision else ""
     raise WeightsError(f"the network's {what} are NaN or infinite{where}; {remedy}")

@@ -20,24 +20,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ccnet_lab import store
-from ccnet_lab.configs import CONFIGS, Config, get_config
+from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.catalog import Dataset, get_dataset, register
 from ccnet_lab.downloads import progress_bar
 from ccnet_lab.errors import ConfigError, MissingFileError, WeightsError
 from ccnet_lab.files import write_whole
+from ccnet_lab.model import foreign
 from ccnet_lab.model.ccnet import CCNet, build_model
-from ccnet_lab.model.foreign import (
-    Content,
-    Hints,
-    adapted,
-    configurations,
-    converted,
-    depth,
-    option_name,
-    read_hints,
-    to_own_names,
-    unwrap,
-)
+from ccnet_lab.model.foreign import Content, converted, unwrap
 from ccnet_lab.model.unpickling import harmless
 
 _COUNTED = "num_batches_tracked"
@@ -45,25 +35,20 @@ _COUNTED = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A weights file, read once.
-
-    Attributes:
-        content: its state dict under the file's names, and what lies beside it.
-        metadata: of a safetensors file.
-    """
+    """A weights file, read once."""
 
     path: Path
     content: Content
-    metadata: dict[str, str]
+    metadata: dict[str, str]  # of a safetensors file
 
     @property
-    def hints(self) -> Hints:
+    def hints(self) -> foreign.Hints:
         """What a foreign file says of its configuration."""
-        return read_hints(self.content.beside, self.path)
+        return foreign.read_hints(self.content.beside, self.path)
 
     @cached_property
     def stored(self) -> Config | None:
-        """The configuration in the metadata, None where there is none; registers its data set.
+        """The configuration in the metadata, if any; registers its data set.
 
         Raises:
             ConfigError, WeightsError: it cannot be read.
@@ -73,14 +58,12 @@ class Checkpoint:
             dataset = register(json.loads(about["dataset"])) if "dataset" in about else None
             if "config" not in about:
                 return None
-            values = json.loads(about["config"])
-        except json.JSONDecodeError as error:
+            values = dict(json.loads(about["config"]))
+        except (ValueError, TypeError) as error:
             raise WeightsError(
-                f"the metadata of {self.path.name} is no JSON: {error}; give the configuration it "
-                "was made for"
+                f"the metadata of {self.path.name} cannot be read: {error}; give the configuration "
+                "it was made for"
             ) from None
-        if not isinstance(values, dict):
-            raise WeightsError(f"the configuration in {self.path.name} is {values!r:.60}")
         if dataset:
             values["dataset"] = dataset.key
         if "converted_from" in about:  # trained where the learning rate has always had its floor
@@ -88,43 +71,36 @@ class Checkpoint:
         return Config.from_dict(values)
 
     def config(self, given: str | Config | None = None, own: Dataset | None = None) -> Config:
-        """The configuration: from the metadata, a published file's name, or the entries' shapes.
+        """The configuration: from the metadata, or else from names, hints and the entries' shapes.
 
         Args:
-            given: the configuration it was made for; comes back adapted to the file's auxiliary
-                classifier and R.
-            own: the user's data set that it was trained on, for files that name no classes.
+            given: the configuration it was made for; comes back adapted to the file.
+            own: the user's data set that it was trained on.
 
         Raises:
             ConfigError: the file leaves the output stride open; the fitting ones are named.
             WeightsError: it is no CCNet that is known here.
         """
-        if given is None:
-            if self.stored:
-                return self.stored
-            pattern = r"ccnet_resnet\d+os\d+_[a-z0-9]+?(?=_train|\.|$)"
-            named = re.match(pattern, self.path.name)
-            if named and named[0] in CONFIGS:
-                return CONFIGS[named[0]]
+        if given is None and self.stored:
+            return self.stored
         entries, name = converted(self.content.entries), self.path.name
+        fitting = foreign.configurations(entries, self.hints, own)
         if given is not None:
-            return adapted(get_config(given), entries, self.hints, own)
-        fitting = configurations(entries, self.hints, own)
-        if len(fitting) == 1:
-            return fitting[0]
+            fitting = [get_config(given)]
         if not fitting:
             last = entries.get("classifier.4.weight")
-            remedy = "give the configuration it was made for"
-            if last is not None:
-                remedy += f"; for {last.shape[0]} classes of your own give --own FOLDER"
-                remedy += " or --config NAME"
-            raise WeightsError(f"{name} holds no CCNet that is known here; {remedy}")
-        raise ConfigError(
-            f"{name} does not say which of these it is, since its tensors leave the output stride "
-            f"(or R) open: {' or '.join(map(option_name, fitting))}. "
-            "Give the configuration (in the app: PATH as NAME), or convert it once: "
-            f"python -m ccnet_lab.model.weights {name} --config NAME --out FILE.safetensors"
-        )
+            classes = "" if last is None else f" of {last.shape[0]} classes"
+            raise WeightsError(
+                f"{name} holds no CCNet{classes} that is known here; give the configuration it was "
+                "made for (--config NAME), or for classes of your own --own FOLDER"
+            )
+        if len(fitting) > 1:
+            raise ConfigError(
+                f"the tensors of {name} leave the output stride (or R) open: "
+                f"{' or '.join(row.name for row in fitting)}. Give the configuration: --config "
+                "NAME, in the app PATH as NAME"
+            )
+        return foreign.adapted(fitting[0], entries, self.hints, own)
 
     def build(self, config: str | Config) -> CCNet:
         """The model of a configuration, which takes the tensors over; raises as `load_weights`."""
@@ -135,37 +111,30 @@ class Checkpoint:
         return model
 
 
-def open_checkpoint(path: str | Path, ema: bool = False, mapped: bool = False) -> Checkpoint:
-    """Read a weights file; with `ema` the averaged weights in it.
-
-    Args:
-        mapped: leave the tensors in the file, to look at only; see `read_weights`.
+def open_checkpoint(path: str | Path, mapped: bool = False) -> Checkpoint:
+    """Read a weights file; with `mapped` tensors stay in the file until they are looked at.
 
     Raises:
-        MissingFileError, WeightsError: as `read_weights`, or there is no state dict in it.
+        MissingFileError: there is no such file.
+        WeightsError: it is no checkpoint, is damaged, holds no state dict, or would have to run
+            code, which was not run.
     """
     content, about = _read(Path(path), mapped)
-    return Checkpoint(Path(path), unwrap(content, ema), about)
+    return Checkpoint(Path(path), unwrap(content), about)
 
 
-def read_config(
-    path: str | Path, given: str | Config | None = None, own: Dataset | None = None
-) -> Config:
+def read_config(path: str | Path) -> Config:
     """The configuration a weights file is for; see `Checkpoint.config`."""
-    return open_checkpoint(path, mapped=True).config(given, own)
+    return open_checkpoint(path, mapped=True).config()
 
 
-def load_weights(
-    model: nn.Module, source: str | Path | Mapping[str, Any], ema: bool = False
-) -> None:
+def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
     """Load a whole state dict into `model`, or nothing.
 
     Args:
         model: filled in place, on any device; on the meta device it takes the source's tensors.
-        source: a file (safetensors, or a `.pth` in the published format `{"model": state_dict}` or
-            mmsegmentation's) or such a mapping. Entries of another dtype are taken where the
-            conversion is exact, as from float16 or bfloat16 to float32.
-        ema: take the averaged weights, under "model_ema" in SSSegmentation's files.
+        source: a file or a mapping in one of the formats of foreign.py. Entries of another dtype
+            are taken where the conversion is exact, as from float16 or bfloat16 to float32.
 
     Raises:
         MissingFileError: there is no such file.
@@ -173,9 +142,9 @@ def load_weights(
             inexact; they are named.
     """
     if isinstance(source, Mapping):
-        _fill(model, unwrap(source, ema))
+        _fill(model, unwrap(source))
     else:
-        _fill(model, unwrap(read_weights(source), ema), f" {Path(source).name}")
+        _fill(model, open_checkpoint(source).content, f" {Path(source).name}")
 
 
 def _fill(model: nn.Module, content: Content, where: str = "") -> None:
@@ -184,8 +153,7 @@ def _fill(model: nn.Module, content: Content, where: str = "") -> None:
     if any(found):
         raise WeightsError(
             f"the weights{where} do not fit this model, so nothing was loaded. {found.text}. "
-            "Build the model with the configuration the file was made for; "
-            "`python -m ccnet_lab.model.weights FILE` says which that is"
+            "Build the model they are for; `python -m ccnet_lab.model.weights FILE` says which"
         )
     if content.aside:
         names = shortened(content.aside)
@@ -223,22 +191,14 @@ def shortened(names: Sequence[str], most: int = 12) -> str:
 
 
 def compare(entries: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Differences:
-    """What is missing, left over, of another shape, or of a dtype that is not exactly converted.
-
-    Args:
-        entries: under ccnet_lab's names.
-        own: a model's state dict; the meta device suffices.
-    """
+    """How entries under ccnet_lab's names differ from a model's state dict."""
     misshapen, inexact = [], []
     for name, tensor in own.items():
-        if name in entries:
-            value = entries[name]
-            if value.shape != tensor.shape:
-                expected = tuple(tensor.shape)
-                misshapen.append(f"{name} {tuple(value.shape)}, expected {expected}")
-            if not _exact(value, tensor.dtype):
-                expected_type = dtype_name(tensor.dtype)
-                inexact.append(f"{name} {dtype_name(value.dtype)}, expected {expected_type}")
+        value = entries.get(name, tensor)
+        if value.shape != tensor.shape:
+            misshapen.append(f"{name} {tuple(value.shape)}, expected {tuple(tensor.shape)}")
+        if not _exact(value, tensor.dtype):
+            inexact.append(f"{name} {dtype_name(value)}, expected {dtype_name(tensor)}")
     return Differences(
         tuple(name for name in own if name not in entries and not name.endswith(_COUNTED)),
         tuple(name for name in entries if name not in own),
@@ -260,9 +220,9 @@ def _exact(value: Tensor, dtype: torch.dtype) -> bool:
     return wider or bool((value.to(dtype).to(value.dtype) == value).all())
 
 
-def dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(tensor: Tensor) -> str:
     """As "float32"."""
-    return str(dtype).removeprefix("torch.")
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def load_start(model: CCNet, start: str, say: Callable[[str], None] = print) -> CCNet:
@@ -270,29 +230,25 @@ def load_start(model: CCNet, start: str, say: Callable[[str], None] = print) -> 
 
     Args:
         model: with random weights.
-        start: "none" leaves them; "imagenet" fills the ResNet with the published start weights,
-            downloaded where they are not on disk; a file of a CCNet fills every layer that fits
-            (with other classes, all but the last of the classifiers), a ResNet's the ResNet.
+        start: "none" leaves them; "imagenet" fills the ResNet with the published start weights; a
+            file of a CCNet fills every layer that fits, a ResNet's the ResNet.
         say: called with a sentence that names the layers that keep their random weights.
 
     Raises:
-        DownloadError: the published weights cannot be downloaded.
-        MissingFileError: the file isn't there.
+        DownloadError, MissingFileError: as `store.obtain` and `open_checkpoint`.
         WeightsError: it doesn't fit; a CCNet's must fit in the first layers at least.
     """
     if start == "none":
         return model
     if start == "imagenet":
-        resnet = depth(model.state_dict())
+        resnet = foreign.depth(model.state_dict())
         if resnet not in (50, 101):
-            raise WeightsError(
-                "there are ImageNet weights for ResNets of depth 50 and 101 only; start this "
-                "network with --weights none"
-            )
+            remedy = "start this network with --weights none"
+            raise WeightsError(f"there are ImageNet weights for ResNets only; {remedy}")
         path = store.obtain(f"resnet{resnet}_v1c", progress_bar("ImageNet start weights"))
     else:
         path = Path(start)
-    entries = to_own_names(read_weights(path))
+    entries = converted(open_checkpoint(path).content.entries)
     if any(name.startswith("classifier.") for name in entries):
         _load_what_fits(model, entries, path.name, say)
     else:
@@ -304,7 +260,6 @@ def load_start(model: CCNet, start: str, say: Callable[[str], None] = print) -> 
 def _load_what_fits(
     model: CCNet, entries: dict[str, Tensor], source: str, say: Callable[[str], None]
 ) -> None:
-    """Take the layers all of whose entries are there in the right shape."""
 
     def layer(name: str) -> str:
         return ".".join(name.split(".")[:2])
@@ -322,104 +277,62 @@ def _load_what_fits(
         say(f"{fits}; random at the start: {', '.join(sorted(left))}")
 
 
-def read_weights(path: str | Path, mapped: bool = False) -> dict[str, Any]:
-    """The content of a file under its own names: tensors, or what `unwrap` finds them in.
-
-    Args:
-        mapped: leave the tensors in the file until they are looked at; they change with it. Files
-            of torch before 1.6 are read all the same.
-
-    Raises:
-        MissingFileError: there is no such file.
-        WeightsError: it is no checkpoint, is damaged, or would have to run code, which was not run.
-    """
-    return _read(Path(path), mapped)[0]
-
-
 def _read(path: Path, mapped: bool) -> tuple[dict[str, Any], dict[str, str]]:
-    """The content of a file and its metadata."""
     if not path.is_file():
-        raise MissingFileError(f"there is no weights file {path}")
+        raise MissingFileError(f"there is no weights file {path}; check the path")
+    what = f"{path.name} ({path.stat().st_size:,} bytes) is no readable"
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt", backend="mmap" if mapped else "pread") as file:
                 return dict(file.get_tensors()), file.metadata() or {}
         except (SafetensorError, OSError) as error:
-            size = f"{path.stat().st_size:,} bytes"
-            raise WeightsError(
-                f"{path.name} ({size}) is no readable safetensors file: {error}; download it again"
-            ) from None
-    with path.open("rb") as file:
-        start = file.read(9)
-    _check_start(path, start)
+            reason = f"{what} safetensors file: {error}; download it again"
+            raise WeightsError(reason) from None
+    with path.open("rb") as start:
+        first = start.read(9)
+    zipped = first[:2] == b"PK"
+    if not zipped and first[:1] != b"\x80":
+        page = ", a web page by its first bytes" if first.lstrip().startswith(b"<") else ""
+        remedy = "download it again, or if it is safetensors let its name end with .safetensors"
+        raise WeightsError(f"{what} checkpoint{page}; {remedy}")
     try:
-        zipped = start[:2] == b"PK"
         with harmless():
             content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=mapped and zipped
             )
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise _unreadable(path, error) from None
+        raise WeightsError(_reason(path.name, what, error)) from None
     if not isinstance(content, Mapping):
         kind = type(content).__name__
         raise WeightsError(f"{path.name} holds a {kind}; expected a mapping of names to tensors")
     return dict(content), {}
 
 
-def _check_start(path: Path, start: bytes) -> None:
-    """Refuse a file that is neither torch's zip nor a pickle, by its first bytes."""
-    if start[:2] == b"PK" or start[:1] == b"\x80":
-        return
-    about = ""
-    remedy = "expected a file of torch.save or safetensors; if it is one, download it again"
-    if start.lstrip().startswith(b"<"):
-        about, remedy = ", a web page by its first bytes", "download it again"
-    elif start[8:] == b"{":
-        about = ", a safetensors file by its first bytes"
-        remedy = "let its name end with .safetensors"
-    raise WeightsError(f"{_no_checkpoint(path)}{about}; {remedy}")
-
-
-def _no_checkpoint(path: Path) -> str:
-    return f"{path.name} ({path.stat().st_size:,} bytes) is no readable checkpoint"
-
-
-def _unreadable(path: Path, error: Exception) -> WeightsError:
+def _reason(name: str, what: str, error: Exception) -> str:
     """What to say of an error of torch's reader."""
     said = str(error)
     if "TorchScript" in said:
-        return WeightsError(
-            f"{path.name} is a TorchScript program; expected a state dict: save that of the "
-            "network it was made from"
-        )
+        return f"{name} is a TorchScript program; expected a state dict: save its network's"
     if not isinstance(error, pickle.UnpicklingError) or "truncated" in said:
-        reason = said.splitlines()[0].split(". ")[0] if said else type(error).__name__
-        return WeightsError(f"{_no_checkpoint(path)}: {reason}; download it again")
+        first = said.splitlines()[0].split(". ")[0] if said else type(error).__name__
+        return f"{what} checkpoint: {first}; download it again"
     named = re.search(r"GLOBAL (\S+) w", said)
-    return WeightsError(
-        f"{path.name} holds more than tensors{f' ({named[1]})' if named else ''} and was refused "
-        "without running any of it; ask its author for a plain state dict or a safetensors file, "
-        "or if you trust it save its state dict alone where it was made"
+    return (
+        f"{name} holds more than tensors{f' ({named[1]})' if named else ''} and was refused "
+        "without running any of it; ask its author for a plain state dict or a safetensors file"
     )
 
 
-def save_weights(model: nn.Module, path: str | Path, config: str | Config, **notes: Any) -> None:
-    """Write a safetensors file whose metadata hold the configuration and the `notes`.
+def save_weights(
+    weights: nn.Module | Mapping[str, Tensor], path: str | Path, config: str | Config, **notes: Any
+) -> None:
+    """Write a model, or entries under ccnet_lab's names, as a safetensors file.
+
+    Its metadata, in JSON, hold the configuration, the data set's terms and the `notes`.
 
     Raises:
         WeightsError: it cannot be written; what was there before is untouched.
     """
-    save_entries(model.state_dict(), Path(path), metadata(config, **notes))
-
-
-def save_entries(entries: Mapping[str, Tensor], path: Path, about: dict[str, str]) -> None:
-    """Write tensors under ccnet_lab's names, whole or not at all; `about` as of `metadata`."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entries.items()}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=about), WeightsError)
-
-
-def metadata(config: str | Config, **notes: Any) -> dict[str, str]:
-    """A weights file's metadata, as JSON: the configuration, the data set's terms, the notes."""
     config = get_config(config)
     dataset = get_dataset(config.dataset)
     about: dict[str, Any] = {"config": config.to_dict(), **notes}
@@ -427,7 +340,10 @@ def metadata(config: str | Config, **notes: Any) -> dict[str, str]:
         about["terms"] = f"trained on {dataset.title}: {dataset.terms}"
     if dataset.classes:  # a user's, which other processes don't know
         about["dataset"] = dataset.to_dict()
-    return {"made_with": "ccnet_lab", **{name: json.dumps(value) for name, value in about.items()}}
+    metadata = {"made_with": "ccnet_lab"} | {name: json.dumps(v) for name, v in about.items()}
+    entries = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entries.items()}
+    write_whole(Path(path), lambda new: save_file(tensors, new, metadata=metadata), WeightsError)
 
 
 if __name__ == "__main__":

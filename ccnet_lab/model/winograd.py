@@ -40,8 +40,8 @@ WIDE = 256  # input channels from which the additions cost less than the product
 class WinogradConv2d(nn.Module):
     """A `Conv2d` of 3x3, stride 1, padded by its dilation; channels-last, without gradients.
 
-    It holds four times the weights and, while it runs, 2.25 times the input. Results differ from
-    the convolution's by rounding, about ten times its own.
+    It holds four times the weights and, while it runs, 2.25 times the input; it rounds about ten
+    times as much.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:

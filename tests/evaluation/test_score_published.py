@@ -180,9 +180,6 @@ def test_one_source_or_the_zoo(script, tmp_path):
         code, _, err = script(*words, "--data", tmp_path)
         assert code == 2
         assert "one source, or --published" in err
-    code, _, err = script("--published", "--ema", "--data", tmp_path)
-    assert code == 2
-    assert "--ema goes with a source" in err
     code, _, err = script("--published", "--data", tmp_path, "--only", "*vok")
     assert code == 2
     assert "matches none of the twelve" in err

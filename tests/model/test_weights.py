@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import filled, published_shapes
+from conftest import filled, published_shapes, to_published_names
 from safetensors import safe_open
 
 from ccnet_lab import ConfigError, WeightsError, build_model, get_config, load_weights, save_weights
@@ -17,7 +17,6 @@ from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import MissingFileError
 from ccnet_lab.hub import find_weights
 from ccnet_lab.model.diagnosis import convert
-from ccnet_lab.model.foreign import to_published_names
 from ccnet_lab.model.weights import read_config
 from ccnet_lab.runs import Run
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PARITY, filled, published_shapes
+from conftest import PARITY, filled, published_shapes, to_published_names
 
 from benchmarks.training import measure
 from ccnet_lab import CONFIGS, build_model, get_config, load_weights
 from ccnet_lab.evaluation.evaluate import confusion_matrix, scores
 from ccnet_lab.model.ccnet import Segmentation
-from ccnet_lab.model.foreign import to_published_names
 from ccnet_lab.training import build_optimizer, loss, poly_lr, segmentation_loss
 from ccnet_lab.training.estimates import estimate
 
