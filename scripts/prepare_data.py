@@ -31,10 +31,7 @@ def main() -> int:
     add("--figure", type=Path, metavar="FILE", help=picture)
     mirror = "a mirror that has the archives under their own names"
     add("--base-url", default="", metavar="URL", help=mirror)
-    add("--workers", type=int, metavar="N", help="threads that read files in the check")
     args = parser.parse_args()
-    if args.workers is not None and args.workers < 1:
-        parser.error(f"--workers {args.workers}: expected at least 1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for a terminal without block characters
     try:
@@ -58,8 +55,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_own(what) if own else get_dataset(what)
     if not own and not args.check:
         prepare(what, root, base_url=args.base_url)
-    progress = progress_bar("checking", "pair")
-    report = examine(dataset, root, workers=args.workers, progress=progress)
+    report = examine(dataset, root, progress=progress_bar("checking", "pair"))
     print(report_text(report))
     if args.figure:
         try:

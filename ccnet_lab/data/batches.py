@@ -30,7 +30,7 @@ PATIENCE = 3.0  # seconds that workers are given to end by themselves
 
 
 class Batch(NamedTuple):
-    """Samples as bytes, as they leave the workers."""
+    """Samples as they leave the workers."""
 
     names: list[str]  # of the files
     images: Tensor  # (B, H, W, 3) uint8 RGB
@@ -46,14 +46,12 @@ class Batch(NamedTuple):
 def steps_per_epoch(images: int, batch_size: int, processes: int = 1) -> int:
     """Whole batches in one pass over the images; the remainder is dropped.
 
-    Several processes first repeat images until all have the same number, as in the recipe:
-    Cityscapes has 371 steps in one process and 372 in 2, 4 or 8.
+    Several processes first repeat images until all have the same number, as torch's
+    DistributedSampler does in the recipe: Cityscapes has 371 steps in one process, 372 in 2, 4, 8.
 
     Raises:
         DataError: there are fewer images than one batch holds.
         ConfigError: the processes cannot have equal shares of a batch.
-
-    Source: torch's DistributedSampler with drop_last loaders, as SSSegmentation uses them.
     """
     if images < batch_size:
         what = f"the training split has {images} images, fewer than one batch of {batch_size}"
@@ -81,8 +79,7 @@ def training_batches(
     workers or processes, nor on where a run was resumed.
 
     Args:
-        split: the files to train on.
-        config: gives batch size, crop and resize.
+        split, config: what to train on; the batch size, crop and resize.
         steps: which steps of the whole run.
         seed: of order, crops, flips and colours.
         rank, world: this process and how many there are; each gets its share of every batch.
@@ -107,10 +104,8 @@ def training_batches(
 
 
 def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
-    """The loader's items; an item that is an error is raised. At the end its workers have ended.
-
-    Workers ignore SIGTERM: kept alive by an exception's traceback, they would make the interpreter
-    wait for them for ever when it ends.
+    """The loader's items; an item that is an error is raised. At the end its workers have ended:
+    kept alive by an exception's traceback, they would make the interpreter wait for ever.
     """
     before = multiprocessing.active_children()
     try:
@@ -147,7 +142,7 @@ def given(loader: DataLoader[Any]) -> Generator[Any, None, None]:
 def fault(pair: Pair, error: Exception) -> LabError:
     """The error to raise for one that occurred while a pair was read, with the remedy.
 
-    An unexpected error's traceback becomes its note; a loader would bury it in a worker's.
+    An unexpected error's traceback, which a loader would bury, becomes its note.
     """
     again = "then go on with the same command, a training with --resume"
     if isinstance(error, LabError):
@@ -155,12 +150,11 @@ def fault(pair: Pair, error: Exception) -> LabError:
     if isinstance(error, MemoryError):
         what = f"out of memory while {pair.image} and its mask were read"
         return DeviceError(f"{what}; lower --workers or --batch-size, {again}")
+    what = f"{pair.image} or its mask {pair.mask}"
     if isinstance(error, OSError):
-        what = error.filename or f"{pair.image} or its mask {pair.mask}"
-        remedy = f"look at the file and at the disk it is on, {again}"
-        return DataError(f"{what} cannot be read: {error.strerror or error}; {remedy}")
-    what = f"{pair.image} or its mask {pair.mask} cannot be read ({error!r})"
-    unexpected = DataError(f"{what}; look at the files, {again}")
+        why = f"{error.filename or what} cannot be read: {error.strerror or error}"
+        return DataError(f"{why}; look at the file and at the disk it is on, {again}")
+    unexpected = DataError(f"{what} cannot be read ({error!r}); look at the files, {again}")
     unexpected.add_note("".join(traceback.format_exception(error)))
     return unexpected
 
@@ -168,8 +162,7 @@ def fault(pair: Pair, error: Exception) -> LabError:
 def shared(value: Any) -> Any:
     """Move the tensors in a worker's nested tuples and lists into shared memory.
 
-    Otherwise a thread of the worker's queue does it, and loses what it cannot move, so that the
-    parent waits for ever where /dev/shm is small.
+    A thread of the worker's queue would lose those it cannot move, and the parent wait for ever.
     """
     if get_worker_info() is not None:
         for part in value if isinstance(value, tuple | list) else ():
@@ -183,13 +176,11 @@ def _order(
     images: int, batch_size: int, per_epoch: int, steps: range, seed: int, rank: int, world: int
 ) -> Iterator[list[tuple[int, int]]]:
     """For each step, this process's (epoch, index) pairs."""
-    share = batch_size // world
     for epoch, same in groupby(steps, lambda step: step // per_epoch):
         order = np.random.default_rng([seed, epoch]).permutation(images)
-        order = np.resize(order, per_epoch * batch_size)  # begins again at its end
+        order = np.resize(order, (per_epoch, world, batch_size // world))  # begins again at its end
         for step in same:
-            first = step % per_epoch * batch_size + rank * share
-            yield [(epoch, index) for index in order[first : first + share].tolist()]
+            yield [(epoch, index) for index in order[step % per_epoch, rank].tolist()]
 
 
 class _Samples(Dataset[Any]):

@@ -43,22 +43,21 @@ def build_cache(
     """Decode every pair that has no sound, up-to-date file yet; called again, it resumes.
 
     Args:
-        split: of `open_split`, which knows the folder.
         say: takes a line with the room needed and free, before anything is written.
         progress: called with (pairs written, pairs to write).
 
     Raises:
         DataError: the disk has too little room or cannot be written to, or as `Split.read`.
     """
+    assert split.cache
     folder, remedy = split.cache, "free some room, or make it a link to a folder on another disk"
-    assert folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:
         why = f"the cache {folder} cannot be made: {error}"
         raise DataError(f"{why}; change its rights, {remedy}") from None
-    lacking = [k for k, pair in enumerate(split.pairs) if not _sound(split, pair)]
+    lacking = [k for k, pair in enumerate(split.pairs) if not _sound(folder, split, pair)]
     needed = sum(_bytes(split.pairs[k]) for k in lacking)
     todo = f"{len(lacking):,} of the {len(split):,} pairs of {split.name} are still to be decoded"
     room = f"takes {needed / 1e9:,.2f} GB; {free / 1e9:,.2f} GB are free"
@@ -87,7 +86,7 @@ def _file(folder: Path, pair: Pair) -> Path:
 
 
 def _origin(split: Split, pair: Pair) -> dict[str, str]:
-    """What a cache file depends on: size and time of both files, and which ids are which labels."""
+    """What a cache file depends on: both files' size and time, and which ids are which labels."""
     try:
         stats = {"image": pair.image.stat(), "mask": pair.mask.stat()}
     except OSError as error:
@@ -123,16 +122,14 @@ def _mapped(path: Path, origin: dict[str, str]) -> tuple[NDArray[np.uint8], NDAr
     return arrays
 
 
-def _sound(split: Split, pair: Pair) -> bool:
-    assert split.cache
-    path = _file(split.cache, pair)
+def _sound(folder: Path, split: Split, pair: Pair) -> bool:
     with suppress(DataError):
-        return path.is_file() and bool(_mapped(path, _origin(split, pair)))
+        return bool(_mapped(_file(folder, pair), _origin(split, pair)))
     return False
 
 
 def _bytes(pair: Pair) -> int:
-    """The size of a pair's arrays; 0 if the image cannot be opened, which `Split.read` reports."""
+    """Of a pair's arrays; 0 if the image cannot be opened, which `Split.read` reports."""
     with suppress(OSError), open_picture(pair.image) as picture:
         return 4 * picture.width * picture.height
     return 0

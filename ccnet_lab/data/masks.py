@@ -5,6 +5,7 @@ Which file is whose mask is decided in datasets.py and own.py; pictures are read
 
 import re
 import struct
+from collections import Counter
 from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
@@ -30,7 +31,6 @@ _LOSSY = {  # by Pillow's format or, of a TIFF, its compression
 }  # fmt: skip
 _MODES = {"P", "L", "1", "I", "F", "RGB", "RGBA", "RGBX", "LA", "PA"}
 MAX_PIXELS = 196_000_000  # 14,000 x 14,000; a mask takes a byte a pixel, a picture three
-_FLAG = IGNORE - 1  # for an id that must not occur; also a class, where there are 255
 _CODE = np.array([1 << 16, 1 << 8, 1], np.int32)  # a colour @ this is 0xRRGGBB
 _STRIP = 1 << 22  # pixels whose colours are looked up at a time
 
@@ -74,25 +74,22 @@ def label_table(dataset: Dataset, train_ids: bool = False) -> NDArray[np.int16]:
     """
     table = np.full(256, -1, np.int16)
     table[[IGNORE, *(() if train_ids else dataset.ignored_ids)]] = IGNORE
-    ids = range(dataset.num_classes) if train_ids or not dataset.label_ids else dataset.label_ids
+    ids = range(dataset.num_classes) if train_ids else dataset.ids
     table[list(ids)] = np.arange(dataset.num_classes)
     return table
 
 
 def _from_ids(path: Path, ids: Values, dataset: Dataset) -> Values:
     table = label_table(dataset, train_ids=path.stem.endswith("TrainIds"))
-    labels: Values = cv2.LUT(ids, np.where(table < 0, _FLAG, table).astype(np.uint8))
-    if (labels == _FLAG).any() and (strange := [k for k in _occurring(ids) if table[k] < 0]):
-        known = ", ".join(map(str, np.flatnonzero(table >= 0)[:40]))
-        what = f"holds label ids that {dataset.title} does not have"
-        remedy = "is it a mask of another data set, or saved with smoothing?"
-        found = ", ".join(map(str, strange[:10]))
-        raise DataError(f"{path} {what}: {found}; expected {known} ({remedy})")
-    return labels
-
-
-def _occurring(ids: Values) -> NDArray[np.intp]:
-    return np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
+    labels = cv2.LUT(ids, table)
+    if (labels < 0).any():
+        strange, known = np.unique(ids[labels < 0])[:10], np.flatnonzero(table >= 0)[:40]
+        found, expected = (", ".join(map(str, some)) for some in (strange, known))
+        raise DataError(
+            f"{path} holds label ids that {dataset.title} does not have: {found}; expected "
+            f"{expected} (is it a mask of another data set, or saved with smoothing?)"
+        )
+    return np.asarray(labels, np.uint8)
 
 
 def _from_colours(path: Path, colours: Values, dataset: Dataset) -> Values:
@@ -108,36 +105,29 @@ def _from_colours(path: Path, colours: Values, dataset: Dataset) -> Values:
         return labels
     if grey:
         return _from_ids(path, ids, dataset)
-    (code, count), *others = sorted(unknown.items(), key=lambda item: -item[1])
-    more = f" (and {len(others):,} more, in {_pixels(sum(count for _, count in others))})"
-    remedy = "is it a mask of another data set?"
-    if dataset.classes:
-        remedy = "give it to a class in classes.json, or labelmap.txt"
-    if len(others) > 20:
-        remedy = "was it saved with smoothing, or as JPEG?"
-    colour = f"the colour {tuple(code.to_bytes(3, 'big'))}"
-    what = f"{colour} in {_pixels(count)}{more if others else ''}"
-    why = f"is a colour picture with {what}, which is no class of {dataset.title}"
-    raise DataError(f"{path} {why}; {remedy}")
+    (code, count), *others = unknown.most_common()
+    more = f" (and {len(others):,} more, in {_pixels(unknown.total() - count)})" if others else ""
+    raise DataError(
+        f"{path} is a colour picture with the colour {tuple(code.to_bytes(3, 'big'))} in "
+        f"{_pixels(count)}{more}, which is no class of {dataset.title}; name it in the class file, "
+        "or was it saved with smoothing, as JPEG or for another data set?"
+    )
 
 
 def _pixels(count: int) -> str:
     return f"{count:,} pixel" + "s" * (count != 1)
 
 
-def _looked_up(colours: Values, dataset: Dataset) -> tuple[Values, dict[int, int]]:
-    """(H, W) labels of (H, W, 3) colours, and each unknown one, 0xRRGGBB, with its pixels."""
-    table, unknown = _colour_table(dataset), dict[int, int]()
-    labels, known = np.empty(colours.shape[:2], np.uint8), _codes(dataset)
+def _looked_up(colours: Values, dataset: Dataset) -> tuple[Values, Counter[int]]:
+    """(H, W) labels of (H, W, 3) colours, and the pixels of each unknown one, 0xRRGGBB."""
+    table, unknown = _colour_table(dataset), Counter[int]()
+    labels = np.empty(colours.shape[:2], np.uint8)
     rows = max(1, _STRIP // max(1, colours.shape[1]))
     for top in range(0, len(colours), rows):
         codes = colours[top : top + rows].astype(np.int32) @ _CODE
         labels[top : top + rows] = found = table[codes]
-        if (found == _FLAG).any():
-            some = np.unique(codes[found == _FLAG], return_counts=True)
-            for code, count in zip(*(part.tolist() for part in some), strict=True):
-                if code not in known:
-                    unknown[code] = unknown.get(code, 0) + count
+        some = np.unique(codes[found < 0], return_counts=True)
+        unknown.update(dict(zip(*(part.tolist() for part in some), strict=True)))
     return labels, unknown
 
 
@@ -146,29 +136,20 @@ def _through_palette(ids: Values, palette: Values, dataset: Dataset) -> Values |
 
     None if the colours say what the ids say, or are not the data set's.
     """
-    labels, meant = _codes(dataset), np.full(256, -1, np.int16)
-    meant[: len(palette)] = [labels.get(code, -1) for code in (palette @ _CODE).tolist()]
+    meant = np.full(256, -1, np.int16)
+    meant[: len(palette)] = _colour_table(dataset)[palette @ _CODE]
+    labels = cv2.LUT(ids, meant)
     as_ids = not ((meant >= 0) & (meant != label_table(dataset))).any()
-    if as_ids or (meant[_occurring(ids)] < 0).any():
-        return None
-    return np.asarray(cv2.LUT(ids, meant.clip(0).astype(np.uint8)))
-
-
-def _codes(dataset: Dataset) -> dict[int, int]:
-    """Colour, 0xRRGGBB -> label, without colours that two classes share."""
-    codes: dict[int, int] = {}
-    for label, code in enumerate((np.array(dataset.palette) @ _CODE).tolist()):
-        codes[code] = -1 if code in codes else label
-    codes.setdefault(int(np.array(BORDER) @ _CODE), IGNORE)
-    return {code: label for code, label in codes.items() if label >= 0}
+    return None if as_ids or (labels < 0).any() else labels.astype(np.uint8)
 
 
 @lru_cache(4)
-def _colour_table(dataset: Dataset) -> Values:
-    """(2^24,) the label of every colour."""
-    table = np.full(1 << 24, _FLAG, np.uint8)
-    for code, label in _codes(dataset).items():
-        table[code] = label
+def _colour_table(dataset: Dataset) -> NDArray[np.int16]:
+    """(2^24,) the label of every colour 0xRRGGBB; -1 for one of no class, or of several."""
+    table, codes = np.full(1 << 24, -1, np.int16), np.array(dataset.palette) @ _CODE
+    table[np.array(BORDER) @ _CODE] = IGNORE
+    kinds, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    table[kinds] = np.where(counts == 1, first, -1)
     return table
 
 
@@ -184,10 +165,10 @@ def read_stored(path: Path) -> Stored:
         with path.open("rb") as file, _opened(file) as picture:
             _refuse_lossy(path, picture)
             if (pixels := picture.width * picture.height) > MAX_PIXELS:
-                size = f"{picture.width} x {picture.height} = {pixels:,} pixels"
-                remedy = "so cut picture and mask into tiles"
-                most = f"at most {MAX_PIXELS:,} are read, {remedy}"
-                raise DataError(f"the mask {path} has {size}; {most}")
+                raise DataError(
+                    f"the mask {path} has {picture.width} x {picture.height} = {pixels:,} pixels; "
+                    f"at most {MAX_PIXELS:,} are read, so cut picture and mask into tiles"
+                )
             return _decoded(path, picture)
     except DataError:
         raise
@@ -195,9 +176,6 @@ def read_stored(path: Path) -> Stored:
         raise DataError(f"there is no mask {path}") from None
     except UnidentifiedImageError:
         why = f"it is none of {LOSSLESS}, or of a sort not read here"
-        raise DataError(f"{failed}: {why}; save it as PNG") from None
-    except Image.DecompressionBombError:
-        why = "it has a part of more pixels than are decoded"
         raise DataError(f"{failed}: {why}; save it as PNG") from None
     except Exception as error:  # a damaged file can make a decoder raise anything
         if isinstance(error, OSError) and error.errno:
@@ -221,20 +199,17 @@ def _opened(file: Any) -> ImageFile.ImageFile:
 
 
 def _refuse_lossy(path: Path, picture: ImageFile.ImageFile) -> None:
-    compression = picture.info.get("compression") if picture.format == "TIFF" else ""
-    kind = _LOSSY.get(picture.format or "") or _LOSSY.get(str(compression))
-    if picture.format == "WEBP" and not _is_lossless_webp(path):
-        kind = "lossy WebP"
+    kind = _LOSSY.get(picture.format or "")
+    if picture.format == "TIFF":
+        kind = _LOSSY.get(str(picture.info.get("compression")))
+    if picture.format == "WEBP":  # its first chunk of pixels says
+        chunk = re.search(rb"VP8[L ]", path.read_bytes()[12:])
+        kind = None if chunk and chunk.group() == b"VP8L" else "lossy WebP"
     if kind:
-        why = "which changes values as it stores them, so that ids come back as others"
-        remedy = f"export or draw it again as {LOSSLESS} (converting it mends nothing)"
-        raise DataError(f"the mask {path} is stored as {kind}, {why}; {remedy}")
-
-
-def _is_lossless_webp(path: Path) -> bool:
-    """Whether the first chunk of pixels in a WebP file is VP8L."""
-    kind = re.search(rb"VP8[L ]", path.read_bytes()[12:])
-    return kind is not None and kind.group() == b"VP8L"
+        raise DataError(
+            f"the mask {path} is stored as {kind}, which changes values as it stores them; "
+            f"export or draw it again as {LOSSLESS} (converting it mends nothing)"
+        )
 
 
 def _decoded(path: Path, picture: ImageFile.ImageFile) -> Stored:
@@ -264,20 +239,17 @@ def _values(path: Path, picture: ImageFile.ImageFile) -> Values:
     mode, coding = picture.mode, picture.tile[0][3] if picture.tile else ""
     coding = coding if isinstance(coding, tuple) else (coding,)
     if mode not in _MODES and not mode.startswith("I;16"):
-        expected = "a mask of ids or of the classes' colours in RGB"
-        what = f"is a picture of {mode} colours"
-        raise DataError(f"{path} {what}; expected {expected}; save it as PNG")
+        expected = "a mask of ids or of the classes' colours in RGB; save it as PNG"
+        raise DataError(f"{path} is a picture of {mode} colours; expected {expected}")
     if mode in ("RGB", "RGBA", "LA") and "16" in str(*coding[:1]):
-        what = "has 16 bits a channel in a colour picture; expected 8"
-        raise DataError(f"{path} {what}; save it as a grey or palette PNG")
+        expected = "8; save it as a grey or palette PNG"
+        raise DataError(f"{path} has 16 bits a channel in a colour picture; expected {expected}")
     values = np.asarray(picture)
-    if mode in ("RGBA", "LA", "PA"):
-        if clear := int((values[..., -1] != 255).sum()):
-            what = f"is transparent in {_pixels(clear)}, where the label can't be known"
-            raise DataError(f"{path} {what}; save it without transparency")
-        values = values[..., :3] if mode == "RGBA" else values[..., 0]
-    if mode == "RGBX":
-        values = values[..., :3]
+    if mode in ("RGBA", "LA", "PA") and (clear := int((values[..., -1] != 255).sum())):
+        why = "where the label can't be known; save it without transparency"
+        raise DataError(f"{path} is transparent in {_pixels(clear)}, {why}")
+    if values.ndim == 3:
+        values = values[..., 0] if mode in ("LA", "PA") else values[..., :3]
     top = coding[1] if picture.format == "PPM" and len(coding) > 1 else 0
     if top:  # the file's largest value, which Pillow makes 255 or 65,535
         values = np.rint(values * (top / (255 if top < 256 else 65535))).astype(np.int64)
@@ -286,8 +258,8 @@ def _values(path: Path, picture: ImageFile.ImageFile) -> Values:
     if values.dtype not in (np.uint8, np.bool_) and values.size:
         low, high = values.min(), values.max()
         if low < 0 or high > IGNORE:
-            what = f"holds ids up to {high:g} (the least is {low:g})"
-            raise DataError(f"{path} {what}; expected 0 to {IGNORE}")
+            found = f"holds ids up to {high:g} (the least is {low:g})"
+            raise DataError(f"{path} {found}; expected 0 to {IGNORE}")
     return np.ascontiguousarray(values.astype(np.uint8, copy=False))
 
 
@@ -296,8 +268,7 @@ def _palette(picture: ImageFile.ImageFile) -> Values | None:
     if picture.mode != "P" or picture.palette is None:
         return None
     kind, data = picture.palette.getdata()
-    colours = data if kind == "RGB" else picture.getpalette("RGB") or ()  # the latter decodes
-    content = bytes(colours)
+    content = bytes(data if kind == "RGB" else picture.getpalette("RGB") or ())  # this decodes
     return np.frombuffer(content[: len(content) // 3 * 3], np.uint8).reshape(-1, 3)[:256]
 
 

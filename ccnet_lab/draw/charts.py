@@ -12,17 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
-from matplotlib.transforms import blended_transform_factory
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from ccnet_lab.draw.figures import panel
-from ccnet_lab.draw.lettering import as_it_is
-from ccnet_lab.draw.pictures import COLOURS
+from ccnet_lab.draw.figures import iou_cells
+from ccnet_lab.draw.lettering import as_it_is, beside, legend, panel, tidy
 
 Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
-Names = Sequence[str]
 Lines = Mapping[str, Floats]
 INK, SOFT, GREY = "#1d2430", "#667085", "#9a9a9a"
 BLUE, ORANGE, YELLOW = "#0072b2", "#d55e00", "#e69f00"
@@ -38,12 +35,12 @@ NUMBERS = 25  # classes up to which every cell of it has its number
 MOST = 40  # classes of a comparison that are drawn
 GROWTH = ("#56b4e9", BLUE, "#332288", ORANGE)  # R = 1, 2, 3 from light to dark, full attention
 LABELLED = 97  # the side the authors' numbers are for: 769 x 769 pixels at stride 8
-PANELS = (  # what is drawn, its title, factor
-    ("loss", "loss, smoothed; faint as logged", 1.0),
-    ("lr", "learning rate", 1.0),
-    ("images_per_second", "images per second", 1.0),
-    ("val_miou", "mIoU of evaluations, %; faint: on the crops of training", 100.0),
-)
+PANELS = {  # what is drawn: its title, factor
+    "loss": ("loss, smoothed; faint as logged", 1.0),
+    "lr": ("learning rate", 1.0),
+    "images_per_second": ("images per second", 1.0),
+    "val_miou": ("mIoU of evaluations, %; faint: on the crops of training", 100.0),
+}
 
 
 class Point(NamedTuple):
@@ -68,7 +65,7 @@ class Bar(NamedTuple):
 
 
 def class_heatmap(
-    rows: Mapping[str, Floats], class_names: Names, by: str = "", title: str = ""
+    rows: Mapping[str, Floats], class_names: Sequence[str], by: str = "", title: str = ""
 ) -> Figure:
     """The IoU of every class (columns) in every row, from 0 to 100 %; hatched without a number.
 
@@ -79,65 +76,39 @@ def class_heatmap(
     """
     table, names = np.array(list(rows.values())), np.array(class_names)
     if not np.isfinite(table).any():
-        return _no_numbers(title)
+        figure = Figure(figsize=(6.4, 1.2))
+        figure.text(0.5, 0.5, f"{title}\nno numbers yet", fontsize=11, ha="center", va="center")
+        return figure
     order = np.argsort(-rows[by], kind="stable") if by else np.arange(len(names))
     blocks = np.array_split(order, -(-len(names) // BLOCK))
     numbers = len(names) <= NUMBERS
-    # Inches, placed by hand: matplotlib's layouts measure every label several times.
+    # Inches, placed by hand: matplotlib's layouts measure every label several times, and names as
+    # plain text draw in a fraction of the time that ticks take.
     left, below = 0.075 * max(map(len, rows)) + 0.2, 0.058 * min(18, max(map(len, names))) + 0.25
     cell, tall = 0.46 if numbers else 0.24, 0.3 * len(rows)
-    width = left + len(blocks[0]) * cell + 1.0
-    height = len(blocks) * (tall + below) + 0.5
+    width, height = left + len(blocks[0]) * cell + 1.0, len(blocks) * (tall + below) + 0.5
     figure = Figure(figsize=(width, height))
     figure.suptitle(title, fontsize=11, y=1 - 0.12 / height, va="top")
     for number, block in enumerate(blocks):
         bottom = height - 0.45 - tall - number * (tall + below)
         size = (len(block) * cell / width, tall / height)
-        axis = figure.add_axes((left / width, bottom / height, *size))
-        _heat_block(axis, table[:, block], numbers)
-        gap = 0.05  # inches, between cells and names
-        beside: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"}
+        axis = figure.add_axes((left / width, bottom / height, *size), facecolor="#e6e6e6")
+        axis.patch.set(hatch="////", edgecolor="#a8a8a8", linewidth=0)
+        look = {"linewidths": 0.8, "cbar": False, "xticklabels": False}
+        iou_cells(axis, table[:, block], annot=numbers, fmt=".0f", **look)
+        style: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"}
         across, down = axis.get_xaxis_transform(), axis.get_yaxis_transform()
         for i, name in enumerate(names[block]):
             short = name if len(name) <= 18 else f"{name[:17]}…"
-            style = {"rotation": 60, "va": "top", "fontsize": 8, **beside, **as_it_is()}
-            axis.text(i + 0.5, -gap / tall, short, transform=across, **style)
+            more = {"rotation": 60, "va": "top", "fontsize": 8, **style, **as_it_is()}
+            axis.text(i + 0.5, -0.05 / tall, short, transform=across, **more)
         for i, label in enumerate(rows):
-            style = {"va": "center", "fontsize": 9, **beside}
-            axis.text(-gap / (len(block) * cell), i + 0.5, label, transform=down, **style)
+            more = {"va": "center", "fontsize": 9, **style}
+            axis.text(-0.05 / (len(block) * cell), i + 0.5, label, transform=down, **more)
     long = min(3.0, tall)
     place = ((width - 0.85) / width, 1 - (0.45 + long) / height, 0.15 / width, long / height)
     figure.colorbar(axis.collections[0], cax=figure.add_axes(place), label="IoU, %")
     return figure
-
-
-def _no_numbers(title: str) -> Figure:
-    figure = Figure(figsize=(6.4, 1.2))
-    style: dict[str, Any] = {"ha": "center", "va": "center", "color": SOFT, "linespacing": 1.6}
-    figure.text(0.5, 0.5, f"{title}\nno numbers yet", fontsize=11, **style)
-    return figure
-
-
-def _heat_block(axis: Axes, table: Floats, numbers: bool) -> None:
-    """Cells without ticks: names as plain text draw in a fraction of the time that ticks take."""
-    import seaborn as sns
-
-    axis.set_facecolor("#e6e6e6")
-    axis.patch.set(hatch="////", edgecolor="#a8a8a8", linewidth=0)
-    sns.heatmap(
-        table,
-        vmin=0,
-        vmax=100,
-        cmap=COLOURS,
-        annot=numbers,
-        fmt=".0f",
-        annot_kws={"fontsize": 8},
-        linewidths=0.8,
-        cbar=False,
-        xticklabels=False,
-        yticklabels=False,
-        ax=axis,
-    )
 
 
 def cost_scatter(points: Sequence[Point], xlabel: str, title: str = "") -> Figure:
@@ -148,77 +119,61 @@ def cost_scatter(points: Sequence[Point], xlabel: str, title: str = "") -> Figur
     import seaborn as sns
 
     figure, axis = panel(7.2, 4.6, title)
-    looks = {  # (measured, alike): colour, fill, marker, area, name
-        (True, True): (ORANGE, ORANGE, "o", 49, "measured here, 95 % over the images"),
-        (False, True): (BLUE, "none", "o", 121, "published by SSSegmentation"),
-        (True, False): (SOFT, SOFT, "x", 49, "measured otherwise, not comparable"),
+    ring: dict[str, Any] = {"marker": "o", "s": 121, "facecolor": "none", "edgecolor": BLUE}
+    dot: dict[str, Any] = {"marker": "o", "s": 49, "edgecolor": ORANGE}
+    looks = {  # by (measured, alike)
+        (True, True): ("measured here, 95 % over the images", ORANGE, dot),
+        (False, True): ("published by SSSegmentation", BLUE, ring),
+        (True, False): ("measured otherwise, not comparable", SOFT, {"marker": "x", "s": 49}),
     }
-    for (measured, alike), (colour, fill, marker, area, name) in looks.items():
+    for (measured, alike), (name, colour, look) in looks.items():
+        style: dict[str, Any] = {"legend": False, "linewidth": 1.8, "label": name, **look}
         kind = [p for p in points if (p.measured, p.alike) == (measured, alike)]
-        if not kind:
-            continue
         for p in kind:
             if p.interval:
                 axis.plot([p.cost] * 2, p.interval, color=colour, linewidth=1.6)
-        style: dict[str, Any] = {"facecolor": fill, "edgecolor": colour}
-        if marker == "x":  # strokes have no edge
-            style = {"color": colour}
-        x, y = [p.cost for p in kind], [p.miou for p in kind]
-        style |= {"marker": marker, "s": area, "linewidth": 1.8, "label": name}
-        sns.scatterplot(x=x, y=y, ax=axis, legend=False, **style)
+        if kind:
+            x, y = [p.cost for p in kind], [p.miou for p in kind]
+            sns.scatterplot(x=x, y=y, ax=axis, color=colour, **style)
         front = sorted((p.cost, p.miou) for p in kind if p.front)
         if front:
-            label = f"Pareto front, {name.split()[0]}"
-            style = {"linewidth": 1.2, "alpha": 0.6, "label": label}
+            style = {"linewidth": 1.2, "alpha": 0.6, "label": f"Pareto front, {name.split()[0]}"}
             axis.plot(*zip(*front, strict=True), "-" if measured else "--", color=colour, **style)
     if not points:
         axis.text(0.5, 0.5, "no numbers yet", ha="center", transform=axis.transAxes)
     axis.set(xlabel=xlabel, ylabel="mIoU, %")
     axis.margins(x=0.16, y=0.14)
-    handles = axis.get_legend_handles_labels()[0]
-    figure.legend(handles=handles, fontsize=8.5, frameon=False, loc="outside lower center", ncols=2)
+    legend(figure, axis.get_legend_handles_labels()[0], columns=2)
     figure.draw_without_rendering()  # the layout, so that labels know where they stand
     _label(figure, axis, points)
     return figure
 
 
-def distribution_figure(values: Mapping[str, Floats], xlabel: str, title: str = "") -> Figure:
-    """How scores are spread: each as a dot where they are few (seeds), else as shares (images).
+def distribution_figure(values: Mapping[str, Floats], xlabel: str) -> Figure:
+    """How the images' scores are spread: the share at or below each score.
 
     Args:
-        values: label -> (N,) scores; NaN is left out. Where no label has more than 30, dots.
+        values: label -> (N,) scores; NaN is left out.
         xlabel: what the scores are.
     """
     import seaborn as sns
 
-    known = {name: scores[np.isfinite(scores)] for name, scores in values.items()}
-    palette = dict(zip(known, LINES * (1 + len(known) // len(LINES)), strict=False))
-    if max(map(len, known.values()), default=0) > 30:
-        figure, axis = panel(6.4, 3.8, title)
-        for name, scores in known.items():
-            sns.ecdfplot(x=scores, color=palette[name], linewidth=1.8, label=name, ax=axis)
-        axis.set(xlabel=xlabel, ylabel="share of the images at or below")
-        figure.legend(fontsize=8.5, frameon=False, loc="outside lower center", ncols=2)
-        return figure
-    figure, axis = panel(6.4, 0.4 * len(known) + 1.2, title, bars=True)
-    labels = np.repeat(list(known), [len(scores) for scores in known.values()])
-    scores = np.concatenate([*known.values()] or [np.empty(0)])
-    style = {"hue": labels, "palette": palette, "order": list(known), "size": 7, "alpha": 0.8}
-    sns.stripplot(x=scores, y=labels, jitter=0.12, legend=False, ax=axis, **style)
-    for place, spread in enumerate(known.values()):
-        if len(spread):
-            axis.plot([spread.mean()] * 2, [place - 0.3, place + 0.3], color=INK, linewidth=1.6)
-    axis.set(xlabel=f"{xlabel}; line: mean", ylabel="")
+    figure, axis = panel(6.4, 3.8)
+    for (name, scores), colour in zip(values.items(), LINES, strict=False):
+        known = scores[np.isfinite(scores)]
+        sns.ecdfplot(x=known, color=colour, linewidth=1.8, label=name, ax=axis)
+    axis.set(xlabel=xlabel, ylabel="share of the images at or below")
+    legend(figure, columns=2)
     return figure
 
 
 def difference_bars(
-    class_names: Names,
+    class_names: Sequence[str],
     difference: Floats,
     low: Floats,
     high: Floats,
-    ties: Flags,
-    labels: Names,
+    ties: NDArray[np.bool_],
+    labels: Sequence[str],
     title: str = "",
     tie: str = "tie",
 ) -> Figure:
@@ -232,13 +187,13 @@ def difference_bars(
     known = np.flatnonzero(~np.isnan(difference))
     shown = known[np.argsort(-np.abs(difference[known]), kind="stable")[:MOST]]
     shown = shown[np.argsort(difference[shown], kind="stable")]
-    colours = np.where(ties, GREY, np.where(difference > 0, BLUE, ORANGE))
+    colours = np.where(ties, GREY, np.where(difference > 0, BLUE, ORANGE))[shown]
     figure, axis = panel(7.2, 0.24 * max(4, len(shown)) + 1.9, title, bars=True)
-    places, lengths = np.arange(len(shown)), difference[shown]
-    axis.barh(places, lengths, color=list(colours[shown]), height=0.72)
     reach = np.abs(np.stack([difference - low, high - difference]))[:, shown]
-    style: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 1.1, "capsize": 2}
-    axis.errorbar(lengths, places, xerr=reach, **style)
+    lines = {"ecolor": INK, "elinewidth": 1.1, "capsize": 2}
+    places = np.arange(len(shown))
+    style: dict[str, Any] = {"color": list(colours), "height": 0.72, "error_kw": lines}
+    axis.barh(places, difference[shown], xerr=reach, **style)
     axis.set_yticks(places, [class_names[k] for k in shown], fontsize=8.5, **as_it_is())
     axis.axvline(0, color=INK, linewidth=0.8)
     axis.set_ylim(-0.7, len(shown) - 0.3)
@@ -246,13 +201,12 @@ def difference_bars(
     more = f"\nthe {rest} classes with smaller differences are not drawn" if rest else ""
     axis.set_xlabel(f"difference of IoU, points; lines: 95 % over the images{more}", fontsize=9)
     meanings = {BLUE: f"{labels[0]} higher", ORANGE: f"{labels[1]} higher", GREY: tie}
-    patches = [Patch(color=colour, label=name) for colour, name in meanings.items()]
-    figure.legend(handles=patches, fontsize=8.5, frameon=False, loc="outside lower center")
+    legend(figure, [Patch(color=colour, label=name) for colour, name in meanings.items()])
     return figure
 
 
 def speed_figure(bars: Sequence[Bar], baseline: str, title: str) -> Figure:
-    """A lying bar per measurement, as long as it is times faster than the baseline, the line at 1.
+    """A bar per measurement, as long as it is times faster than the baseline, the line at 1.
 
     Args:
         bars: from top to bottom. baseline: its name. title: what was measured, on what machine.
@@ -263,25 +217,24 @@ def speed_figure(bars: Sequence[Bar], baseline: str, title: str) -> Figure:
     log = longest > 20
     axis.barh(places, [bar.ratio for bar in bars], color=BLUE, height=0.62, label="ccnet_lab")
     axis.axvline(1, color=INK, linewidth=1.2, linestyle="--", label=baseline)
-    marked = [(bar.target, place) for place, bar in zip(places, bars, strict=True) if bar.target]
-    if marked:
+    targets = [bar.target or np.nan for bar in bars]
+    if any(bar.target for bar in bars):
         style: dict[str, Any] = {"color": YELLOW, "markeredgecolor": INK, "markersize": 6}
-        axis.plot(*zip(*marked, strict=True), "D", label="target", **style)
-    style = {"textcoords": "offset points", "va": "center", "fontsize": 9, "color": INK}
-    style["xycoords"] = blended_transform_factory(axis.transAxes, axis.transData)
+        axis.plot(targets, places, "D", label="target", **style)
     for place, bar in zip(places, bars, strict=True):
+        style = {"xycoords": axis.get_yaxis_transform(), "color": INK}
         times = f"{bar.ratio:.{2 if bar.ratio < 9.95 else 0}f}×"
-        axis.annotate(times, (1, place), (8, 0), fontweight="bold", **style)
-        axis.annotate(bar.caption, (1, place), (48, 0), **style)
+        beside(axis, times, 1, place, fontweight="bold", **style)
+        beside(axis, bar.caption, 1, place, right=48, **style)
     axis.set_yticks(places, [bar.name for bar in bars], fontsize=9)
     axis.set_ylim(len(bars) - 0.4, -0.6)
     axis.set_xlabel("times as fast as the baseline" + ", logarithmic" * log, fontsize=9)
     axis.set_title(title, loc="left", fontsize=10)
     if log:
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_major_formatter("{x:g}")
     axis.set_xlim(0.5 if log else 0, longest * (1.5 if log else 1.08))
-    figure.legend(loc="outside lower left", ncols=3, fontsize=8.5, frameon=False)
+    legend(figure, columns=3)
     return figure
 
 
@@ -303,9 +256,8 @@ def growth_figure(
     left, right = figure.subplots(1, 2)
     _growth(left, sides, gflop, "{:.2f}")
     left.set_title("by formula", loc="left", fontsize=10)
-    where = f"measured here: {machine}" if machine else "measured here"
-    right.set_title(where, loc="left", fontsize=10)
     left.set_ylabel("GFLOP of a forward pass")
+    right.set_title(f"measured here: {machine}".rstrip(": "), loc="left", fontsize=10)
     if seconds:
         milliseconds = {name: 1e3 * values for name, values in seconds.items()}
         _growth(right, measured_sides, milliseconds, "{:.0f}")
@@ -317,30 +269,26 @@ def growth_figure(
 
 
 def _growth(axis: Axes, sides: Sequence[int], rows: Lines, form: str) -> None:
+    tidy(axis)
     x = np.asarray(sides)
-    style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9}
     for colour, marker, (name, values) in zip(GROWTH, MARKERS, rows.items(), strict=False):
         axis.plot(x, values, color=colour, marker=marker, markersize=4.5, linewidth=1.8)
-        known = np.flatnonzero(np.isfinite(values))
-        if len(known):
-            last = known[-1]
+        for last in np.flatnonzero(np.isfinite(values))[-1:]:
             number = ": " + form.format(values[last]) if x[last] == LABELLED else ""
-            axis.annotate(name + number, (x[last], values[last]), (8, 0), color=INK, **style)
+            beside(axis, name + number, x[last], values[last], color=INK)
     axis.set(xscale="log", yscale="log", xlabel="side of the feature map, cells")
     axis.set_xticks(x, [str(s) for s in sides])
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.set_xlim(x[0] * 0.92, x[-1] * (x[-1] / x[0]) ** 0.42)
     if LABELLED in sides:
         axis.axvline(LABELLED, color=SOFT, linewidth=0.8, linestyle=":", zorder=0)
-        style = {"transform": axis.get_xaxis_transform(), "fontsize": 8, "color": SOFT}
-        axis.text(LABELLED, 0.02, f" {LABELLED} × {LABELLED} cells", **style)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.25)
+        style: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "color": SOFT}
+        axis.text(LABELLED, 0.02, f" {LABELLED} × {LABELLED} cells", fontsize=8, **style)
 
 
 def training_figure(
-    runs: Mapping[str, Lines], published: Mapping[str, Lines] | None = None, over: str = "epoch"
+    runs: Mapping[str, Lines], published: Mapping[str, Lines] | None = None
 ) -> Figure:
     """Loss, learning rate, images per second and mIoU of up to twelve runs, a colour for each.
 
@@ -348,43 +296,40 @@ def training_figure(
         runs: name -> curves of `reports.progress.FIELDS`, each (3, N): step, epoch, value; those
             that are missing are left out.
         published: the same of published logs, dashed, in the colour of the run of that name.
-        over: "epoch" or "step".
     """
     published = published or {}
-    names = dict.fromkeys([*runs, *published])
     styles: dict[str, dict[str, Any]] = {
         name: {"color": colour, "marker": marker, "linewidth": 1.6}
-        for name, colour, marker in zip(names, LINES, MARKERS, strict=False)
+        for name, colour, marker in zip({**runs, **published}, LINES, MARKERS, strict=False)
     }
     lines = [(name, curves, "-") for name, curves in runs.items() if name in styles]
     lines += [(name, curves, "--") for name, curves in published.items() if name in styles]
     figure = Figure(figsize=(9.6, 6.4), layout="constrained")
-    x = 1 if over == "epoch" else 0
-    for axis, (field, title, factor) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+    for axis, field in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+        title, factor = PANELS[field]
         scored = field == "val_miou"
+        shown = ("val_miou", "train_miou") if scored else (field,)
         for name, curves, dashes in lines:
-            raw = curves.get("train_miou" if scored else field)
+            raw = curves.get(shown[-1])
             if raw is not None and field != "lr":
                 faint, colour = _thinned(raw), styles[name]["color"]
-                axis.plot(faint[x], factor * faint[2], color=colour, linewidth=0.7, alpha=0.25)
+                axis.plot(faint[1], factor * faint[2], color=colour, linewidth=0.7, alpha=0.25)
             if field in curves:
                 curve = curves[field] if scored else _thinned(_smooth(curves[field]))
                 marks: dict[str, Any] = {"markersize": 4, "markevery": 1 if scored else [-1]}
-                axis.plot(curve[x], factor * curve[2], dashes, **marks, **styles[name])
-        axis.set_title(title, loc="left", fontsize=10)
-        shown = ("val_miou", "train_miou") if scored else (field,)
+                axis.plot(curve[1], factor * curve[2], dashes, **marks, **styles[name])
         values = [curves[kind][2] for _, curves, _ in lines for kind in shown if kind in curves]
+        axis.set_title(title, loc="left", fontsize=10)
         axis.set_ylim(0, _top([factor * row for row in values]))
         axis.xaxis.set_major_locator(MaxNLocator(6))
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axis.set_xlabel(over, fontsize=9)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.set_xlabel("epoch", fontsize=9)
+        tidy(axis)
     handles = [Line2D([], [], markersize=5, label=name, **style) for name, style in styles.items()]
     if published:
         handles.append(Line2D([], [], ls="--", color=SOFT, label="dashed: its published log"))
-    place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(3, len(handles) or 1)}
-    figure.legend(handles=handles, fontsize=8.5, frameon=False, **place)
+    if handles:
+        legend(figure, handles, columns=min(3, len(handles)))
     return figure
 
 
@@ -411,29 +356,22 @@ def _top(values: Sequence[Floats]) -> float | None:
 
 def _label(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
     """Write each configuration's name at its best point, clear of markers and other names."""
-    place = axis.transData.transform
-    point = figure.dpi / 72  # pixels
-    height, taken = 11 * point, []  # boxes (left, bottom, right, top), pixels
+    place, point = axis.transData.transform, figure.dpi / 72  # pixels
+    height, r, taken = 11 * point, 6 * point, []
     for p in points:
         x, y = place((p.cost, p.miou))
         low, high = (place((p.cost, value))[1] for value in (p.interval or (p.miou, p.miou)))
-        r = 6 * point
-        taken.append((x - r, min(low, y - r), x + r, max(high, y + r)))
+        taken.append(Bbox([[x - r, min(low, y - r)], [x + r, max(high, y + r)]]))
     best = {p.label: p for p in sorted(points, key=lambda p: (p.alike, p.miou))}
     for label, p in best.items():
         (x, y), width = place((p.cost, p.miou)), 5.2 * len(label) * point
         rows = [row * height - height / 2 for row in (0, 1, -1, 2, -2, 3, -3)]
         offsets = [(side, dy) for dy in rows for side in (8 * point, -8 * point - width)]
         offsets += [(-width / 2, 9 * point), (-width / 2, -9 * point - height)]
-        boxes = {(dx, dy): (x + dx, y + dy, x + dx + width, y + dy + height) for dx, dy in offsets}
-        free = [o for o, box in boxes.items() if not any(_meet(box, other) for other in taken)]
-        dx, dy = (free or offsets)[0]
-        taken.append(boxes[dx, dy])
-        offset = (dx / point, dy / point + 2.5)
+        boxes = [Bbox.from_bounds(x + dx, y + dy, width, height) for dx, dy in offsets]
+        box = next((box for box in boxes if not box.count_overlaps(taken)), boxes[0])
+        taken.append(box)
+        offset = ((box.x0 - x) / point, (box.y0 - y) / point + 2.5)
         style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9}
         text = axis.annotate(label, (p.cost, p.miou), offset, **style)
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])
-
-
-def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

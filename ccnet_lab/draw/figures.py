@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from PIL import ImageColor
 
-from ccnet_lab.draw.lettering import as_it_is, class_legend
+from ccnet_lab.draw.lettering import as_it_is, beside, class_legend, legend, panel, tidy
 from ccnet_lab.draw.pictures import (
     COLOURS,
     Rgb,
@@ -23,7 +23,7 @@ from ccnet_lab.draw.pictures import (
     label_picture,
     resized,
     shown_size,
-)
+)  # fmt: skip
 
 Array = NDArray[np.floating]
 Ids = NDArray[np.uint8]
@@ -31,23 +31,6 @@ Palette = Sequence[tuple[int, int, int]]
 # Vermilion and blue of Okabe and Ito, distinct with any colour vision.
 ATTENDED, RANDOM = "#d55e00", "#0072b2"
 PANEL, GAP = 264, 16  # pixels: a panel's width, and between two
-OUTLINE = ((3.0, "black"), (1.4, "white"))  # width and colour, one over the other: on any ground
-
-
-def panel(width: float, height: float, title: str = "", bars: bool = False) -> tuple[Figure, Axes]:
-    """An empty figure of that many inches in the style of all charts here; `bars` lie.
-
-    Open to the top and the right, to the left as well for lying bars; a faint grid.
-    """
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axis = figure.subplots()
-    axis.set_title(title, fontsize=11)
-    axis.spines[["top", "right", *(["left"] if bars else [])]].set_visible(False)
-    axis.grid(axis="x" if bars else "both", alpha=0.25)
-    if bars:
-        axis.tick_params(axis="y", length=0)
-        axis.set_axisbelow(True)
-    return figure, axis
 
 
 def attention_figure(
@@ -82,9 +65,12 @@ def attention_figure(
     panels += [heat(m, level, size) for m, level in zip(maps.values(), tops, strict=True)]
     head = 56 if title else 32
     sheet = np.full((head + h + 62, GAP + len(panels) * (w + GAP), 3), 255, np.uint8)
-    figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100), dpi=100)
-    axis = _in_pixels(figure, sheet.shape[1], sheet.shape[0])
-    _write(axis, sheet.shape[1] / 2, 8, title, fontsize=11, ha="center", va="top")
+    tall, wide = sheet.shape[:2]
+    figure = Figure(figsize=(wide / 100, tall / 100), dpi=100)
+    # the axes' unit is a pixel; (0, 0) is upper left
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, wide), ylim=(tall, 0))
+    axis.set_axis_off()
+    _write(axis, wide / 2, 8, title, fontsize=11, ha="center", va="top")
     names = ["labels and the chosen pixel", *maps]
     for k, (name, part) in enumerate(zip(names, panels, strict=True)):
         left = GAP + k * (w + GAP)
@@ -93,8 +79,7 @@ def attention_figure(
     x, y = GAP + (pixel[0] + 0.5) * w / width, head + (pixel[1] + 0.5) * h / height
     for colour, length, edge in (("white", 11, 3), ("black", 9, 1)):
         axis.plot(x, y, "+", color=colour, markersize=length, markeredgewidth=edge)
-    counts = np.bincount(labels.ravel(), minlength=len(palette))
-    for k, i in enumerate(i for i in np.argsort(-counts, kind="stable")[:6] if counts[i]):
+    for k, i in enumerate(_frequent(labels, len(palette), 6)):
         left, upper = GAP + k % 3 * w // 3, head + h + 12 + 20 * (k // 3)
         sheet[upper : upper + 11, left : left + 11] = palette[i]
         _write(axis, left + 16, upper + 6, class_names[i], fontsize=8, va="center")
@@ -104,17 +89,19 @@ def attention_figure(
         _outline(axis, (left + cell[0], head + cell[1]), cell[2] - cell[0], cell[3] - cell[1])
         caption = captions[k] if k < len(captions) else ""
         _write(axis, left + w / 2, head + h + 6, caption, fontsize=9, ha="center", va="top")
-        _scale(axis, sheet, head + h + 36, left + w // 5, left + w - w // 5, weights.max(), level)
-    extent = (0, sheet.shape[1], sheet.shape[0], 0)
-    axis.imshow(sheet, extent=extent, aspect="auto", interpolation="nearest")
+        row, start, end = head + h + 36, left + w // 5, left + w - w // 5  # of the colour scale
+        sheet[row : row + 10, start:end] = heat(np.arange(256.0)[None], 255, (10, end - start))
+        _write(axis, start - 5, row + 5, "0", fontsize=8, ha="right", va="center")
+        clipped = "≥ " if weights.max() > level else ""
+        _write(axis, end + 5, row + 5, f"{clipped}{level:.2g}", fontsize=8, va="center")
+    axis.imshow(sheet, extent=(0, wide, tall, 0), aspect="auto", interpolation="nearest")
     return figure
 
 
-def _in_pixels(figure: Figure, width: int, height: int) -> Axes:
-    """Axes over the whole figure, without frame, whose unit is a pixel; (0, 0) is upper left."""
-    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-    axis.set_axis_off()
-    return axis
+def _frequent(labels: Ids, classes: int, most: int) -> list[int]:
+    """The classes that occur, the most frequent first."""
+    counts = np.bincount(labels.ravel(), minlength=classes)
+    return [int(k) for k in np.argsort(-counts, kind="stable")[:most] if counts[k]]
 
 
 def _write(axis: Axes, x: float, y: float, text: str, **style: Any) -> None:
@@ -122,16 +109,8 @@ def _write(axis: Axes, x: float, y: float, text: str, **style: Any) -> None:
         axis.text(x, y, text, **as_it_is(), **style)
 
 
-def _scale(axis: Axes, sheet: Rgb, row: int, start: int, end: int, peak: float, top: float) -> None:
-    """A colour scale from 0 to `top` into the sheet, and its ends."""
-    sheet[row : row + 10, start:end] = heat(np.arange(256.0)[None], 255, (10, end - start))
-    _write(axis, start - 5, row + 5, "0", fontsize=8, ha="right", va="center")
-    clipped = "≥ " if peak > top else ""
-    _write(axis, end + 5, row + 5, f"{clipped}{top:.2g}", fontsize=8, va="center")
-
-
 def _outline(axis: Axes, corner: tuple[float, float], width: float, height: float) -> None:
-    for thickness, colour in OUTLINE:
+    for thickness, colour in ((3.0, "black"), (1.4, "white")):  # seen on any ground
         style: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": thickness}
         axis.add_patch(Rectangle(corner, width, height, **style))
 
@@ -172,15 +151,11 @@ def curve_figure(
     title: str = "",
 ) -> Figure:
     """Curves over one axis, each labelled at its end."""
-    figure, axis = panel(6.4, 3.6)
+    figure, axis = panel(6.4, 3.6, title)
     for name, values in curves.items():
         (line,) = axis.plot(x, values, linewidth=2)
-        end: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
-        axis.annotate(name, (x[-1], values[-1]), (5, 0), color=line.get_color(), **end)
-    if logarithmic:
-        axis.set_yscale("log")
-    axis.set(xlabel=xlabel, ylabel=ylabel)
-    axis.set_title(title, fontsize=12)
+        beside(axis, name, x[-1], values[-1], color=line.get_color())
+    axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logarithmic else "linear")
     axis.margins(x=0.12)
     return figure
 
@@ -192,8 +167,7 @@ def bar_figure(
     chance: float | None = None,
 ) -> Figure:
     """Grouped bars with their values written on top, and a dotted line at `chance`."""
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = panel(6.4, 3.2)
     width = 0.8 / len(series)
     for k, (name, values) in enumerate(series.items()):
         places = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
@@ -203,9 +177,8 @@ def bar_figure(
         axis.axhline(chance, color="black", linestyle=":", linewidth=1, label=f"chance {chance:g}")
     axis.set_xticks(np.arange(len(groups)), groups)
     axis.set_ylabel(ylabel)
-    axis.spines[["top", "right"]].set_visible(False)
-    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
-    axis.legend(frameon=False, fontsize=9, ncols=len(series) + 1, **place)
+    axis.grid(visible=False, axis="x")
+    legend(figure, columns=len(series) + 1)
     return figure
 
 
@@ -246,8 +219,7 @@ def deletion_figure(
     axis.set(xlabel="cells removed", ylabel=score, xlim=(0, counts[-1] * 1.05), ylim=(0, top))
     label = f"area {area:.3f}  (chance: 0 ± {noise:.3f})"
     between = Patch(color=ATTENDED, alpha=0.16, label=label)
-    handles = [*axis.get_legend_handles_labels()[0], between]
-    figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside lower center", ncols=1)
+    legend(figure, [*axis.get_legend_handles_labels()[0], between])
     return figure
 
 
@@ -269,7 +241,6 @@ def recurrence_figure(
     ratio = min(1.6, max(0.4, height / width))
     figure = Figure(figsize=(2.9 * len(labels), 5.8 * ratio + 1.25), layout="constrained")
     axes = figure.subplots(2, len(labels), squeeze=False)
-    aspect = "equal" if ratio == height / width else "auto"
     ground = blend(grey(image), np.full_like(image, 255), 0.55)
     for (above, below), (recurrence, ids) in zip(axes.T, labels.items(), strict=True):
         changed = ids != labels[trained]
@@ -277,16 +248,15 @@ def recurrence_figure(
         caption = f"changed {100 * changed.mean():.1f} % of the pixels"
         if recurrence == trained:
             name, weight, caption = f"{name}, as trained", "bold", "the others' baseline"
-        above.imshow(blend(image, label_picture(ids, palette, (height, width)), 0.7), aspect=aspect)
+        above.imshow(blend(image, label_picture(ids, palette, (height, width)), 0.7))
         above.set_title(name, fontsize=11, fontweight=weight)
         marked = np.where(changed[..., None], ImageColor.getrgb(ATTENDED), ground)
-        below.imshow(marked.astype(np.uint8), aspect=aspect)
+        below.imshow(marked.astype(np.uint8))
         below.set_xlabel(caption, fontsize=9)
         for axis in (above, below):
-            axis.set(xticks=[], yticks=[])
-    seen = np.concatenate([ids.ravel() for ids in labels.values()])
-    counts = np.bincount(seen, minlength=len(palette))
-    shown = [k for k in np.argsort(-counts) if counts[k]][:12]
+            aspect = "equal" if ratio == height / width else "auto"
+            axis.set(xticks=[], yticks=[], aspect=aspect)
+    shown = _frequent(np.stack([*labels.values()]), len(palette), 12)
     names, colours = [class_names[k] for k in shown], [palette[k] for k in shown]
     class_legend(figure, names, colours, fontsize=8, ncols=6)
     figure.suptitle(title, fontsize=11)
@@ -298,26 +268,14 @@ def iou_figure(class_names: Sequence[str], iou: Mapping[str, Array], title: str 
 
     Classes that are NaN in every column are left out.
     """
-    import seaborn as sns  # takes a second
-
     values = 100 * np.stack(list(iou.values()), axis=1)  # (K, columns), percent
     kept = np.flatnonzero(~np.isnan(values).all(1)).tolist()
     values = np.vstack([values[kept], np.nanmean(values, axis=0)])
-    figure = Figure(figsize=(2.2 + 0.95 * len(iou), 1.1 + 0.3 * len(values)), layout="constrained")
+    size = (2.2 + 0.95 * len(iou), 1.1 + 0.3 * len(values))
+    figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
-    sns.heatmap(
-        values,
-        vmin=0,
-        vmax=100,
-        cmap=COLOURS,
-        annot=True,
-        fmt=".1f",
-        annot_kws={"fontsize": 8},
-        cbar_kws={"label": "IoU, %", "shrink": 0.8},
-        xticklabels=list(iou),
-        yticklabels=False,
-        ax=axis,
-    )
+    bar = {"label": "IoU, %", "shrink": 0.8}
+    iou_cells(axis, values, annot=True, fmt=".1f", xticklabels=list(iou), cbar_kws=bar)
     for row, column in np.argwhere(np.isnan(values)):
         axis.text(column + 0.5, row + 0.5, "–", ha="center", va="center", fontsize=8)
     rows = [*(class_names[k] for k in kept), "mean"]
@@ -326,6 +284,14 @@ def iou_figure(class_names: Sequence[str], iou: Mapping[str, Array], title: str 
     axis.tick_params(length=0)
     axis.set_title(title, fontsize=11)
     return figure
+
+
+def iou_cells(axis: Axes, table: Array, **options: Any) -> None:
+    """Seaborn's heat map of a table in percent, cells that are NaN left open."""
+    import seaborn as sns  # takes a second
+
+    look: dict[str, Any] = {"vmin": 0, "vmax": 100, "cmap": COLOURS, "annot_kws": {"fontsize": 8}}
+    sns.heatmap(table, yticklabels=False, ax=axis, **look, **options)
 
 
 def class_histogram(
@@ -338,8 +304,7 @@ def class_histogram(
     """Each class's share of the pixels: bars for the first split, marks on them for the others.
 
     Args:
-        class_names: K, in the order they are drawn, top to bottom.
-        palette: the K colours of the bars.
+        class_names, palette: K of each, in the order they are drawn, top to bottom.
         shares: split -> (K,) in %.
         title: drawn as it is.
         text: writes a share, for the columns of numbers on the right.
@@ -352,25 +317,22 @@ def class_histogram(
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for axis, part in zip(axes, np.array_split(np.arange(len(class_names)), columns), strict=True):
         names, places = [class_names[k] for k in part], range(len(part))
-        colours = ["#{:02x}{:02x}{:02x}".format(*palette[k]) for k in part]
-        bars = dict(color=colours, edgecolor="0.45", linewidth=0.5, height=0.78)
-        axis.barh(places, table[0, part], **bars)
+        colours = [f"#{bytes(palette[k]).hex()}" for k in part]
+        axis.barh(places, table[0, part], color=colours, edgecolor="0.45", linewidth=0.5)
         keys = [f"bars {next(iter(shares))}"]
-        marks = dict(color="white", markeredgecolor="black", markersize=4)
         for split, values, mark, key in zip([*shares][1:], table[1:], "Do", "◇○", strict=False):
-            axis.plot(values[part], places, mark, **marks)
+            style = {"color": "white", "markeredgecolor": "black", "markersize": 4}
+            axis.plot(values[part], places, mark, **style)
             keys.append(f"{key} {split}")
         for column, (split, values) in enumerate(shares.items()):
-            style = dict(ha="right", va="center", fontsize=7.5, color="0.25")
+            style = {"ha": "right", "va": "center", "fontsize": 7.5, "color": "0.25"}
+            style["transform"] = axis.get_yaxis_transform()
             for row, number in enumerate([split, *map(text, values[part])], -1):
-                x, across = 1.11 + 0.13 * column, axis.get_yaxis_transform()
-                axis.text(x, row, number, transform=across, **style)
+                axis.text(1.11 + 0.13 * column, row, number, **style)
+        tidy(axis, bars=True)
         axis.set(xscale="log", xlim=(low, 1.3 * high), ylim=(rows - 0.4, -0.6))
         axis.set_yticks(places, names, fontsize=8, **as_it_is())
         axis.set_xlabel(f"% of the labelled pixels, logarithmic: {', '.join(keys)}", fontsize=8)
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.tick_params(axis="x", labelsize=8)
-        axis.tick_params(axis="y", length=0)
-        axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=10, **as_it_is())
     return figure

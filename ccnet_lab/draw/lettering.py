@@ -1,9 +1,13 @@
-"""Class names in figures, as they are: matplotlib hides labels like "_a" and sets "$" as maths."""
+"""One style for all figures: empty axes, legends, notes, and class names written as they are.
+
+matplotlib would hide labels like "_a" and set "$" as maths.
+"""
 
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.legend import Legend
@@ -15,6 +19,37 @@ _SCRIPTS = (
     "WenQuanYi Micro Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Yu Gothic",
     "Malgun Gothic", "SimHei", "Droid Sans Fallback", "Arial Unicode MS",
 )  # fmt: skip
+
+
+def panel(width: float, height: float, title: str = "", bars: bool = False) -> tuple[Figure, Axes]:
+    """An empty figure of that many inches, its axes as `tidy` makes them."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axis = figure.subplots()
+    axis.set_title(title, fontsize=11)
+    tidy(axis, bars)
+    return figure, axis
+
+
+def tidy(axis: Axes, bars: bool = False) -> None:
+    """Axes open to the top and the right, to the left as well for lying bars; a faint grid."""
+    axis.spines[["top", "right", *(["left"] if bars else [])]].set_visible(False)
+    axis.grid(axis="x" if bars else "both", alpha=0.25)
+    axis.set_axisbelow(True)
+    if bars:
+        axis.tick_params(axis="y", length=0)
+
+
+def legend(figure: Figure, handles: Sequence[Any] = (), columns: int = 1) -> None:
+    """A legend below the axes, of all that is labelled in them or of these handles."""
+    kept = {"handles": handles} if handles else {}
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, **kept}
+    figure.legend(fontsize=8.5, frameon=False, **place)
+
+
+def beside(axis: Axes, text: str, x: float, y: float, right: float = 8, **style: Any) -> None:
+    """A text some points to the right of a place."""
+    look: dict[str, Any] = {"fontsize": 9, "va": "center", "textcoords": "offset points"}
+    axis.annotate(text, (x, y), (right, 0), **(look | style))
 
 
 @cache
@@ -33,10 +68,9 @@ def class_legend(
 ) -> Legend:
     """A legend below a figure: a patch in each class's colour, and its name."""
     patches = [Patch(facecolor=f"#{bytes(colour).hex()}", edgecolor="0.5") for colour in colours]
-    placeholders = ["name"] * len(names)  # a label that begins with "_" would be left out
-    legend = figure.legend(
-        patches, placeholders, frameon=False, loc="outside lower center", **style
-    )
-    for text, name in zip(legend.get_texts(), names, strict=True):
+    style |= {"frameon": False, "loc": "outside lower center"}
+    # a label that begins with "_" would be left out, so the names come later
+    found = figure.legend(patches, ["name"] * len(names), **style)
+    for text, name in zip(found.get_texts(), names, strict=True):
         text.update({"text": name, **as_it_is()})
-    return legend
+    return found

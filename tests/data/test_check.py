@@ -46,9 +46,7 @@ def own(tmp_path):
 
 def test_a_sound_set(own):
     seen = []
-    report = examine(
-        open_own(own), "", workers=2, progress=lambda done, total: seen.append((done, total))
-    )
+    report = examine(open_own(own), "", progress=lambda done, total: seen.append((done, total)))
     assert report.fine
     assert seen == [(i, 6) for i in range(1, 7)]
     train, val = report.splits

@@ -313,7 +313,7 @@ def test_curves_of_twelve_runs_and_a_published_log():
             [{"step": 1000, "epoch": 100.0, "loss": 1.0, "lr": 0.1, "val_miou": 0.7743}]
         )
     }
-    figure = training_figure({f"run{k}": made for k in range(12)}, published, "step")
+    figure = training_figure({f"run{k}": made for k in range(12)}, published)
     loss, rate, _, miou = figure.axes
     for axis in figure.axes:
         solid = [
@@ -327,7 +327,7 @@ def test_curves_of_twelve_runs_and_a_published_log():
     assert np.isfinite(
         next(line for line in loss.lines if line.get_alpha() is None).get_ydata()
     ).all()
-    assert miou.lines[1].get_xdata().tolist() == list(range(100, 1001, 100))
+    assert miou.lines[1].get_xdata().tolist() == list(range(10, 101, 10))  # epochs
     assert miou.lines[1].get_ydata() == pytest.approx(20)
     assert len(figure.legends[0].get_texts()) == 13
     training_figure({}).canvas.draw()

@@ -1,9 +1,9 @@
 """Beacons: generated scenes whose labels need long-range context, for the embedded demo.
 
 Six grey discs lie on a dark ground. Somewhere a small square, the beacon, shines in one of four
-colours, and its colour is the class of every disc. A disc's own pixels say nothing about its class,
-so a network whose reach is local can only guess. With one criss-cross step a disc sees the beacon
-if they share a row or a column; with two steps it always does. Training is in training/demo.py.
+colours, which is the class of every disc. A disc's own pixels say nothing about its class. With one
+criss-cross step a disc sees the beacon if they share a row or a column; with two it always does.
+Training is in training/demo.py.
 """
 
 from dataclasses import dataclass
@@ -61,8 +61,8 @@ def make_scenes(seeds: range) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 def on_cross(scene: Scene) -> NDArray[np.bool_]:
     """(96, 96): which pixels see the beacon within one criss-cross step.
 
-    A feature cell sees the beacon itself if the beacon reaches into its receptive field; a pixel is
-    on the cross if its cell shares a row or a column with such a cell.
+    Those whose feature cell shares a row or a column with a cell whose receptive field the beacon
+    reaches into.
     """
     cells, reach = np.arange(SIZE) // STRIDE * STRIDE, RECEPTIVE_FIELD // 2
     rows, columns = (
