@@ -44,9 +44,10 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16"
 
 
-def fast_precision(device: torch.device) -> str:
-    """The protocol's precision of fast inference: "fast bf16" or "fast fp32"."""
-    return f"fast {'bf16' if has_bf16(device) else 'fp32'}"
+def inference_precision(choice: str, device: torch.device) -> str:
+    """A protocol's precision for "fp32", "bf16", "auto" (fp32) or "fast" (bf16 where it pays)."""
+    fast = f"fast {'bf16' if has_bf16(device) else 'fp32'}"
+    return {"auto": "fp32", "fast": fast}.get(choice, choice)
 
 
 @contextmanager

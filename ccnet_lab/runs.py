@@ -50,7 +50,7 @@ class Run:
         """A new run folder that holds `config`; raises `RunError` where there is one already."""
         run = cls(Path(folder))
         if (run.folder / "config.json").exists():
-            remedy = "add --resume to go on with it, or choose another folder"
+            remedy = "add --resume to continue it, or choose another folder"
             raise RunError(f"{folder} holds a run already; {remedy}")
         run.folder.mkdir(parents=True, exist_ok=True)
         return run.begin_anew(config)
@@ -88,17 +88,17 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """The trained weights; the file may not be there yet."""
+        """The trained weights; this file and the next two may not be there yet."""
         return self.folder / "model.safetensors"
 
     @property
     def confusions(self) -> Path:
-        """The evaluation's confusion matrices per image; the file may not be there yet."""
+        """The evaluation's confusion matrices per image."""
         return self.folder / "confusions.npz"
 
     @property
     def log_file(self) -> Path:
-        """`metrics.jsonl`; the file may not be there yet."""
+        """One JSON object per logged step."""
         return self.folder / "metrics.jsonl"
 
     @property
@@ -136,15 +136,14 @@ class Run:
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            what = f"the log of {self.folder} cannot be written"
-            raise RunError(f"{what}: {error}; make room, then --resume") from None
+            raise RunError(
+                f"{self.log_file} cannot be written: {error}; make room, then --resume"
+            ) from None
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last line that was cut short is left out."""
-        path, text = self.log_file, ""
-        if path.exists():
-            text = path.read_text(encoding="utf-8", errors="replace")
-        lines, found = text.splitlines(), []
+        path, found = self.log_file, []
+        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
         for number, line in enumerate(lines, 1):
             record = None
             with suppress(ValueError):
@@ -170,8 +169,7 @@ class Run:
     def save_checkpoint(self, state: dict[str, Any], step: int) -> Path:
         """Store a training state of tensors and plain values, and keep the one before it.
 
-        Raises:
-            RunError: the disk is full, say; the checkpoint before is untouched.
+        Raises `RunError` where the disk is full, say; the checkpoint before is untouched.
         """
         if self.log_file.exists():  # the log never lags behind a checkpoint
             sync(self.log_file)
@@ -187,10 +185,11 @@ class Run:
             temporary.unlink(missing_ok=True)
             if not failed_to_write(error):
                 raise
-            last = self.checkpoints()
-            kept = f"the last one, {last[0].name}, is untouched" if last else "there is none yet"
-            what = f"the checkpoint of step {step} cannot be written to {self.folder}"
-            raise RunError(f"{what}: {error}; {kept}; make room, then --resume") from None
+            last = ", ".join(path.name for path in self.checkpoints()[:1]) or "none yet"
+            what = f"the checkpoint of step {step} cannot be written to {self.folder}: {error}"
+            raise RunError(
+                f"{what}; the last good one is {last}; make room, then --resume"
+            ) from None
         for old in self.checkpoints()[KEPT_CHECKPOINTS:]:
             old.unlink()
         return path
@@ -198,8 +197,7 @@ class Run:
     def load_checkpoint(self, say: Callable[[str], None] = print) -> dict[str, Any] | None:
         """The newest undamaged state, None where none was ever saved; damaged files are renamed.
 
-        Raises:
-            RunError: all are damaged.
+        Raises `RunError` where all are damaged.
         """
         (self.folder / "checkpoint.writing").unlink(missing_ok=True)
         for path in self.checkpoints():
@@ -207,11 +205,10 @@ class Run:
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 return state
             path.rename(path.with_suffix(".damaged"))
-            damage = f"{path.name} is damaged (its bytes are not those that were written)"
-            say(f"{damage}; going back to the checkpoint before it")
+            say(f"{path.name} is damaged; going back to the checkpoint before it")
         if list(self.folder.glob("checkpoint-*.damaged")):
-            what = f"no checkpoint in {self.folder} can be read"
-            raise RunError(f"{what}; start the run anew in another folder")
+            remedy = "start the run anew in another folder"
+            raise RunError(f"no checkpoint in {self.folder} can be read; {remedy}")
         return None
 
     def remove_checkpoints(self) -> None:
@@ -234,9 +231,9 @@ class Run:
         with self.lock_file.open("a+") as file:
             if not self._try_lock(file, exclusive=True):
                 file.seek(0)
-                holder = file.read().strip() or "?"
-                writing = f"{self.folder} is being written by process {holder}"
-                raise RunBusyError(f"{writing}; wait for it or stop it")
+                holder = f"process {file.read().strip() or '?'}"
+                remedy = "wait for it or stop it"
+                raise RunBusyError(f"{self.folder} is being written by {holder}; {remedy}")
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -280,10 +277,10 @@ class Run:
             content = json.loads((self.folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{self.folder / name} cannot be read: {error}") from None
-        if not isinstance(content, dict):
-            kind = type(content).__name__
-            raise RunError(f"{self.folder / name} holds a {kind}; expected an object")
-        return content
+        if isinstance(content, dict):
+            return content
+        kind = type(content).__name__
+        raise RunError(f"{self.folder / name} holds a {kind}; expected an object")
 
     def _read_if_there(self, name: str) -> dict[str, Any] | None:
         return self._read(name) if (self.folder / name).exists() else None

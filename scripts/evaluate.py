@@ -79,7 +79,8 @@ def score(args: argparse.Namespace) -> int:
     # These import torch, which --help need not wait for.
     from ccnet_lab.data.datasets import open_own, open_split
     from ccnet_lab.device import choose_device
-    from ccnet_lab.evaluation.evaluate import on_own, published_line, score_table
+    from ccnet_lab.evaluation.evaluate import on_own, score_table
+    from ccnet_lab.evaluation.published import beside_published
     from ccnet_lab.files import write_text
     from ccnet_lab.hub import build, obtain_weights
     from ccnet_lab.model.weights import open_checkpoint
@@ -99,7 +100,7 @@ def score(args: argparse.Namespace) -> int:
     split = open_split(dataset, args.data or ".", args.split or dataset.val_split)
     found, kept = _measure(args, model, split, config, device, run)
     scores = found.to_dict()
-    print(score_table(scores), published_line(config, scores), sep="\n")
+    print(score_table(scores), beside_published(config, scores).line, sep="\n")
     if run is not None and not kept:
         found.confusions.save(run.confusions)
         run.write_scores(scores)
@@ -117,13 +118,12 @@ def _measure(
     """The evaluation, and why it must not replace the run's scores, if so."""
     from tqdm import tqdm
 
-    from ccnet_lab.device import fast_precision
+    from ccnet_lab.device import inference_precision
     from ccnet_lab.evaluation.evaluate import conflict, evaluate
     from ccnet_lab.evaluation.protocol import plan
 
-    precision = {"auto": "fp32", "fast": fast_precision(device)}.get(args.precision, args.precision)
     how = {name: getattr(args, name) for name in ("mode", "scales", "flip", "recurrence")}
-    how["precision"] = precision
+    how["precision"] = inference_precision(args.precision, device)
     kept = "" if run is None or args.overwrite else conflict(run, plan(split, config, **how))
     if kept and not args.json:
         raise RunError(

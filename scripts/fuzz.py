@@ -51,8 +51,9 @@ TEXTS = (
 )
 NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\xff\xff")
 LOG = b"""\
-2024-02-01 10:00:00 INFO  {'cur_epoch': 1, 'cur_iter': 50, 'max_iters': 39660, 'loss_total': 1.5}
-2024-02-01 11:00:00 INFO  {'iou': {'dog': 0.5, 'cat': nan}, 'miou': nan}
+2020-12-01 10:00:00 INFO     [EPOCH]: 1/60, [BATCH]: 50/661, [LEARNING_RATE]: 0.0099
+\t[LOSS]: loss_aux 0.5, loss_cls 1.0, total 1.5,
+2020-12-01 11:00:00 INFO     {'iou': {'dog': 0.5, 'cat': nan}, 'miou': 0.5}
 """
 Samples = list[tuple[str, bytes]]
 

@@ -2,7 +2,6 @@
 
 import argparse
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from ccnet_lab.ending import ending
@@ -40,7 +39,7 @@ def main() -> None:
     table = demo_table(models, scenes)
     facts = {"steps": args.steps, "seed": args.seed}
     for name, model in models.items():
-        found = asdict(score_demo(model, seeds=scenes))
+        found = score_demo(model, seeds=scenes)._asdict()
         save_weights(model, args.out / f"{name}.safetensors", name, scores=found, **facts)
     (args.out / "README.md").write_text(table)
     print(table)

@@ -46,7 +46,7 @@ def label(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ccnet_lab.data.datasets import open_own
-    from ccnet_lab.device import choose_device, fast_precision
+    from ccnet_lab.device import choose_device, inference_precision
     from ccnet_lab.evaluation.label_files import begin, label_files, labeller, pictures_of
     from ccnet_lab.files import sha256
     from ccnet_lab.hub import find_weights, load, source_and_config
@@ -56,8 +56,7 @@ def label(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     model, config = load(args.model, device, args.config, own=own)
     dataset = get_dataset(config.dataset)
-    names = {"auto": "fp32", "fast": fast_precision(device)}
-    precision = names.get(args.precision, args.precision)
+    precision = inference_precision(args.precision, device)
     record = {
         "weights_sha256": sha256(find_weights(source_and_config(args.model)[0])),
         "config": config.name,
@@ -70,7 +69,7 @@ def label(args: argparse.Namespace) -> int:
     predict = labeller(model, config, device, precision)
     faults = 0
     with tqdm(wanted, desc=config.name, unit="picture") as bar:
-        for _, fault in label_files(bar, predict, dataset, args.colour):
+        for fault in label_files(bar, predict, dataset, args.colour):
             if fault:
                 faults += 1
                 tqdm.write(fault, file=sys.stderr)

@@ -44,7 +44,7 @@ def main() -> None:
     except Exception as error:
         message = cause(error, folder)
         if message != str(error) and "--resume" not in message:
-            message += "; what was saved is kept, go on with --resume"
+            message += "; what was saved is kept, continue with --resume"
         leave(f"{parser.prog}: error: {message}", BUSY if isinstance(error, RunBusyError) else 2)
     if scores is not None:
         accuracy = f"{100 * scores['pixel_accuracy']:.2f} %"

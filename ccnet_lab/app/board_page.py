@@ -9,16 +9,17 @@ from ccnet_lab.app.rendering import Html, render
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.draw.charts import Point, class_heatmap, cost_scatter, difference_bars
 from ccnet_lab.evaluation.metrics import one_class
-from ccnet_lab.evaluation.published import AUTHORS, CLAIMS, PAGE, SPREAD
+from ccnet_lab.evaluation.published import AUTHORS, BACKBONES, CLAIMS, SPREAD, peers
 from ccnet_lab.reports.board import Board, Comparison, Missing, Row, ordered, pareto
 
-BACKBONES = ("R-50-D8", "R-50-D16", "R-101-D8", "R-101-D16")
 COSTS: Mapping[str, Callable[[Row], float | None]] = {  # what a scatter's x axis can be
     "GFLOP of one image, by formula": lambda row: row.cost.formula_flops / 1e9,
     "GFLOP of one image, counted": lambda row: row.cost.counted_flops / 1e9,
     "parameters, million": lambda row: row.cost.parameters / 1e6,
-    "seconds for one image on this machine": lambda row: row.seconds,
-    "peak memory on this machine, MiB": lambda row: row.peak_bytes and row.peak_bytes / 2**20,
+    "seconds for one image on this machine": lambda row: row.here.seconds if row.here else None,
+    "peak memory on this machine, MiB": lambda row: (
+        row.here.peak_bytes / 2**20 if row.here else None
+    ),
 }
 SCORES = {  # a column's title: the order of `ordered` that sorts it
     "configuration": "configuration",
@@ -81,26 +82,17 @@ def problems_html(problems: Sequence[str]) -> str:
 def missing_list(board: Board, costs: bool = True) -> str:
     """What is missing and the commands that bring it; "" where nothing is."""
     wanted = [(row.short, lack) for row in board.rows for lack in row.missing]
-    if costs and any(row.seconds is None for row in board.rows):
+    if costs and any(row.here is None for row in board.rows):
         wanted.append(("all", MEASURE))
     unmeasured = all(row.miou is None for row in board.rows)
     return render("board.lacking", wanted=wanted, open=unmeasured) if wanted else ""
 
 
 def peers_table(board: Board) -> Html:
-    """Others' numbers on this data set, each line with its protocol and its source; or ""."""
-    if not board.peers:
+    """What was published on this data set, each line with its protocol and its source; or ""."""
+    lines = peers(board.dataset)
+    if not lines:
         return Html()
-    lines: dict[tuple[str, ...], dict[str, float]] = {}
-    for row in board.rows:
-        if row.published is not None:
-            protocol = "single scale, whole image, no flip: the twelve"
-            key = ("SSSegmentation", "CCNet", f"{row.config.epochs} epochs", protocol, PAGE)
-            backbone = f"R-{row.config.depth}-D{row.config.output_stride}"
-            lines.setdefault(key, {})[backbone] = row.published
-    for peer in board.peers:
-        key = (peer.project, peer.network, peer.schedule, peer.protocol, peer.source)
-        lines.setdefault(key, {})[peer.backbone] = peer.miou
     return render("board.peers", lines=lines, backbones=BACKBONES, claims=CLAIMS, spread=SPREAD)
 
 

@@ -156,7 +156,7 @@ def compare(board: Board, one: str | None, other: str | None) -> Html:
         return render("page.text", message=NO_PAIR)
     try:
         rows = board.row(one), board.row(other)
-        compared = boards.compare(*rows)
+        compared = boards.compare_rows(*rows)
         scores = [boards.image_scores(row) for row in rows]
     except LabError as error:
         return problem(error)

@@ -10,7 +10,7 @@ from ccnet_lab.explore.attention_costs import SIDES, formula_growth, measure_gro
 
 def growth_by_formula() -> Html:
     """What attention costs as the map grows, by formula."""
-    figure = growth_figure(SIDES, formula_growth(SIDES).gflop)
+    figure = growth_figure(SIDES, formula_growth(SIDES))
     return sheet(figure, "attention_cost", "GFLOP of criss-cross and full attention")
 
 
@@ -20,9 +20,8 @@ def measured_growth() -> Iterator[Html]:
         lambda progress: measure_growth(progress=progress),
         "timing criss-cross and full attention in turn",
     )
-    figure = growth_figure(
-        SIDES, formula_growth(SIDES).gflop, found.sides, found.seconds, found.machine
-    )
+    gflop = formula_growth(SIDES)
+    figure = growth_figure(SIDES, gflop, found.sides, found.seconds, found.machine)
     html = sheet(figure, "attention_cost_measured", "GFLOP by formula and time measured here")
     if found.left_out:
         html += render("page.text", message=f"Left out: {found.left_out}.")

@@ -151,7 +151,7 @@ def places(bench: Workbench, state: ViewState) -> Iterator[str]:
         found = {}
         for done, steps in enumerate(RECURRENCES):
             progress(done, len(RECURRENCES))
-            found[steps] = query_dependence(view, steps).value
+            found[steps] = query_dependence(view, steps)
         return found
 
     found = yield from working(compare, "comparing the maps of 64 pixels")

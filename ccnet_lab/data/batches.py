@@ -144,7 +144,7 @@ def fault(pair: Pair, error: Exception) -> LabError:
 
     An unexpected error's traceback, which a loader would bury, becomes its note.
     """
-    again = "then go on with the same command, a training with --resume"
+    again = "then continue with the same command, a training with --resume"
     if isinstance(error, LabError):
         return error
     if isinstance(error, MemoryError):

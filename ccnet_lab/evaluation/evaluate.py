@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from textwrap import shorten
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -30,13 +31,13 @@ from ccnet_lab.evaluation.metrics import (
     confusion_matrix,
     mean,
     one_class,
+    percent,
     ratio,
     save_arrays,
     scores,
 )
 from ccnet_lab.evaluation.predict import Item, load, predict
 from ccnet_lab.evaluation.protocol import Protocol, check_comparable, plan
-from ccnet_lab.evaluation.published import beside_published
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.folding import ready
 from ccnet_lab.model.upsample import upsampled_labels
@@ -48,27 +49,17 @@ HELD_OUT = range(10_000_000, 10_000_500)  # seeds of beacon scenes that are neve
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation. All scores are fractions 0..1.
+    """The result of an evaluation of K classes. All scores are fractions 0..1."""
 
-    Attributes:
-        protocol: how it was measured. class_names: K names. confusions: of every image.
-        boundaries: (2, K) intersection and union of the classes' boundaries, pixels.
-        seconds: it took, reading included.
-        confusion: (K, K), the sum over the images.
-        iou, miou, pixel_accuracy: as in `metrics.Scores`.
-        boundary_iou: (K,), as `iou`; like `boundaries` None where it was left out.
-    """
-
-    protocol: Protocol
+    protocol: Protocol  # how it was measured
     class_names: tuple[str, ...]
-    confusions: Confusions
-    boundaries: NDArray[np.int64] | None
-    seconds: float
-    confusion: NDArray[np.int64]
-    iou: NDArray[np.float64]
+    confusions: Confusions  # of every image
+    boundaries: NDArray[np.int64] | None  # as `boundary_tally`, of all images; None if left out
+    seconds: float  # it took, reading included
+    confusion: NDArray[np.int64]  # (K, K), the sum over the images
+    iou: NDArray[np.float64]  # (K,); this and the next two as in `metrics.Scores`
     miou: float
     pixel_accuracy: float
-    boundary_iou: NDArray[np.float64] | None
 
     def to_dict(self) -> dict[str, Any]:
         """For scores.json; null for a class without pixels, and for what was left out.
@@ -76,7 +67,7 @@ class Evaluation:
         miou_interval is the 95 % bootstrap interval over the images, [null, null] for fewer than
         two.
         """
-        edges = self.boundary_iou
+        edges = None if self.boundaries is None else ratio(*self.boundaries)
         return {
             "miou": _plain(self.miou),
             "miou_interval": [_plain(value) for value in bootstrap_interval(self.confusions)],
@@ -109,7 +100,6 @@ def evaluate(
 
     Args:
         model: moved to `device`; afterwards in train or eval mode as before.
-        split: from `data.datasets.open_split`.
         config: what the model was built from; its data set must be the split's.
         device, workers: where to compute; processes that decode and resize ahead.
         boundaries: whether to count the boundary IoU, too.
@@ -120,7 +110,6 @@ def evaluate(
         **how: mode, scales, flip, precision, recurrence of `protocol.plan`; by default published.
 
     Raises `ConfigError` for a split of another data set; else as `Split.read` and `predict`.
-
     Source: SSSegmentation's evaluation (one confusion matrix over the whole split).
     """
     if split.dataset.key != config.dataset:
@@ -151,28 +140,22 @@ def evaluate(
         model.train(training)
     if keep is not None:
         keep.unlink(missing_ok=True)
-    return tally.scored(protocol, split.dataset.class_names, boundaries)
+    confusions, edges = tally.confusions, tally.edges if boundaries else None
+    total, names = confusions.total(), split.dataset.class_names
+    return Evaluation(protocol, names, confusions, edges, tally.seconds, total, *scores(total))
 
 
 @dataclass
 class _Tally:
-    """Counts over the first images of a split, which can be saved and resumed.
+    """Counts over the first images of a split, which can be saved and resumed."""
 
-    Attributes:
-        path: the file they are saved to, if any.
-        mark: protocol and model; only the same are resumed.
-        edges: (2, K) intersection and union of the classes' boundaries, pixels.
-        parts: each image's confusion matrix, as (cells, counts) of its entries other than 0.
-        seconds: spent, over all resumptions, up to the clock `now`.
-    """
-
-    path: Path | None
-    mark: str
+    path: Path | None  # the file they are saved to, if any
+    mark: str  # protocol and model; only the same are resumed
     num_classes: int
-    edges: NDArray[np.int64]
+    edges: NDArray[np.int64]  # (2, K) as `boundary_tally`
     names: list[str] = field(default_factory=list)
-    parts: list[tuple[NDArray[Any], NDArray[Any]]] = field(default_factory=list)
-    seconds: float = 0.0
+    parts: list[tuple[NDArray[Any], NDArray[Any]]] = field(default_factory=list)  # cells, counts
+    seconds: float = 0.0  # spent, over all resumptions, up to the clock `now`
     now: float = field(default_factory=time.perf_counter)
     saved: float = field(default_factory=time.perf_counter)
 
@@ -186,12 +169,11 @@ class _Tally:
         # Damaged archives raise many kinds of errors; then the counts begin anew.
         with suppress(Exception), np.load(path) as file:
             if str(file["mark"]) == mark:
-                cells, counts = (
-                    np.split(file[name], file["starts"][1:-1]) for name in ("cells", "counts")
-                )
-                saved = {"edges": file["edges"], "seconds": float(file["seconds"])}
-                names, parts = list(map(str, file["names"])), list(zip(cells, counts, strict=True))
-                return replace(tally, names=names, parts=parts, **saved)
+                ends = file["starts"][1:-1]
+                parts = zip(*(np.split(file[k], ends) for k in ("cells", "counts")), strict=True)
+                found: dict[str, Any] = {"names": [*map(str, file["names"])], "parts": [*parts]}
+                seconds = float(file["seconds"])
+                return replace(tally, edges=file["edges"], seconds=seconds, **found)
         return tally
 
     def add(self, item: Item, prediction: NDArray[np.uint8], boundaries: bool) -> None:
@@ -208,44 +190,22 @@ class _Tally:
 
     @property
     def confusions(self) -> Confusions:
-        """The confusion matrices of the images so far."""
         return Confusions.collect(self.names, self.num_classes, self.parts)
-
-    def scored(
-        self, protocol: Protocol, class_names: tuple[str, ...], boundaries: bool
-    ) -> Evaluation:
-        """The scores of what was counted."""
-        confusions = self.confusions
-        confusion = confusions.total()
-        return Evaluation(
-            protocol,
-            class_names,
-            confusions,
-            self.edges if boundaries else None,
-            self.seconds,
-            confusion,
-            **scores(confusion)._asdict(),
-            boundary_iou=ratio(*self.edges) if boundaries else None,
-        )
 
     def save(self, every: float = 0.0) -> None:
         """Write the counts, whole or not at all, if they are older than `every` seconds."""
         if self.path is None or not self.names or self.now - self.saved < every:
             return
         self.saved = self.now
-        found = {name: getattr(self, name) for name in ("mark", "names", "edges", "seconds")}
-        cells = {name: getattr(self.confusions, name) for name in ("starts", "cells", "counts")}
-        save_arrays(self.path, **found, **cells)
+        more = {"mark": self.mark, "edges": self.edges, "seconds": self.seconds}
+        save_arrays(self.path, **vars(self.confusions), **more)
 
 
 def on_own(config: Config, own: Dataset) -> Config:
     """A model's configuration on a user's own folder; `ConfigError` for other classes."""
     trained = get_dataset(config.dataset)
     if own.class_names != trained.class_names:
-        there, here = (
-            ", ".join(d.class_names[:8]) + (", ..." if d.num_classes > 8 else "")
-            for d in (own, trained)
-        )
+        there, here = (shorten(", ".join(d.class_names), 100) for d in (own, trained))
         raise ConfigError(
             f"{own.root} has {own.num_classes} classes ({there}) and the model was trained on "
             f"{trained.num_classes} of {trained.title} ({here}); give a folder whose "
@@ -256,10 +216,9 @@ def on_own(config: Config, own: Dataset) -> Config:
 
 def conflict(run: Run, protocol: Protocol) -> str:
     """Why scores under `protocol` must not replace the run's; "" where they may."""
-    if run.scores is None:
-        return ""
     try:
-        check_comparable(Protocol.from_dict(run.scores.get("protocol", {})), protocol)
+        if run.scores is not None:
+            check_comparable(Protocol.from_dict(run.scores.get("protocol", {})), protocol)
         return ""
     except RunError as error:
         return f"{run.folder} holds scores under another protocol, which stay as they are: {error}"
@@ -269,40 +228,26 @@ def score_table(found: Mapping[str, Any]) -> str:
     """A Markdown table, in percent, of a scores.json: per class, the mean, the pixel accuracy."""
     edges = found.get("per_class_boundary_iou") or {}
     rows = [
-        (name, _percent(iou), _percent(edges.get(name)))
+        (name, percent(iou), percent(edges.get(name)))
         for name, iou in found["per_class_iou"].items()
     ]
-    miou, interval = _percent(found["miou"]), found.get("miou_interval")
+    miou, interval = percent(found["miou"]), found.get("miou_interval")
     if interval and None not in interval:
-        miou += f" ({_percent(interval[0])} to {_percent(interval[1])})"
+        miou += f" ({percent(interval[0])} to {percent(interval[1])})"
     remark = one_class(found["per_class_iou"].values()) or "95 % over images"
-    rows.append((f"**mean** ({remark})", miou, _percent(found.get("boundary_iou"))))
+    rows.append((f"**mean** ({remark})", miou, percent(found.get("boundary_iou"))))
     lines = ["| class | IoU % | boundary IoU % |", "| --- | ---: | ---: |"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", f"pixel accuracy {_percent(found['pixel_accuracy'])} %"]) + "\n"
+    return "\n".join([*lines, "", f"pixel accuracy {percent(found['pixel_accuracy'])} %"]) + "\n"
 
 
-def published_line(config: Config, found: Mapping[str, Any]) -> str:
-    """One sentence that sets the score beside the published one, or says why it can't be."""
-    return beside_published(config, found).line
+class BeaconScores(NamedTuple):
+    """Scores on beacon scenes, 0..1; accuracies are over disc pixels (chance 0.25)."""
 
-
-@dataclass(frozen=True)
-class BeaconScores:
-    """Scores on beacon scenes, 0..1; accuracies are over disc pixels (chance 0.25).
-
-    Attributes:
-        miou: over background and the discs' four kinds.
-        on_cross: accuracy on discs whose cell shares a row or column with the beacon.
-        off_cross: accuracy on the other disc pixels.
-        out_of_reach: accuracy on disc pixels off the cross that not even the upsampling connects
-            with it at R = 1.
-    """
-
-    miou: float
-    on_cross: float
-    off_cross: float
-    out_of_reach: float
+    miou: float  # over background and the discs' four kinds
+    on_cross: float  # accuracy on discs whose cell shares a row or column with the beacon
+    off_cross: float  # on the other disc pixels
+    out_of_reach: float  # on those that not even the upsampling connects with the cross at R = 1
 
 
 @torch.inference_mode()
@@ -312,26 +257,21 @@ def score_demo(
     """Scores of a demo model on the scenes of `seeds`, by default at its own recurrence."""
     classes = get_dataset("beacons").num_classes
     confusion = np.zeros((classes, classes), np.int64)
-    right = {"on_cross": 0, "off_cross": 0, "out_of_reach": 0}  # disc pixels
-    count = dict.fromkeys(right, 0)
+    right, count = np.zeros((2, 3), np.int64)  # pixels on the cross, off it, out of reach
     for seed in seeds:
         scene = beacons.make_scene(seed)
         image = normalise(scene.image[None]).to(model.attention.gamma.device)
         logits = model(image, recurrence=recurrence).logits[0]
         predicted = upsampled_labels([logits], scene.labels.shape).cpu().numpy()
         confusion += confusion_matrix(scene.labels, predicted, classes)
-        disc, on = scene.labels > 0, beacons.on_cross(scene)
-        places = {"on_cross": on, "off_cross": ~on, "out_of_reach": beacons.out_of_reach(scene)}
-        for name, place in places.items():
-            right[name] += int((predicted == scene.labels)[disc & place].sum())
-            count[name] += int((disc & place).sum())
-    accuracies = {name: right[name] / max(1, count[name]) for name in right}
-    return BeaconScores(scores(confusion).miou, **accuracies)
+        on_cross = beacons.on_cross(scene)
+        places = np.stack([on_cross, ~on_cross, beacons.out_of_reach(scene)])  # (3, H, W)
+        places &= scene.labels > 0
+        right += (places & (predicted == scene.labels)).sum((1, 2))
+        count += places.sum((1, 2))
+    accuracies = (right / np.maximum(1, count)).tolist()
+    return BeaconScores(scores(confusion).miou, *accuracies)
 
 
 def _plain(value: float | NDArray[np.float64]) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from ccnet_lab.configs import Config
+from ccnet_lab.data import pairs
 from ccnet_lab.data.catalog import Dataset
 from ccnet_lab.data.images import PROMISED, read_image
 from ccnet_lab.data.transforms import fit
@@ -26,10 +27,7 @@ from ccnet_lab.evaluation.protocol import Protocol
 from ccnet_lab.files import write_text, write_whole
 from ccnet_lab.model.folding import ready
 
-ENDINGS = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".tif", ".tiff"),
-    *(".bmp", ".gif", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"),
-)
+ENDINGS = (*pairs.ENDINGS, ".jpe", ".jfif")
 RECORD = "predicted.json"  # beside the labels: what made them
 
 
@@ -44,20 +42,15 @@ def pictures_of(source: Path, out: Path) -> list[Wanted]:
     """The picture `source`, or all in that folder; subfolders are kept, `a.jpg` becomes `a.png`.
 
     Where two would become the same file, both keep their endings: `a.jpg.png`, `a.webp.png`.
-
-    Raises:
-        MissingFileError: there is no such file, or no picture in the folder.
-        RunError: `out` is that folder.
+    Raises `MissingFileError` where there is no picture, `RunError` where `out` is that folder.
     """
     if source.is_file():
         return [Wanted(source, out / f"{source.stem}.png")]
     if not source.is_dir():
         raise MissingFileError(f"there is no picture or folder {source}; give one that exists")
     if out.resolve() == source.resolve():
-        raise RunError(
-            f"--out is the folder of the pictures, {source}; give another, "
-            "so that labels are not taken for pictures"
-        )
+        why = "so that labels are not taken for pictures"
+        raise RunError(f"--out is the folder of the pictures, {source}; give another, {why}")
 
     def is_picture(path: Path) -> bool:
         hidden = any(part.startswith(".") for part in path.relative_to(source).parts)
@@ -66,9 +59,8 @@ def pictures_of(source: Path, out: Path) -> list[Wanted]:
 
     found = [path for path in sorted(source.rglob("*")) if is_picture(path)]
     if not found:
-        raise MissingFileError(
-            f"there is no picture in {source}; expected {PROMISED} files, in it or its subfolders"
-        )
+        expected = f"expected {PROMISED} files, in it or its subfolders"
+        raise MissingFileError(f"there is no picture in {source}; {expected}")
     names = [path.relative_to(source).with_suffix(".png") for path in found]
     return [
         Wanted(path, out / (name if names.count(name) == 1 else name.with_name(f"{path.name}.png")))
@@ -79,37 +71,31 @@ def pictures_of(source: Path, out: Path) -> list[Wanted]:
 def begin(out: Path, record: Mapping[str, Any]) -> None:
     """Note in `out` what makes the labels; `RunError` where labels made otherwise are there."""
     if out.exists() and not out.is_dir():
-        raise RunError(
-            f"{out} is a file; expected a folder for the labels, which is made where there is none"
-        )
+        raise RunError(f"{out} is a file; expected a folder for the labels, or none yet")
     out.mkdir(parents=True, exist_ok=True)
-    path, now = out / RECORD, json.loads(json.dumps(record))
+    path, text = out / RECORD, json.dumps(record, indent=1) + "\n"
     if path.is_file():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
             differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise RunError(f"{path} cannot be read ({error}); give another --out") from None
         if differing:
-            raise RunError(
-                f"{out} holds labels that were made otherwise ({', '.join(differing)} in "
-                f"{RECORD}); give another --out"
-            )
-    write_text(path, json.dumps(record, indent=1) + "\n", RunError)
+            how = f"made otherwise ({', '.join(differing)} in {RECORD})"
+            raise RunError(f"{out} holds labels that were {how}; give another --out")
+    write_text(path, text, RunError)
 
 
 def labeller(
     model: nn.Module, config: Config, device: torch.device, precision: str
 ) -> Callable[[Path], NDArray[np.uint8]]:
     """A function from a picture to its class ids (H, W); the model is in eval mode on `device`."""
-    protocol = Protocol(
-        dataset=config.dataset,
-        split="",
-        images=1,
-        resize=config.resize,
-        precision=precision,
-        recurrence=config.recurrence,
-    )
+    how: dict[str, Any] = {
+        "resize": config.resize,
+        "recurrence": config.recurrence,
+        "precision": precision,
+    }
+    protocol = Protocol(dataset=config.dataset, split="", images=1, **how)
     network = ready(model, device) if precision.startswith("fast") else model  # type: ignore[arg-type]
 
     def labels(path: Path) -> NDArray[np.uint8]:
@@ -133,12 +119,11 @@ def label_files(
     predict: Callable[[Path], NDArray[np.uint8]],
     dataset: Dataset,
     colour: bool = False,
-) -> Iterator[tuple[Wanted, str]]:
-    """Write the labels of each picture that has none yet; yields each with "" or its error.
+) -> Iterator[str]:
+    """Write the labels of each picture that has none yet; yields "" or an error for each.
 
     Args:
-        wanted: from `pictures_of`.
-        predict: from `labeller`; raises `ImageError` for a picture that cannot be read.
+        wanted: from `pictures_of`. predict: from `labeller`.
         dataset: whose ids and colours are written.
         colour: whether to write RGB in the data set's colours instead of ids.
     """
@@ -152,7 +137,7 @@ def label_files(
             except PermissionError as error:
                 path = error.filename or one.picture
                 fault = f"{path} cannot be read ({error.strerror}); look at its rights"
-        yield one, fault
+        yield fault
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,12 +19,13 @@ from ccnet_lab.files import write_whole
 
 DILATION_RATIO = 0.02  # of the image's diagonal: how far a boundary reaches into its region
 LEVEL = 0.95  # of the intervals
+Floats = NDArray[np.float64]
 
 
 class Scores(NamedTuple):
     """iou: (K,), NaN for a class that neither occurs nor is predicted; miou: of the others."""
 
-    iou: NDArray[np.float64]
+    iou: Floats
     miou: float
     pixel_accuracy: float
 
@@ -33,9 +35,8 @@ def confusion_matrix(
 ) -> NDArray[np.int64]:
     """(K, K) counts of pixels, row true class, column predicted class; `IGNORE` is left out."""
     if target.shape != prediction.shape:
-        raise ValueError(
-            f"labels are {target.shape} and predictions {prediction.shape}; expected one size"
-        )
+        sizes = f"labels are {target.shape} and predictions {prediction.shape}"
+        raise ValueError(f"{sizes}; expected one size")
     labelled = target != IGNORE
     pairs = target[labelled].astype(np.int64) * num_classes + prediction[labelled]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
@@ -60,25 +61,23 @@ def one_class(iou: Iterable[float | None]) -> str:
 def miou_text(found: Mapping[str, Any]) -> str:
     """The mIoU of a scores.json in percent, with the remark of `one_class`."""
     remark = one_class(found["per_class_iou"].values())
-    value = "-" if found["miou"] is None else f"{100 * found['miou']:.2f} %"
-    return f"mIoU {value}" + (f" ({remark})" if remark else "")
+    return f"mIoU {percent(found['miou'])} %" + (f" ({remark})" if remark else "")
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent with two digits, without the sign; "-" for None."""
+    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def boundary(labels: NDArray[np.uint8], distance: int) -> NDArray[np.bool_]:
     """(H, W): pixels within `distance` of their region's contour or the image's border.
 
-    A pixel is inside its region if the square of 2 `distance` + 1 pixels around it holds no other
-    label and lies in the image, which is the erosion of every region by that square.
-
-    Source: Cheng et al., "Boundary IoU", CVPR 2021, and its boundary_iou_api
-    (`mask_to_boundary`).
+    Every region is eroded by a square of 2 `distance` + 1 pixels, as in boundary_iou_api's
+    `mask_to_boundary` (Cheng et al., "Boundary IoU", CVPR 2021).
     """
-    near = np.ones(labels.shape, np.bool_)
-    if min(labels.shape) > 2 * distance:
-        inner = near[distance : labels.shape[0] - distance, distance : labels.shape[1] - distance]
-        most = _filter(labels, 2 * distance + 1, np.maximum)
-        least = _filter(labels, 2 * distance + 1, np.minimum)
-        np.not_equal(most, least, out=inner)
+    square = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
+    near = np.asarray(cv2.dilate(labels, square) != cv2.erode(labels, square))
+    near[:distance] = near[-distance:] = near[:, :distance] = near[:, -distance:] = True
     return near
 
 
@@ -105,21 +104,13 @@ def boundary_tally(
 
 @dataclass(frozen=True)
 class Confusions:
-    """The confusion matrix of every image, kept as its non-zero cells.
+    """The confusion matrix of every image, kept as its non-zero cells."""
 
-    Attributes:
-        names: of the N images.
-        num_classes: K.
-        starts: (N + 1,) int64; image n has the cells starts[n] : starts[n + 1].
-        cells: (M,) uint16, true class * K + predicted class.
-        counts: (M,) uint32 pixels.
-    """
-
-    names: tuple[str, ...]
-    num_classes: int
-    starts: NDArray[np.int64]
-    cells: NDArray[np.uint16]
-    counts: NDArray[np.uint32]
+    names: tuple[str, ...]  # of the N images
+    num_classes: int  # K
+    starts: NDArray[np.int64]  # (N + 1,); image n has the cells starts[n] : starts[n + 1]
+    cells: NDArray[np.uint16]  # (M,) true class * K + predicted class
+    counts: NDArray[np.uint32]  # (M,) pixels
 
     @classmethod
     def collect(
@@ -130,19 +121,19 @@ class Confusions:
     ) -> "Confusions":
         """From each image's (cells, counts)."""
         starts = np.cumsum([0, *(len(cells) for cells, _ in parts)])
-        cells = np.concatenate([cells for cells, _ in parts] or [np.zeros(0)]).astype(np.uint16)
-        counts = np.concatenate([counts for _, counts in parts] or [np.zeros(0)]).astype(np.uint32)
-        return cls(tuple(names), num_classes, starts, cells, counts)
+        cells, counts = (
+            np.concatenate([part[k] for part in parts] or [np.zeros(0)]) for k in range(2)
+        )
+        found = cells.astype(np.uint16), counts.astype(np.uint32)
+        return cls(tuple(names), num_classes, starts, *found)
 
-    def total(self, weights: NDArray[np.number] | None = None) -> NDArray[np.int64]:
-        """(K, K) sum of the matrices; image n counts weights[n] times, by default once."""
-        repeats = np.ones(len(self.names)) if weights is None else np.asarray(weights, np.float64)
-        values = self.counts * np.repeat(repeats, np.diff(self.starts))
-        sums = np.bincount(self.cells, values, minlength=self.num_classes**2)
+    def total(self) -> NDArray[np.int64]:
+        """(K, K) sum of the matrices."""
+        sums = np.bincount(self.cells, self.counts, minlength=self.num_classes**2)
         return sums.astype(np.int64).reshape(self.num_classes, self.num_classes)
 
     @cached_property
-    def _margins(self) -> NDArray[np.float64]:
+    def _margins(self) -> Floats:
         """(2, N, K): each image's right pixels per class, and true plus predicted ones."""
         rows = np.repeat(np.arange(len(self.names)), np.diff(self.starts))
         true, predicted = np.divmod(self.cells.astype(np.int64), self.num_classes)
@@ -153,14 +144,16 @@ class Confusions:
         np.add.at(margins[1], (rows, predicted), self.counts)
         return margins
 
-    def resampled_iou(self, weights: NDArray[np.number]) -> NDArray[np.float64]:
-        """(..., K) IoU where image n counts weights[..., n] times; weights (..., N)."""
-        right, both = weights @ self._margins[0], weights @ self._margins[1]  # (..., K)
-        return ratio(right, both - right)
+    def _resampled(self, weights: NDArray[np.number]) -> tuple[Floats, Floats]:
+        """(..., K) IoU and union where image n counts weights[..., n] times."""
+        right, both = weights @ self._margins  # (..., K)
+        return ratio(right, both - right), both - right
 
-    def resampled_miou(
-        self, weights: NDArray[np.number]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def resampled_iou(self, weights: NDArray[np.number]) -> Floats:
+        """(..., K) IoU where image n counts weights[..., n] times; weights (..., N)."""
+        return self._resampled(weights)[0]
+
+    def resampled_miou(self, weights: NDArray[np.number]) -> tuple[Floats, Floats]:
         """(...,) mIoU of `resampled_iou`, and its standard error by the infinitesimal jackknife.
 
         The influence of an image is the derivative of the mIoU by its weight: the mean over the
@@ -168,19 +161,22 @@ class Confusions:
 
         Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 21.3.
         """
-        right, both = weights @ self._margins[0], weights @ self._margins[1]  # (..., K)
-        iou = ratio(right, both - right)
+        iou, union = self._resampled(weights)
         known = ~np.isnan(iou)
-        part = ratio(known, (both - right) * np.maximum(known.sum(-1, keepdims=True), 1))
+        part = ratio(known, union * np.maximum(known.sum(-1, keepdims=True), 1))
         part, value = np.where(known, part, 0), np.where(known, iou, 0)
         gain = (part * (1 + value)) @ self._margins[0].T  # (..., N)
         loss = (part * value) @ self._margins[1].T
         return mean(iou), np.sqrt((weights * (gain - loss) ** 2).sum(-1))
 
+    def image_miou(self) -> Floats:
+        """(N,) the mIoU of each image."""
+        right, both = self._margins
+        return mean(ratio(right, both - right))
+
     def save(self, path: str | Path) -> None:
-        """Write a compressed .npz of the five attributes, whole or not at all."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        save_arrays(Path(path), **arrays)
+        """Write a compressed .npz of the five fields, whole or not at all."""
+        save_arrays(Path(path), **{each.name: getattr(self, each.name) for each in fields(self)})
 
 
 def save_arrays(path: Path, **arrays: Any) -> None:
@@ -196,10 +192,8 @@ def save_arrays(path: Path, **arrays: Any) -> None:
 def load_confusions(path: str | Path) -> Confusions:
     """Read what `Confusions.save` wrote; raises `MissingFileError`, or `RunError` if damaged."""
     if not Path(path).is_file():
-        raise MissingFileError(
-            f"there are no confusion matrices {path}; "
-            "`python scripts/evaluate.py RUN --data ROOT` writes them"
-        )
+        remedy = "`python scripts/evaluate.py RUN --data ROOT` writes them"
+        raise MissingFileError(f"there are no confusion matrices {path}; {remedy}")
     try:
         with np.load(path) as file:
             names = tuple(map(str, file["names"]))
@@ -222,9 +216,8 @@ def bootstrap_interval(
     """(low, high) of the mIoU (0..1) over resampled images; NaN for fewer than two images.
 
     The symmetric bootstrap-t interval: a draw's distance from the score counts in the draw's own
-    standard errors. Plain percentiles miss the truth too often where classes occur in few images,
-    since every draw's mIoU is biased once more (tests/reports/test_board.py measures both). It
-    does not cover the spread between trainings, which is larger here (1.0-1.3 points).
+    standard errors, as plain percentiles miss the truth too often where classes occur in few
+    images. It does not cover the spread between trainings, which is larger (1.0-1.3 points).
 
     Source: Hall, The Bootstrap and Edgeworth Expansion, 1992, section 3.6.
     """
@@ -242,9 +235,7 @@ def bootstrap_interval(
     return max(0.0, float(miou) - reach), min(1.0, float(miou) + reach)
 
 
-def paired_intervals(
-    a: Confusions, b: Confusions, draws: int = 1000, seed: int = 0, level: float = LEVEL
-) -> NDArray[np.float64]:
+def paired_intervals(a: Confusions, b: Confusions, draws: int = 1000) -> Floats:
     """(2, K + 1) low and high of the IoU of `a` less that of `b`, the mIoU's last.
 
     Both hold the same images in one order. Percentiles of draws that are the same for both; NaN
@@ -254,7 +245,7 @@ def paired_intervals(
     if count < 2:
         return np.full((2, a.num_classes + 1), np.nan)
     found = []
-    for weights in _drawn(count, draws, seed):
+    for weights in _drawn(count, draws):
         first, second = a.resampled_iou(weights), b.resampled_iou(weights)
         means = (mean(first) - mean(second))[:, None]
         found.append(np.concatenate([first - second, means], axis=1))
@@ -262,38 +253,25 @@ def paired_intervals(
     table[:, np.isnan(table).all(0)] = 0  # np.nanquantile warns of columns without a number
     whole = a.resampled_iou(np.ones(count)) - b.resampled_iou(np.ones(count))
     known = ~np.isnan(np.append(whole, 0.0))
-    limits = np.nanquantile(table, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    limits = np.nanquantile(table, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return np.where(known, limits, np.nan)
 
 
-def _drawn(count: int, draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
+def _drawn(count: int, draws: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
     """How often each of `count` images comes in each draw, (up to 50, count) at a time."""
     rng = np.random.default_rng(seed)
     for start in range(0, draws, 50):
         yield rng.multinomial(count, np.full(count, 1 / count), min(50, draws - start))
 
 
-def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.float64]:
+def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> Floats:
     """The quotient part / whole, NaN where whole is 0."""
-    quotient: NDArray[np.float64] = np.divide(
-        part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0
-    )
+    quotient: Floats = np.full(np.shape(whole), np.nan)
+    np.divide(part, whole, out=quotient, where=whole > 0)
     return quotient
 
 
-def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def mean(values: Floats) -> Floats:
     """The mean over the last axis without its NaN; NaN where there is nothing else."""
     known = ~np.isnan(values)
     return ratio(np.where(known, values, 0).sum(-1), known.sum(-1))
-
-
-def _filter(labels: NDArray[np.uint8], size: int, reduce: np.ufunc) -> NDArray[np.uint8]:
-    """(H - size + 1, W - size + 1): `reduce` over every square of `size`, by doubling the reach."""
-    for _ in range(2):
-        reach = 1
-        while reach < size:
-            step = min(reach, size - reach)
-            labels = reduce(labels[:-step], labels[step:])
-            reach += step
-        labels = labels.T
-    return labels

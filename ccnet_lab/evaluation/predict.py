@@ -55,9 +55,9 @@ class _Items(Dataset[Any]):
     def __getitem__(self, index: int) -> Item | LabError:
         """An image, or its error: raised here, a worker's traceback would bury it."""
         try:
-            sample = self.split.read(index)
-            pixels = torch.from_numpy(fit(sample.image, *self.protocol.resize))
-            return Item(sample.name, torch.from_numpy(sample.labels), pixels)
+            name, image, labels = self.split.read(index)
+            pixels = torch.from_numpy(fit(image, *self.protocol.resize))
+            return Item(name, torch.from_numpy(labels), pixels)
         except Exception as error:
             return fault(self.split.pairs[index], error)
 
@@ -79,21 +79,18 @@ def predict(
     Source: SSSegmentation's `auginference` and tester.
     """
     forward = _slide if protocol.mode == "slide" else _logits
-    smallest, passes = min(protocol.scales), []
+    smallest, largest = min(protocol.scales), max(protocol.scales)
     height, width = item.pixels.shape[:2]
     if min(height, width) * smallest < 1:
         raise RunError(
             f"{item.name} is {width} x {height} pixels as the network takes it, "
             f"of which --scales {smallest:g} leaves none; give a larger scale"
         )
+    passes: list[Tensor] = []
     try:
         image = normalise(item.pixels.to(device))[None]  # (1, 3, H', W')
         for scale in protocol.scales:
-            scaled = image
-            if scale != 1:
-                scaled = F.interpolate(
-                    image, scale_factor=scale, mode="bilinear", align_corners=False
-                )
+            scaled = image if scale == 1 else _scaled(image, scale)
             passes.append(forward(model, scaled, protocol))
             if protocol.flip:
                 passes.append(forward(model, scaled.flip(-1), protocol).flip(-1))
@@ -102,12 +99,15 @@ def predict(
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        largest = max(protocol.scales)
         raise DeviceError(
             f"{device} ran out of memory on {item.name}, {int(width * largest)} x "
             f"{int(height * largest)} as the network takes it, mode {protocol.mode}; "
             "use --mode slide, smaller --scales, --precision bf16 or --device cpu"
         ) from None
+
+
+def _scaled(image: Tensor, scale: float) -> Tensor:
+    return F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
 def _logits(model: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:

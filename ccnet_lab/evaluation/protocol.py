@@ -24,38 +24,23 @@ _GOES_WITH = {"images": "split", "names_crc32": "images", "window": "mode", "str
 class Protocol:
     """How a score was measured; it is stored beside every score.
 
-    Attributes:
-        dataset, split, images, names_crc32: what was scored, as `data.datasets.describe` says; a
-            checksum of "" stands for any.
-        mode: "whole" image, or "slide": the logits of overlapping windows averaged.
-        scales: factors on the fitted image's sides.
-        flip: whether the mirrored image is predicted, too.
-        averaging: of "logits" over scales and flips, as in the reference; scores that were stored
-            before have "softmax", of pictures resized anew.
-        resize: (long, short) sides the image is fitted into at scale 1, ratio kept.
-        resizing: by "opencv", as in the reference; earlier scores have "torchvision".
-        window, stride: (H, W) pixels of the fitted image; None for whole images.
-        precision: "fp32" (TF32 off) or "bf16" (autocast); after "fast", of the network that
-            `model.folding.ready` gives.
-        recurrence: R used.
-
     An impossible value raises `RunError`.
     """
 
-    dataset: str
+    dataset: str  # this and the next three as `data.datasets.describe` says
     split: str
     images: int
-    names_crc32: str = ""
-    mode: str = "whole"
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    averaging: str = "logits"
-    resize: tuple[int, int]
-    resizing: str = "opencv"
-    window: tuple[int, int] | None = None
+    names_crc32: str = ""  # "" stands for any
+    mode: str = "whole"  # or "slide": the logits of overlapping windows averaged
+    scales: tuple[float, ...] = (1.0,)  # factors on the fitted image's sides
+    flip: bool = False  # whether the mirrored image is predicted, too
+    averaging: str = "logits"  # over scales and flips; "softmax" in earlier scores
+    resize: tuple[int, int]  # (long, short) sides the image is fitted into at scale 1, ratio kept
+    resizing: str = "opencv"  # "torchvision" in earlier scores
+    window: tuple[int, int] | None = None  # (H, W) pixels of the fitted image; None for whole ones
     stride: tuple[int, int] | None = None
-    precision: str = "fp32"
-    recurrence: int = 2
+    precision: str = "fp32"  # TF32 off; "bf16": autocast; "fast ...": folded by `folding.ready`
+    recurrence: int = 2  # R used
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -64,10 +49,8 @@ class Protocol:
                 raise RunError(f"{name} is {value!r}; expected {' or '.join(known)}")
         scales = tuple(sorted({float(scale) for scale in self.scales}))
         if not scales or not all(0 < scale <= 8 for scale in scales):
-            raise RunError(
-                f"scales are {list(self.scales)}; "
-                "expected factors above 0 and at most 8, such as 0.5 1 2"
-            )
+            expected = "expected factors above 0 and at most 8, such as 0.5 1 2"
+            raise RunError(f"scales are {list(self.scales)}; {expected}")
         if self.recurrence < 0:
             raise RunError(f"recurrence is {self.recurrence}; expected 0 or more")
         object.__setattr__(self, "scales", scales)
@@ -85,16 +68,12 @@ class Protocol:
 
         Raises `RunError` where it is none.
         """
-        if not isinstance(values, Mapping):
-            raise RunError(
-                f"{values!r} is no protocol; expected its fields by name; evaluate again"
-            )
-        several = values.get("flip") or values.get("scales") not in (None, [1.0], (1.0,))
-        earlier = {"resizing": "torchvision", "averaging": "softmax" if several else "logits"}
         try:
+            several = values.get("flip") or values.get("scales") not in (None, [1.0], (1.0,))
+            earlier = {"resizing": "torchvision", "averaging": "softmax" if several else "logits"}
             return cls(**{**earlier, **values})
-        except TypeError as error:
-            raise RunError(f"these fields make no protocol: {error}; evaluate again") from None
+        except (TypeError, AttributeError) as error:
+            raise RunError(f"{values!r} is no protocol ({error}); evaluate again") from None
 
 
 def plan(
@@ -138,15 +117,9 @@ def published_protocol(config: Config) -> Protocol:
 
 
 def check_comparable(a: Protocol, b: Protocol, varied: Sequence[str] = ()) -> None:
-    """Raise `RunError` with the fields that differ if scores may not be compared.
-
-    Fields in `varied` may differ because they are what is compared, such as "recurrence".
-    """
-    found = [
-        f"{name} {getattr(a, name)!r} and {getattr(b, name)!r}"
-        for name in unlike(a, b)
-        if name not in varied
-    ]
+    """Raise `RunError` with the fields that differ, but those in `varied`, if any do."""
+    names = [name for name in unlike(a, b) if name not in varied]
+    found = [f"{name} {getattr(a, name)!r} and {getattr(b, name)!r}" for name in names]
     if found:
         raise RunError(
             f"these scores were measured in different ways: {'; '.join(found)}. "
@@ -181,11 +154,15 @@ def differences(protocol: Protocol, *others: Protocol) -> tuple[str, ...]:
         "precision": p.precision,
         "recurrence": f"R = {p.recurrence}",
     }
-    shown: set[str] = set()
-    for other in others:
-        names = unlike(p, other)
-        shown |= {name for name in names if _GOES_WITH.get(name) not in names}
+    found = [unlike(p, other) for other in others]
+    shown = {name for names in found for name in names if _GOES_WITH.get(name) not in names}
     return tuple(text for name, text in texts.items() if name in shown)
+
+
+def changes(config: Config, recipe: Config) -> list[str]:
+    """The fields in which a configuration differs from a recipe, with its own values."""
+    fields, before = config.to_dict(), recipe.to_dict()
+    return [f"{name} {value}" for name, value in fields.items() if value != before[name]]
 
 
 def deviations(run: Run) -> list[str]:
@@ -194,8 +171,7 @@ def deviations(run: Run) -> list[str]:
     recipe = CONFIGS.get(config.name)
     if recipe is None:
         return ["no published configuration"]
-    fields, published = config.to_dict(), recipe.to_dict()
-    found = [f"{name} {value}" for name, value in fields.items() if value != published[name]]
+    found = changes(config, recipe)
     if steps := training.get("steps"):
         found.append(f"{steps} step{'s' * (steps > 1)}")
     if training.get("accumulate", 1) > 1:

@@ -1,11 +1,13 @@
 """Others' published numbers with their sources, and runs compared with the published ones.
 
-How far runs of one recipe lie apart decides what counts as a tie. Costs are in model/costs.py.
+Others' numbers stand in assets/published.json. How far runs of one recipe lie apart decides what
+counts as a tie. Costs are in model/costs.py.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -30,109 +32,40 @@ REPEATS = {
 SPREAD = round(max(max(values) - min(values) for values in REPEATS.values()), 1)  # 1.3
 
 
-@dataclass(frozen=True)
-class Peer:
-    """A number that others published, on the split the twelve are scored on."""
+class Peers(NamedTuple):
+    """Numbers that a project published of a network, on the split the twelve are scored on."""
 
+    dataset: str  # a key of `data.catalog.DATASETS`
     project: str
     network: str  # "CCNet", "FCN", "non-local"
-    backbone: str  # "R-50-D8" and so on, D for the output stride
-    dataset: str  # a key of `data.catalog.DATASETS`
-    miou: float  # in %
     schedule: str  # how long it was trained
-    crop: tuple[int, int]  # (H, W) of a training crop
     protocol: str  # how it was measured, as far as the source says
     source: str  # the page's address
+    miou: Mapping[str, float]  # in %, by backbone: "R-50-D8" and so on, D for the output stride
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """A published statement on the cost of attention, and its source."""
 
-    words: str
+    text: str
     source: str
 
 
-_MMSEG = "https://github.com/open-mmlab/mmsegmentation/blob/main/configs/ccnet/README.md"
-_ALIKE = "same code and schedule as the twelve, as published; protocol not checked here"
-_OTHER = "single scale, as published; protocol not checked here"
-# network: its page, mIoU in the order of CONFIGS
-_SAME_CODE: dict[str, tuple[str, tuple[float, ...]]] = {
-    "FCN": (
-        "fcn",
-        (67.80, 66.58, 70.59, 69.39, 36.96, 36.50, 41.22, 40.15, 75.16, 73.94, 76.31, 75.36),
-    ),
-    "non-local": (
-        "nonlocalnet",
-        (77.08, 76.17, 78.89, 77.48, 42.15, 41.17, 44.49, 42.45, 78.34, 77.18, 80.42, 78.48),
-    ),
-}
-# (data set, thousands of steps): mIoU of R-50-D8 and R-101-D8
-_MMSEG_CCNET = {
-    ("voc", 20): (76.17, 77.27),
-    ("voc", 40): (75.96, 77.87),
-    ("ade20k", 80): (41.78, 43.97),
-    ("ade20k", 160): (42.08, 43.71),
-    ("cityscapes", 40): (77.76, 76.35),
-    ("cityscapes", 80): (79.03, 78.87),
-}
+BACKBONES = ("R-50-D8", "R-50-D16", "R-101-D8", "R-101-D16")  # in the order of CONFIGS
+_OTHERS = json.loads((files("ccnet_lab") / "assets" / "published.json").read_text("utf-8"))
+CLAIMS = tuple(Claim(**claim) for claim in _OTHERS["claims"])
 
 
-def _peers() -> tuple[Peer, ...]:
-    same_code = [
-        Peer(
-            "SSSegmentation",
-            network,
-            f"R-{config.depth}-D{config.output_stride}",
-            config.dataset,
-            miou,
-            f"{config.epochs} epochs",
-            config.crop_size,
-            _ALIKE,
-            PAGE.replace("ccnet", page),
-        )
-        for network, (page, values) in _SAME_CODE.items()
-        for config, miou in zip(CONFIGS.values(), values, strict=True)
-    ]
-    mmsegmentation = [
-        Peer(
-            "mmsegmentation",
-            "CCNet",
-            f"R-{depth}-D8",
-            dataset,
-            values[depth == 101],
-            f"{steps},000 steps",
-            CONFIGS[f"ccnet_resnet50os8_{dataset}"].crop_size,
-            _OTHER,
-            _MMSEG,
-        )
-        for ((dataset, steps), values), depth in product(_MMSEG_CCNET.items(), (50, 101))
-    ]
-    return (*same_code, *mmsegmentation)
-
-
-PEERS = _peers()
-CLAIMS = (
-    Claim(
-        "On a feature map of 1 x 512 x 97 x 97, by the authors' formula: one criss-cross step "
-        "8.29 GFLOP, R = 2 16.58, R = 3 24.88, non-local attention 108.16; attention weights in "
-        "float32 6.96 MiB a step against 337.7 MiB.",
-        f"{AUTHORS}/issues/2",
-    ),
-    Claim(
-        "11 times less memory and about 85 % fewer FLOPs than non-local attention.",
-        "https://arxiv.org/abs/1811.11721",
-    ),
-    Claim(
-        "Cityscapes test 81.9 % and ADE20K val 45.76 % mIoU, by other recipes than the twelve's.",
-        "https://arxiv.org/abs/1811.11721",
-    ),
-)
-
-
-def peers(dataset: str) -> list[Peer]:
-    """What others published on a data set."""
-    return [peer for peer in PEERS if peer.dataset == dataset]
+def peers(dataset: str) -> list[Peers]:
+    """What was published on a data set: the twelve first, then what others published."""
+    twelve = [config for config in CONFIGS.values() if config.dataset == dataset]
+    found = [Peers(**line) for line in _OTHERS["peers"] if line["dataset"] == dataset]
+    if not twelve:
+        return found
+    schedule, protocol = f"{twelve[0].epochs} epochs", "single scale, whole image, no flip"
+    miou = dict(zip(BACKBONES, (config.published_miou or 0.0 for config in twelve), strict=True))
+    about = dataset, "SSSegmentation", "CCNet", schedule, f"{protocol}: the twelve", PAGE
+    return [Peers(*about, miou), *found]
 
 
 def tie_or(difference: float) -> str:
@@ -151,18 +84,14 @@ class Beside(NamedTuple):
 def beside_published(
     config: Config, scores: Mapping[str, Any], changed: Sequence[str] = ()
 ) -> Beside:
-    """Compare a configuration's scores with the published mIoU, where that is fair.
+    """Compare a configuration's scores (as in scores.json) with the published mIoU, where fair.
 
-    Args:
-        config: what was scored. scores: as in a run's scores.json.
-        changed: `protocol.deviations` of a run that was trained here.
+    `changed` are `protocol.deviations` of a run that was trained here.
     """
-    published = config.published_miou
+    published, why = config.published_miou, ", ".join(changed)
     if published is None:
-        verdict = f"not comparable: {', '.join(changed) or 'nothing is published'}"
         line = f"no mIoU is published for {config.name} as it is configured here"
-        return Beside(None, verdict, line)
-    why = ", ".join(changed)
+        return Beside(None, f"not comparable: {why or 'nothing is published'}", line)
     try:
         if not why:
             given = Protocol.from_dict(scores["protocol"])
@@ -200,19 +129,14 @@ def results_table(
         remark = one_class(scores.get("per_class_iou", {}).values())
         meaning = "; ".join(filter(None, (meaning, remark)))
         lines.append(f"{first} | {100 * (scores['miou'] or 0.0):.2f} | {apart} | {meaning} |")
-    lines += [
-        "",
-        f"mIoU in %. A tie: the difference lies within {SPREAD} points, the spread between runs "
-        "of one configuration (Huang et al.).",
-    ]
-    return "\n".join(lines)
+    tie = f"A tie: the difference lies within {SPREAD} points, the spread between runs"
+    return "\n".join([*lines, "", f"mIoU in %. {tie} of one configuration (Huang et al.)."])
 
 
 def _scored_run(folder: Path) -> Run | None:
     """The run if it has scores and its training, if there was one here, is finished."""
-    try:
+    with suppress(LabError):  # no run, or a damaged one
         run = Run.open(folder)
-        done = run.finished or run.training is None
-        return run if done and run.scores is not None else None
-    except LabError:  # no run, or a damaged one
-        return None
+        if run.scores is not None and (run.finished or run.training is None):
+            return run
+    return None

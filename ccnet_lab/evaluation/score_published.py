@@ -4,8 +4,8 @@ One evaluation is in evaluate.py; the published numbers to compare with in publi
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,8 +25,7 @@ from ccnet_lab.runs import Run
 Progress = Callable[[int, int], object]  # images done, of how many
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a run ended, and why.
 
     status is "finished", "skipped" (finished before), "busy" (another process works on it),
@@ -45,8 +44,8 @@ def evaluate_published(
     *,
     device: str = "cpu",
     workers: int = 2,
-    progress: Callable[[str], Progress] | None = None,
-    say: Callable[[str], None] = print,
+    progress: Callable[[str], Progress],
+    say: Callable[[str], None],
 ) -> list[Outcome]:
     """Score published checkpoints under the published protocol, one after another.
 
@@ -59,17 +58,17 @@ def evaluate_published(
     """
     outcomes = []
     for number, config in enumerate(configs, 1):
-        show = None if progress is None else progress(config.name)
+        show, folder = progress(config.name), runs / config.name
         try:
-            status, reason = _score(config, data, runs / config.name, device, workers, show)
+            status, reason = _score(config, data, folder, device, workers, show)
         except RunBusyError as error:
             status, reason = "busy", str(error)
         except Exception as error:
-            status, reason = "failed", cause(error, runs / config.name)
+            status, reason = "failed", cause(error, folder)
         messages = {
             "finished": "scored",
             "skipped": "scored before",
-            "failed": f"failed, going on with the next: {reason}",
+            "failed": f"failed, continuing with the next: {reason}",
         }
         if status in messages:
             say(f"{config.name} ({number} of {len(configs)}): {messages[status]}")
@@ -78,7 +77,7 @@ def evaluate_published(
 
 
 def _score(
-    config: Config, data: Path, folder: Path, device: str, workers: int, progress: Progress | None
+    config: Config, data: Path, folder: Path, device: str, workers: int, progress: Progress
 ) -> tuple[str, str]:
     """One checkpoint's status and the reason for it."""
     checkpoint, dataset = store.find(config.name), get_dataset(config.dataset)
@@ -91,8 +90,7 @@ def _score(
     store.verify(checkpoint.path)
     with Run(folder).locked():
         run = Run.open(folder) if (folder / "config.json").exists() else Run.create(folder, config)
-        digest = sha256(checkpoint.path)
-        weights = {"file": checkpoint.path.name, "sha256": digest}
+        weights = {"file": checkpoint.path.name, "sha256": sha256(checkpoint.path)}
         before = run.scores or {}
         same_weights = before.get("weights") == weights
         if same_weights and Protocol.from_dict(before["protocol"]) == plan(split, config):
@@ -100,16 +98,9 @@ def _score(
         with torch.device("meta"):
             model = build_model(config)
         load_weights(model, checkpoint.path)
-        found = evaluate(
-            model,
-            split,
-            config,
-            device=device,
-            workers=workers,
-            progress=progress,
-            keep=folder / "counted.npz",
-            key=digest,
-        )
+        how: dict[str, Any] = {"device": device, "workers": workers, "progress": progress}
+        how |= {"keep": folder / "counted.npz", "key": weights["sha256"]}
+        found = evaluate(model, split, config, **how)
         found.confusions.save(run.confusions)
         run.write_scores(found.to_dict() | {"weights": weights})
         return "finished", ""

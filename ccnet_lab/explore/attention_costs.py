@@ -14,13 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccnet_lab.model.attention import CrissCrossAttention
-from ccnet_lab.model.costs import (
-    criss_cross_bytes,
-    criss_cross_flops,
-    machine,
-    non_local_bytes,
-    non_local_flops,
-)
+from ccnet_lab.model.costs import criss_cross_flops, machine, non_local_bytes, non_local_flops
 
 # Cells, measured in the app; 97 is the published networks' side on Cityscapes.
 SIDES = (16, 24, 32, 48, 64, 97)
@@ -32,43 +26,30 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Formula:
-    """By formula, per form of `FORMS`, on square maps; bytes of float32 weights of all steps."""
-
-    sides: tuple[int, ...]  # cells
-    gflop: dict[str, Floats]
-    bytes: dict[str, Floats]
-
-
-@dataclass(frozen=True)
 class Growth:
     """Measured here: forward passes of one image's random features on square maps, float32."""
 
     sides: tuple[int, ...]  # cells
     seconds: dict[str, Floats]  # per form of `FORMS`, median; NaN where it was not measured
-    machine: str  # processor and threads, or the GPU
+    machine: str  # processor and threads
     left_out: str = ""  # why something was not measured, in a sentence
 
 
-def formula_growth(sides: Sequence[int], channels: int = 512, query_channels: int = 64) -> Formula:
-    """The authors' formula and the size of the weights.
+def formula_growth(
+    sides: Sequence[int], channels: int = 512, query_channels: int = 64
+) -> dict[str, Floats]:
+    """GFLOP on square maps by the authors' formula, per form of `FORMS`.
 
-    At a side of 97: 8.29, 16.58, 24.88 and 108.16 GFLOP.
+    At a side of 97: 8.29, 16.58, 24.88 and 108.16.
     """
     sizes = channels, query_channels
-    gflop = {FORMS[r - 1]: [criss_cross_flops(s, s, *sizes, r) for s in sides] for r in RECURRENCES}
-    gflop[FULL] = [non_local_flops(s, s, *sizes) for s in sides]
-    size = {FORMS[r - 1]: [r * criss_cross_bytes(s, s) for s in sides] for r in RECURRENCES}
-    size[FULL] = [non_local_bytes(s, s) for s in sides]
-    return Formula(
-        tuple(sides),
-        {form: np.array(values) / 1e9 for form, values in gflop.items()},
-        {form: np.array(values, np.float64) for form, values in size.items()},
-    )
+    flops = [[criss_cross_flops(s, s, *sizes, r) for s in sides] for r in RECURRENCES]
+    flops.append([non_local_flops(s, s, *sizes) for s in sides])
+    return {form: np.array(values) / 1e9 for form, values in zip(FORMS, flops, strict=True)}
 
 
 def non_local_attention(step: CrissCrossAttention, x: Tensor) -> Tensor:
-    """Full attention with a step's projections, x + gamma * softmax(q kᵀ) v: (B, C, H, W), too.
+    """Full attention with a step's projections: x + gamma * softmax(q kᵀ) v, (B, C, H, W).
 
     Scores are not scaled, as in criss-cross attention. Source: Wang et al., "Non-local Neural
     Networks", CVPR 2018, embedded Gaussian.
@@ -86,13 +67,12 @@ def measure_growth(
     repeats: int = 3,
     budget_seconds: float = 20.0,
     most_bytes: int = MOST_BYTES,
-    device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Growth:
     """Time the forms in turn, side after side, the smallest first.
 
     Args:
-        sides: of the square feature maps, cells. channels, query_channels: C and d.
+        sides: cells. channels, query_channels: C and d.
         repeats: rounds per side, 1 or more, else `ValueError`; the median counts.
         budget_seconds: for everything, by the last times and the formula. A side gets fewer rounds
             so that each side after it gets one; else full attention, then everything is left out.
@@ -103,14 +83,14 @@ def measure_growth(
         raise ValueError(f"repeats is {repeats}; expected 1 or more")
     sides, going = tuple(sorted(sides)), list(FORMS)
     torch.manual_seed(0)
-    step = CrissCrossAttention(channels, query_channels, gamma=1.0).to(device)
-    gflop = formula_growth(sides, channels, query_channels).gflop
+    step = CrissCrossAttention(channels, query_channels, gamma=1.0)
+    gflop = formula_growth(sides, channels, query_channels)
     seconds = {name: np.full(len(sides), np.nan) for name in FORMS}
     fits = [non_local_bytes(side, side) <= most_bytes for side in sides]
     until, left_out = time.perf_counter() + budget_seconds, []
 
     def in_time(which: Sequence[int], known: int) -> bool:
-        """Whether one round on each of these sides ends in time, by those on the side `known`."""
+        """Whether one round on each of these sides ends in time, judged by the side `known`."""
         rounds = [(name, j) for name in going for j in which if name != FULL or fits[j]]
         expected = sum(seconds[n][known] * gflop[n][j] / gflop[n][known] for n, j in rounds)
         return bool(time.perf_counter() + expected < until)
@@ -125,7 +105,8 @@ def measure_growth(
         if k and not in_time([k], k - 1):
             left_out.append(f"everything from {side} x {side} cells on: {too_long}")
             break
-        x = _features(channels, side, device)
+        x = torch.randn(1, channels, side, side)
+        x = x.contiguous(memory_format=torch.channels_last)
         for name in () if k else going:  # the first calls start threads and choose kernels
             _time(step, name, x)
         times: dict[str, list[float]] = {name: [] for name in going}
@@ -137,12 +118,7 @@ def measure_growth(
             for name, found in times.items():
                 found.append(_time(step, name, x))
                 seconds[name][k] = statistics.median(found)
-    return Growth(sides, seconds, machine(device), "; ".join(left_out))
-
-
-def _features(channels: int, side: int, device: str) -> Tensor:
-    x = torch.randn(1, channels, side, side, device=device)
-    return x.contiguous(memory_format=torch.channels_last)
+    return Growth(sides, seconds, machine("cpu"), "; ".join(left_out))
 
 
 @torch.inference_mode()
@@ -153,6 +129,4 @@ def _time(step: CrissCrossAttention, form: str, x: Tensor) -> float:
     else:
         for _ in range(RECURRENCES[FORMS.index(form)]):
             x = step(x)
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
     return time.perf_counter() - start

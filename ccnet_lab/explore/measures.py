@@ -6,6 +6,7 @@ query dependence are both compared with that map, `maps.uniform_map`.
 """
 
 from dataclasses import dataclass
+from itertools import combinations, product
 
 import numpy as np
 import torch
@@ -22,16 +23,7 @@ class SameClass:
 
     label: int  # the class predicted for the pixel at the R the model was trained with
     share: float  # of the map's mass, on the cells of that class
-    chance: float  # the share that features which are the same everywhere would put there
-
-
-@dataclass(frozen=True)
-class QueryDependence:
-    """How far what a pixel looks at depends on the pixel. N pixels."""
-
-    value: float  # mean distance: 0 where all look at the same place, 1 where each looks elsewhere
-    cells: NDArray[np.int64]  # (N, 2) i, j of the pixels' cells
-    distances: NDArray[np.float64]  # (N, N) between two pixels' maps; NaN for pairs not compared
+    chance: float  # the share of `maps.uniform_map` there
 
 
 def same_class(
@@ -43,9 +35,8 @@ def same_class(
 ) -> SameClass:
     """The share of pixel (x, y)'s map on its own class, and the share by chance.
 
-    Chance is the mass of `maps.uniform_map` on the class: for R = 1 the class's share of the
-    cross; for R >= 2 each cell is weighted by the paths that lead to it. Classes are those
-    predicted at the R the model was trained with, so that numbers for several R can be compared.
+    By chance is what `maps.uniform_map` gives: for R = 1 the class's share of the cross; for
+    R >= 2 each cell is weighted by the paths that lead to it.
 
     Args:
         view, x, y: an image as a model sees it, and the pixel. Raises as `View.cell`.
@@ -80,23 +71,22 @@ def beacon_cells(view: View) -> NDArray[np.bool_] | None:
 
 
 @torch.inference_mode()
-def query_dependence(view: View, recurrence: int | None = None, grid: int = 8) -> QueryDependence:
-    """Compare the maps of a lattice of pixels: do all look at the same place, or each elsewhere?
+def query_dependence(view: View, recurrence: int | None = None, grid: int = 8) -> float:
+    """How far what pixels look at depends on them: 0 all look at one place, 1 each elsewhere.
 
-    Each map is divided by `maps.uniform_map`, which leaves what the network prefers beyond
-    geometry. Two pixels are compared on the cells both can reach, each map scaled to sum 1 there;
-    their distance is half the sum of the differences (total variation). For R = 1 only pixels of
-    one row or column are compared, on that row or column: other crosses meet in two cells. Scores
-    that depend on the key alone give 0 for R = 1, where the softmax is the same for both, and
-    little, but not 0, for R >= 2, as the paths differ.
+    That is the mean distance between the maps of a lattice of pixels. Each map is divided by
+    `maps.uniform_map`, which leaves what the network prefers beyond geometry. Two pixels are
+    compared on the cells both can reach, each map scaled to sum 1 there; their distance is half
+    the sum of the differences (total variation). For R = 1 only pixels of one row or column are
+    compared, on that row or column: other crosses meet in two cells. Scores that depend on the
+    key alone give 0 for R = 1, and little for R >= 2, as the paths differ.
 
     Args:
         view: an image as a model sees it.
         recurrence: R, 1 or more; None for the one the model was trained with.
         grid: rows and columns of the lattice, 1 or more; fewer on smaller maps.
 
-    Raises:
-        ValueError: either is below 1.
+    Raises `ValueError` where either is below 1.
     """
     recurrence = view.recurrence if recurrence is None else recurrence
     for name, value in (("recurrence", recurrence), ("grid", grid)):
@@ -104,22 +94,20 @@ def query_dependence(view: View, recurrence: int | None = None, grid: int = 8) -
             raise ValueError(f"{name} is {value}; expected 1 or more")
     steps = view.steps(recurrence)
     lines = [((np.arange(n := min(grid, side)) + 0.5) * side / n).astype(int) for side in view.grid]
-    cells = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, 2)
-    flat = np.stack([maps.uniform_map(view.grid, i, j, recurrence).ravel() for i, j in cells])
-    found = np.stack([maps.attention_map(steps, i, j).flatten().cpu() for i, j in cells])
+    cells = [(int(i), int(j)) for i, j in product(*lines)]
+    flat = np.stack([maps.uniform_map(view.grid, *cell, recurrence).ravel() for cell in cells])
+    found = np.stack([maps.attention_map(steps, *cell).flatten().cpu() for cell in cells])
     reach = flat > 0  # (N, h * w)
     preferred = np.divide(found, flat, out=np.zeros_like(flat), where=reach)
-    distances = np.full((len(cells), len(cells)), np.nan)
-    for a, (i, j) in enumerate(cells):
-        for b in range(a):
-            if recurrence > 1 or i == cells[b, 0] or j == cells[b, 1]:
-                both = reach[a] & reach[b]
-                first, second = preferred[a, both], preferred[b, both]
-                if first.any() and second.any():  # float32 has no weights below 1e-45
-                    gap = np.abs(first / first.sum() - second / second.sum()).sum() / 2
-                    distances[a, b] = distances[b, a] = gap
-    known = distances[~np.isnan(distances)]
-    return QueryDependence(float(known.mean()) if known.size else 0.0, cells, distances)
+    distances = []
+    for (a, (i, j)), (b, (k, m)) in combinations(enumerate(cells), 2):
+        if recurrence > 1 or i == k or j == m:
+            both = reach[a] & reach[b]
+            first, second = preferred[a, both], preferred[b, both]
+            if first.any() and second.any():  # float32 has no weights below 1e-45
+                gap = np.abs(first / first.sum() - second / second.sum())
+                distances.append(gap.sum() / 2)
+    return float(np.mean(distances)) if distances else 0.0
 
 
 def first_pixel(view: View) -> tuple[int, int]:

@@ -37,8 +37,7 @@ class AtRecurrence:
     changed: NDArray[np.bool_]  # (H, W) where they differ from those at the trained R
     changed_share: float  # 0..1 of the pixels
     flips: tuple[Flip, ...]  # the changes by class, the most frequent first
-    # NaN for a class neither in the mask nor predicted; None without a mask
-    scores: Scores | None
+    scores: Scores | None  # None without a mask
 
 
 @dataclass(frozen=True)
@@ -78,21 +77,21 @@ def _at(view: View, recurrence: int, mask: NDArray[np.integer] | None) -> AtRecu
     changed = labels != view.labels
     pairs = confusion_matrix(view.labels, labels, classes)
     np.fill_diagonal(pairs, 0)
-    order = np.argsort(-pairs, axis=None, kind="stable")[: np.count_nonzero(pairs)]
-    flips = tuple(
-        Flip(int(k) // classes, int(k) % classes, int(n := pairs.flat[k]), float(n / labels.size))
-        for k in order
-    )
+    flips = [
+        Flip(int(before), int(after), int(count), float(count / labels.size))
+        for (before, after), count in np.ndenumerate(pairs)
+        if count
+    ]
+    flips.sort(key=lambda flip: -flip.pixels)
     found = None if mask is None else scores(confusion_matrix(mask, labels, classes))
-    return AtRecurrence(recurrence, labels, changed, float(changed.mean()), flips, found)
+    return AtRecurrence(recurrence, labels, changed, float(changed.mean()), tuple(flips), found)
 
 
 def read_mask(path: str | Path, view: View) -> NDArray[np.uint8]:
     """(H, W) class ids and `IGNORE` of a palette or grey PNG that labels the view's image.
 
-    Ids are those of the data set's files: for VOC, CamVid and beacons the classes as they are, for
-    ADE20K 1..150 and 0 ignored, for Cityscapes its label ids. Raises as `check_mask`, and
-    `DataError` where the file is not readable, a colour picture, or has other ids.
+    Its ids are those of the data set's files. Raises as `check_mask`, and `DataError` where the
+    file is not readable, a colour picture, or has other ids.
     """
     mask = read_labels(Path(path), get_dataset(view.explorer.config.dataset))
     check_mask(mask, view)
@@ -103,10 +102,8 @@ def check_mask(mask: NDArray[np.integer], view: View) -> None:
     """Raise `ImageError` unless the mask has the image's size and only class ids and `IGNORE`."""
     if mask.shape != view.size:
         came, expected = (" x ".join(map(str, shape[::-1])) for shape in (mask.shape, view.size))
-        raise ImageError(
-            f"the mask is {came} pixels and the image {expected}; "
-            "give the mask that was made for this very image"
-        )
+        which = "give the mask that was made for this very image"
+        raise ImageError(f"the mask is {came} pixels and the image {expected}; {which}")
     if not np.issubdtype(mask.dtype, np.integer):
         raise ImageError(f"the mask holds {mask.dtype}; expected class ids as integers, uint8 say")
     ids, classes = np.unique(mask), len(view.explorer.class_names)
@@ -132,10 +129,8 @@ def beacon_accuracy(
     """
     if explorer.config.dataset != "beacons":
         title = get_dataset(explorer.config.dataset).title
-        raise ConfigError(
-            f"{explorer.config.name} was trained on {title} and knows no beacons; "
-            "open 'demo' or 'demo_r1'"
-        )
+        trained = f"{explorer.config.name} was trained on {title}"
+        raise ConfigError(f"{trained} and knows no beacons; open 'demo' or 'demo_r1'")
     found = {}
     for done, recurrence in enumerate(recurrences, 1):
         found[recurrence] = score_demo(explorer.model, recurrence, seeds)

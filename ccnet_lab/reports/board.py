@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS, SLIM, TINY, Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import LabError, RunError, near
-from ccnet_lab.evaluation.metrics import load_confusions, paired_intervals, scores
+from ccnet_lab.evaluation.metrics import Confusions, load_confusions, paired_intervals, scores
 from ccnet_lab.evaluation.protocol import (
     Protocol,
     check_comparable,
@@ -28,12 +27,13 @@ from ccnet_lab.evaluation.protocol import (
     published_protocol,
     unlike,
 )
-from ccnet_lab.evaluation.published import SPREAD, Peer, beside_published, peers, tie_or
-from ccnet_lab.model.costs import Cost, cost, measured_costs
+from ccnet_lab.evaluation.published import SPREAD, beside_published, tie_or
+from ccnet_lab.model.costs import Cost, Measured, cost, measured_costs
 from ccnet_lab.reports.logs import read_log
 from ccnet_lab.runs import Run
 
 Floats = NDArray[np.float64]
+Folders = str | Path | Iterable[str | Path]
 RUNS = ("runs", "results/runs")  # folders of runs, or of folders of runs, such as runs/published
 
 
@@ -87,23 +87,17 @@ class Row:
         return cost(self.config)
 
     @property
-    def seconds(self) -> float | None:
-        """Latency of one image on this machine, once it was measured."""
-        return here.seconds if (here := measured_costs().get(self.config.name)) else None
-
-    @property
-    def peak_bytes(self) -> int | None:
-        """Peak memory of one image on this machine, once it was measured."""
-        return here.peak_bytes if (here := measured_costs().get(self.config.name)) else None
+    def here(self) -> Measured | None:
+        """Latency and peak memory of one image on this machine, once they were measured."""
+        return measured_costs().get(self.config.name)
 
 
 @dataclass(frozen=True)
 class Board:
-    """The rows of one data set, others' numbers, and why some folders could not be read."""
+    """The rows of one data set, and why some folders could not be read."""
 
     dataset: str
     rows: tuple[Row, ...]
-    peers: tuple[Peer, ...]
     problems: tuple[str, ...]
 
     @property
@@ -113,11 +107,12 @@ class Board:
 
     def row(self, label: str) -> Row:
         """The row of that label; raises `RunError` naming those there are."""
-        for row in self.rows:
-            if row.label == label:
-                return row
-        labels = ", ".join(row.label for row in self.rows)
-        raise RunError(f"the board of {self.dataset} has no row {label!r}; it has {labels}")
+        rows = {row.label: row for row in self.rows}
+        if label in rows:
+            return rows[label]
+        raise RunError(
+            f"the board of {self.dataset} has no row {label!r}; it has {', '.join(rows)}"
+        )
 
     def heat_rows(self, by: str = "configuration", descending: bool = False) -> dict[str, Floats]:
         """The known IoU per class (K,) in %, NaN elsewhere, by row of `ordered` and its source."""
@@ -136,9 +131,8 @@ class Comparison:
     """Two measured rows on the same images: the first less the second, in points.
 
     Intervals are 95 % over the images. A tie is a difference whose interval holds 0, or that is
-    within `SPREAD`, by which the mIoU varies between trainings. How far a class's IoU varies from
-    one training to the next is not known, so a difference holds on these images and for these two
-    trainings only.
+    within `SPREAD`, by which the mIoU varies between trainings. How far a class's IoU varies
+    between trainings is not known, so a difference holds for these images and trainings only.
     """
 
     labels: tuple[str, str]  # of the rows
@@ -160,12 +154,12 @@ ORDERS: Mapping[str, Callable[[Row], float | None]] = {
     "difference": lambda row: row.difference,
     "parameters": lambda row: row.cost.parameters,
     "FLOP": lambda row: row.cost.formula_flops,
-    "latency": lambda row: row.seconds,
-    "memory": lambda row: row.peak_bytes,
+    "latency": lambda row: row.here.seconds if row.here else None,
+    "memory": lambda row: row.here.peak_bytes if row.here else None,
 }
 
 
-def read_board(folders: str | Path | Iterable[str | Path] = RUNS, dataset: str = "voc") -> Board:
+def read_board(folders: Folders = RUNS, dataset: str = "voc") -> Board:
     """Everything known of a data set's configurations: its four of the twelve, then other runs.
 
     Args:
@@ -174,7 +168,7 @@ def read_board(folders: str | Path | Iterable[str | Path] = RUNS, dataset: str =
         dataset: a key of `data.catalog.DATASETS`; another raises `ConfigError`.
     """
     get_dataset(dataset)
-    found, problems = [], []
+    found, problems, rows = [], [], []
     for path in _run_folders(folders):
         try:
             run = Run.open(path)
@@ -184,7 +178,6 @@ def read_board(folders: str | Path | Iterable[str | Path] = RUNS, dataset: str =
             foreign = f"{path} cannot be read as a run: {type(error).__name__}: {error}"
             reason = str(error) if isinstance(error, LabError) else foreign
             problems.append(reason if str(path) in reason else f"{path}: {reason}")
-    rows = []
     for config in (config for config in CONFIGS.values() if config.dataset == dataset):
         unscored = Row(config.name, config, missing=_to_score(config))
         named = [row for row in found if row.config.name == config.name] or [unscored]
@@ -204,10 +197,10 @@ def read_board(folders: str | Path | Iterable[str | Path] = RUNS, dataset: str =
             for row in rows
         ]
     sides = tuple(_side_by_side(rows, dataset))
-    return Board(dataset, sides, tuple(peers(dataset)), tuple(problems))
+    return Board(dataset, sides, tuple(problems))
 
 
-def board_datasets(folders: str | Path | Iterable[str | Path] = RUNS) -> list[str]:
+def board_datasets(folders: Folders = RUNS) -> list[str]:
     """The data sets a board can be made of: those of the twelve, then those of runs on disk."""
     keys = [config.dataset for config in CONFIGS.values()]
     for path in _run_folders(folders):
@@ -216,26 +209,17 @@ def board_datasets(folders: str | Path | Iterable[str | Path] = RUNS) -> list[st
     return list(dict.fromkeys(keys))
 
 
-def compare(a: Row, b: Row, draws: int = 1000) -> Comparison:
+def compare_rows(a: Row, b: Row, draws: int = 1000) -> Comparison:
     """Two measured rows by class, with intervals from `draws` bootstrap draws of the images.
 
-    Raises:
-        RunError: a row has no confusion matrices, or not of its classes.
-        RunError: the rows were not measured alike, or not on the same images.
+    Raises `RunError` where a row has no confusion matrices of its classes, or where the rows were
+    not measured alike on the same images.
     """
-    first, second = _need(a), _need(b)
+    (first, one), (second, other) = _confusions(a), _confusions(b)
     check_comparable(first, second, varied=("recurrence",))
-    one, other = (load_confusions(row.run.confusions) for row in (a, b) if row.run)
     if one.names != other.names or one.num_classes != other.num_classes:
-        raise RunError(
-            f"{a.label} and {b.label} were scored on different images; "
-            "evaluate both on the same split to compare them"
-        )
-    if one.num_classes != len(a.iou):
-        raise RunError(
-            f"the confusion matrices of {a.label} are of {one.num_classes} classes, "
-            f"not of {len(a.iou)}; evaluate again"
-        )
+        remedy = "evaluate both on the same split to compare them"
+        raise RunError(f"{a.label} and {b.label} were scored on different images; {remedy}")
     low, high = 100 * paired_intervals(one, other, draws)
     found, beside = scores(one.total()), scores(other.total())
     difference, miou = 100 * (found.iou - beside.iou), 100 * (found.miou - beside.miou)
@@ -255,16 +239,8 @@ def compare(a: Row, b: Row, draws: int = 1000) -> Comparison:
 
 
 def image_scores(row: Row) -> Floats:
-    """(N,) the mIoU of a measured row on each image, in %; raises `RunError` as `compare`."""
-    _need(row)
-    assert row.run is not None
-    kept = load_confusions(row.run.confusions)
-    size = kept.num_classes
-    found = []
-    for a, b in pairwise(kept.starts):
-        matrix = np.bincount(kept.cells[a:b], kept.counts[a:b], minlength=size**2)
-        found.append(100 * scores(matrix.astype(np.int64).reshape(size, size)).miou)
-    return np.array(found)
+    """(N,) the mIoU of a measured row on each image, in %; raises `RunError` as `compare_rows`."""
+    return 100 * _confusions(row)[1].image_miou()
 
 
 def ordered(board: Board, by: str = "configuration", descending: bool = False) -> list[Row]:
@@ -276,15 +252,12 @@ def ordered(board: Board, by: str = "configuration", descending: bool = False) -
     if by not in ORDERS and by not in board.class_names:
         orders = near(by, [*ORDERS, *board.class_names])
         raise RunError(f"the board can't be ordered by {by!r}; {orders}")
-    values = {
-        row.label: ORDERS[by](row) if by in ORDERS else (row.iou or row.log_iou).get(by)
-        for row in board.rows
-    }
-    known = [row for row in board.rows if values[row.label] is not None]
-    known.sort(key=lambda row: values[row.label] or 0.0, reverse=descending)
-    if by in ("measured mIoU", "difference", *board.class_names):
-        known.sort(key=lambda row: not row.alike)
-    return known + [row for row in board.rows if values[row.label] is None]
+    value = ORDERS.get(by, lambda row: (row.iou or row.log_iou).get(by))
+    measured = by in ("measured mIoU", "difference", *board.class_names)
+    known = [(found, row) for row in board.rows if (found := value(row)) is not None]
+    known.sort(key=lambda pair: pair[0], reverse=descending)
+    known.sort(key=lambda pair: measured and not pair[1].alike)
+    return [row for _, row in known] + [row for row in board.rows if value(row) is None]
 
 
 def pareto(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
@@ -296,17 +269,20 @@ def pareto(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
     ]
 
 
-def _run_folders(folders: str | Path | Iterable[str | Path]) -> Iterator[Path]:
+def _run_folders(folders: Folders) -> Iterator[Path]:
     """The run folders, each once whatever links lead to it, also those one folder further in."""
     seen = set()
     given = [folders] if isinstance(folders, str | Path) else folders
     for path in (path for folder in given for path in _inside(Path(folder))):
-        inside = [] if os.path.exists(path / "config.json") else _inside(path)
-        nested = any(os.path.exists(each / "config.json") for each in inside)
-        for found in inside if nested else [path]:
+        inside = [] if _is_run(path) else _inside(path)
+        for found in inside if any(map(_is_run, inside)) else [path]:
             if (real := os.path.realpath(found)) not in seen:
                 seen.add(real)
                 yield found
+
+
+def _is_run(path: Path) -> bool:
+    return os.path.exists(path / "config.json")  # unlike Path's, False where it can't be looked at
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -354,10 +330,8 @@ def _measured(run: Run) -> Row:
     names = get_dataset(config.dataset).class_names
     right = protocol.dataset == config.dataset and set(given) == set(names)
     if not right or not 0 <= float(found["miou"]) <= 1:
-        raise RunError(
-            f"{run.folder / 'scores.json'} holds no scores of {config.name} on {config.dataset}; "
-            "evaluate the run again"
-        )
+        what = f"holds no scores of {config.name} on {config.dataset}"
+        raise RunError(f"{run.folder / 'scores.json'} {what}; evaluate the run again")
     low, high = (_percent(end) for end in found.get("miou_interval") or (None, None))
     beside = beside_published(config, found, changed)
     scored_here = isinstance(found.get("weights"), dict)
@@ -384,9 +358,8 @@ def _with_log(row: Row) -> Row:
         what = "the publisher's IoU per class, if its log has it"
         lack = Missing(what, f"python scripts/zoo.py get {file.name}")
         return replace(row, missing=(*row.missing, lack))
-    log = read_log(file.path, row.config)
-    iou = {name: _percent(value) for name, value in log.per_class_iou.items()}
-    return replace(row, log_iou=iou)
+    iou = read_log(file.path, row.config).per_class_iou
+    return replace(row, log_iou={name: _percent(value) for name, value in iou.items()})
 
 
 def _to_score(config: Config) -> tuple[Missing, ...]:
@@ -399,16 +372,18 @@ def _to_score(config: Config) -> tuple[Missing, ...]:
     )
 
 
-def _need(row: Row) -> Protocol:
-    """The protocol of a row with confusion matrices; `RunError` for one without."""
+def _confusions(row: Row) -> tuple[Protocol, Confusions]:
+    """A row's protocol and confusion matrices; `RunError` for one without, or of other classes."""
     if row.run is None or row.protocol is None or not row.run.confusions.is_file():
         evaluate = "python scripts/evaluate.py RUN --data ROOT"
         command = row.missing[0].command if row.missing else evaluate
-        raise RunError(
-            f"{row.label} has no confusion matrices here, so it can't be compared by class; "
-            f"`{command}` writes them"
-        )
-    return row.protocol
+        what = f"{row.label} has no confusion matrices here, so it can't be compared by class"
+        raise RunError(f"{what}; `{command}` writes them")
+    kept = load_confusions(row.run.confusions)
+    if kept.num_classes != len(row.iou):
+        what = f"the confusion matrices of {row.label} are of {kept.num_classes} classes"
+        raise RunError(f"{what}, not of {len(row.iou)}; evaluate again")
+    return row.protocol, kept
 
 
 def _percent(value: float | None) -> float | None:

@@ -1,7 +1,6 @@
 """Model cards: Markdown on a configuration's recipe, scores and terms, from where each stands.
 
-The text is in assets/: model_card.md, model_cards.md (the index), classes.svg. The numbers come
-from the configuration, the catalog, the run's scores and evaluation/published.py.
+The text is in assets/: model_card.md, model_cards.md (the index), classes.svg.
 """
 
 import json
@@ -21,8 +20,8 @@ from ccnet_lab.data.batches import SEVERAL, steps_per_epoch
 from ccnet_lab.data.catalog import Dataset, get_dataset
 from ccnet_lab.errors import RunError
 from ccnet_lab.evaluation import published
-from ccnet_lab.evaluation.metrics import one_class
-from ccnet_lab.evaluation.protocol import deviations
+from ccnet_lab.evaluation.metrics import one_class, percent
+from ccnet_lab.evaluation.protocol import Protocol, changes, deviations
 from ccnet_lab.evaluation.published import beside_published
 from ccnet_lab.files import write_text
 from ccnet_lab.model.ccnet import build_model
@@ -32,15 +31,11 @@ from ccnet_lab.runs import Run
 ASSETS = files("ccnet_lab") / "assets"
 
 
-def _percent(value: float | None) -> str:
-    return f"{100 * value:.2f}" if value is not None else "-"
-
-
 _TEMPLATES = Environment(
     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
 )
 _TEMPLATES.filters |= {
-    "percent": _percent,
+    "percent": percent,
     "whole": "{:,}".format,
     "short": "{:g}".format,
     "size": lambda pair: f"{pair[0]} x {pair[1]}",
@@ -78,33 +73,23 @@ def model_card(
         _check(config, measured)
     dataset, scores = get_dataset(config.dataset), dict(measured or {})
     total, auxiliary = _parameters(config)
-    backbones = {TINY: "a tiny backbone", SLIM: f"a slim backbone of width {config.width}"}
-    small = backbones.get(config.depth)
-    batch = config.batch_size
-    images = max(dataset.train_images, batch)
-    several = steps_per_epoch(images, batch, SEVERAL if config.name in CONFIGS else 1)
-    momentum = f"SGD with momentum {config.momentum:g}"
-    by_class = {"IoU %": "per_class_iou", "boundary IoU %": "per_class_boundary_iou"}
+    images, batch = max(dataset.train_images, config.batch_size), config.batch_size
     return _render(
         "model_card.md",
         config=config,
         data=dataset,
         published=published,
-        backbone=small or f"a ResNet-{config.depth} (3x3 stem)",
+        small={TINY: "a tiny backbone", SLIM: f"a slim backbone of width {config.width}"},
         parameters=total,
         auxiliary=auxiliary,
-        steps=several,
+        steps=steps_per_epoch(images, batch, SEVERAL if config.name in CONFIGS else 1),
         alone=steps_per_epoch(images, batch, 1),
-        optimizer=momentum if config.optimizer == "sgd" else "AdamW",
-        losses=_losses(config),
-        start="" if small else store.find(f"resnet{config.depth}_v1c").url,
+        start="" if config.depth in (TINY, SLIM) else store.find(f"resnet{config.depth}_v1c").url,
         scores={"pixel_accuracy": None, **scores} if scores else {},
-        within=_within(scores),
+        one_class=one_class(scores.get("per_class_iou", {}).values()),
         source=source,
         compared=compared,
         notes=notes,
-        apart={name: max(values) - min(values) for name, values in published.REPEATS.items()},
-        by_class={title: scores[key] for title, key in by_class.items() if scores.get(key)},
     )
 
 
@@ -115,12 +100,8 @@ def write_cards(out: Path, folders: Sequence[Path]) -> list[Path]:
         out: the folder; made where there is none.
         folders: of run folders; of several scored runs of a configuration the first counts.
 
-    Returns:
-        The files written.
-
-    Raises:
-        RunError: a run's files cannot be read or don't say how it was scored, or a
-            card cannot be written.
+    Returns the files written. Raises `RunError` where a run's files cannot be read or don't say
+    how it was scored, or where a card cannot be written.
     """
     found = [Run.open(path.parent) for f in folders for path in sorted(f.glob("*/config.json"))]
     scored = [run for run in found if run.scores is not None]
@@ -128,17 +109,10 @@ def write_cards(out: Path, folders: Sequence[Path]) -> list[Path]:
     for config in [*CONFIGS.values(), *EXTRAS.values()]:
         dataset = get_dataset(config.dataset)
         run = next((run for run in scored if run.config == config), None)
-        scores = run.scores if run else None
         others = [r for r in scored if r.config.name == config.name and r.config != config]
         notes = [*_shipped(config), *(_other(r, config) for r in others)]
-        source, compared = "", ""
-        if run and scores:
-            _check(config, scores)
-            source = f"{_tail(run.folder, 3)}/scores.json{_carried_out(run)}"
-            compared = _compared(run)
-        texts[f"{config.name}.md"] = model_card(
-            config, scores, source=source, compared=compared, notes=notes
-        )
+        scores, about = run.scores if run else None, _of_run(run) if run else {}
+        texts[f"{config.name}.md"] = model_card(config, scores, notes=notes, **about)
         texts[f"{dataset.key}.svg"] = swatches(dataset)
         rows.append((config, dataset, _parameters(config)[0], (scores or {}).get("miou")))
     texts["README.md"] = _render("model_cards.md", rows=rows)
@@ -148,48 +122,31 @@ def write_cards(out: Path, folders: Sequence[Path]) -> list[Path]:
     return [out / name for name in texts]
 
 
-def _compared(run: Run) -> str:
-    """A run's score beside the published one, or why not; without the start of a path in it."""
+def _of_run(run: Run) -> dict[str, str]:
+    """Where a run's score is stored, and it beside the published one; paths are cut short."""
     beside = beside_published(run.config, run.scores or {}, deviations(run))
     uncertain = beside.difference is None and run.config.published_miou is not None
     weights = str((run.training or {}).get("weights", "none"))
-    sentence = beside.verdict if uncertain else beside.line
-    return sentence.replace(weights, _tail(weights, 2))
+    compared = (beside.verdict if uncertain else beside.line).replace(weights, _tail(weights, 2))
+    source = f"{_tail(run.folder, 3)}/scores.json{_carried_out(run)}"
+    return {"source": source, "compared": compared}
 
 
 def swatches(dataset: Dataset) -> str:
-    """The classes' colours and names as an SVG picture, five in a row."""
+    """The classes' colours and names as an SVG picture."""
     return _render("classes.svg", data=dataset)
 
 
 def _check(config: Config, scores: Mapping[str, Any]) -> None:
-    protocol = scores.get("protocol") or {}
-    needed = {"split", "images", "mode", "scales", "flip", "resize", "precision", "recurrence"}
-    whole = "miou" in scores and needed <= protocol.keys()
-    if not whole or protocol.get("dataset") != config.dataset:
+    try:
+        right = Protocol.from_dict(scores["protocol"]).dataset == config.dataset
+    except (KeyError, RunError):
+        right = False
+    if not right or "miou" not in scores:
         raise RunError(
             f"these scores of {config.name} don't say how they were measured on {config.dataset}; "
             "score it again: scripts/evaluate.py"
         )
-
-
-def _losses(config: Config) -> list[str]:
-    parts = {
-        "cross-entropy": True,
-        f"{config.aux_weight:g} times that of a classifier on stage 3": config.auxiliary,
-        "rare classes weigh more": config.balance,
-        "hard pixels only (OHEM)": config.ohem,
-        f"category-consistent loss times {config.category_loss:g}": config.category_loss > 0,
-    }
-    return [part for part, used in parts.items() if used]
-
-
-def _within(scores: Mapping[str, Any]) -> str:
-    """How sure the mIoU is, or that it is of one class alone."""
-    low, high = scores.get("miou_interval") or (None, None)
-    spread = f"95 % over the images: {_percent(low)} to {_percent(high)}"
-    alone = one_class(scores.get("per_class_iou", {}).values())
-    return alone or ("" if None in (low, high) else spread)
 
 
 def _shipped(config: Config) -> list[str]:
@@ -203,26 +160,22 @@ def _shipped(config: Config) -> list[str]:
     with safe_open(path, "pt") as file:
         stored = json.loads((file.metadata() or {}).get("scores", "{}"))
     titles = {name: name.replace("_", " ").replace("miou", "mIoU") for name in stored}
-    listed = ", ".join(f"{titles[name]} {_percent(value)} %" for name, value in stored.items())
+    listed = ", ".join(f"{titles[name]} {percent(value)} %" for name, value in stored.items())
     more = f" Stored in that file, by the script that made it: {listed}." if stored else ""
     return [f"Weights come with the library: {where}.{more}"]
 
 
 def _other(run: Run, config: Config) -> str:
-    own, given = config.to_dict(), run.config.to_dict()
-    unlike = ", ".join(f"{name} {value}" for name, value in given.items() if value != own[name])
-    return (
-        f"A run of this name by another recipe ({unlike}) is in {_tail(run.folder, 3)}; "
-        "its score is not this configuration's."
-    )
+    recipe = ", ".join(changes(run.config, config))
+    place = f"A run of this name by another recipe ({recipe}) is in {_tail(run.folder, 3)}"
+    return f"{place}; its score is not this configuration's."
 
 
 def _carried_out(run: Run) -> str:
     """Whose weights were scored: trained as training.json says, or published."""
     there, weights = run.training or {}, (run.scores or {}).get("weights")
     if isinstance(weights, dict):  # scored here, not trained here
-        file = weights.get("file")
-        return f"; not trained here, these are the published weights `{file}`"
+        return f"; not trained here, these are the published weights `{weights.get('file')}`"
     if not {"weights", "total_steps", "seed"} <= there.keys():
         return ""
     start, steps = _tail(there["weights"], 2), there["total_steps"]

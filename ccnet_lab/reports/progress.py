@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,6 @@ Curve = NDArray[np.float64]  # (3, N): step, epoch, value
 class RunLine:
     """How far a run is."""
 
-    name: str  # of its folder
     folder: Path
     config: Config
     status: str  # "running", "finished" (scored), "stopped" or "no steps yet"
@@ -50,13 +49,17 @@ class RunLine:
     written: float | None  # when the log was last written, seconds since 1970; None without one
     alone: str = ""  # as `metrics.one_class` says of the final score
 
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.name
+
     def newest(self, name: str) -> float | None:
         """The newest value of a curve; None where it wasn't logged."""
         return float(self.curves[name][2, -1]) if name in self.curves else None
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """A run that cannot be shown, or not all of it: the folder's name and why."""
 
     name: str
@@ -112,7 +115,6 @@ class _Log:
     times: tuple[tuple[int, float], ...] = ()  # the last (step, seconds of training)
 
     def read_on(self, path: Path) -> None:
-        """Take the lines that were appended."""
         with path.open("rb") as file:
             file.seek(self.offset)
             text = file.read()
@@ -130,8 +132,8 @@ class _Log:
         """Take one line, its finite numbers; raises `ValueError` for a step that is none."""
         step, epoch = record.get("step"), _number(record.get("epoch")) or 0.0
         if type(step) is not int or not 0 <= step < LAST_STEP:
-            expected = f"expected a whole number, 0 or more and below {LAST_STEP}"
-            raise ValueError(f"step is {step!r:.40}; {expected}")
+            expected = f"a whole number, 0 or more and below {LAST_STEP}"
+            raise ValueError(f"step is {step!r:.40}; expected {expected}")
         if (seconds := _number(record.get("seconds"))) is not None:
             self.times = (*self.times[1 - LATELY :], (step, seconds))
         for name in FIELDS:
@@ -140,7 +142,6 @@ class _Log:
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
-        """The rows as arrays."""
         return {name: np.asarray(rows, np.float64).T for name, rows in self.rows.items()}
 
     def interval(self) -> float:
@@ -149,10 +150,9 @@ class _Log:
 
     def steps_per_second(self) -> float:
         """Of the last lines; 0 where that isn't known."""
-        if not self.times:
-            return 0.0
-        first, last = self.times[0] if len(self.times) > 1 else (0, 0.0), self.times[-1]
-        return (last[0] - first[0]) / (last[1] - first[1]) if last[1] > first[1] else 0.0
+        times = self.times if len(self.times) > 1 else ((0, 0.0), *self.times)
+        (first, start), (last, end) = times[0], times[-1]
+        return (last - first) / (end - start) if end > start else 0.0
 
 
 _logs: dict[Path, _Log] = {}
@@ -177,11 +177,11 @@ def _read_log(path: Path) -> _Log:
 def _read_run(path: Path) -> tuple[RunLine, str]:
     """One run, and what of its log could not be read."""
     run = Run.open(path)
-    scores, total = run.scores, _number((run.training or {}).get("total_steps"))
-    log = _read_log(run.log_file.absolute())
+    scores, total = run.scores or {}, _number((run.training or {}).get("total_steps"))
+    log, final = _read_log(run.log_file.absolute()), run.scores is not None
     curves, written = dict(log.curves), log.state[0] / 1e9 if log.offset else None
     step, epoch = max(((int(c[0, -1]), float(c[1, -1])) for c in curves.values()), default=(0, 0.0))
-    miou = _number(scores.get("miou")) if scores else None
+    miou = _number(scores.get("miou"))
     if miou is not None and step:
         evaluated = curves.get("val_miou", np.empty((3, 0)))
         curves["val_miou"] = np.hstack([evaluated, [[step], [epoch], [miou]]])
@@ -189,16 +189,11 @@ def _read_run(path: Path) -> tuple[RunLine, str]:
         miou = float(curves["val_miou"][2, -1])
     age = time.time() - (written or 0.0)
     grows = 0 < step != total and age < PATIENCE * log.interval()
-    status = (
-        FINISHED if scores is not None else EMPTY if not step else RUNNING if grows else STOPPED
-    )
-    if run.busy:
-        status = RUNNING
-    rate = log.steps_per_second()
+    resting = FINISHED if final else EMPTY if not step else STOPPED
+    status = RUNNING if run.busy or (grows and not final) else resting
+    rate, classes = log.steps_per_second(), scores.get("per_class_iou")
     left = max(0.0, (total - step) / rate - age) if status == RUNNING and total and rate else None
-    given = scores.get("per_class_iou") if scores else None
     line = RunLine(
-        path.name,
         path,
         run.config,
         status,
@@ -207,15 +202,13 @@ def _read_run(path: Path) -> tuple[RunLine, str]:
         total_steps=None if total is None else int(total),
         curves=curves,
         miou=miou,
-        final=scores is not None,
+        final=final,
         seconds_left=left,
         written=written,
-        alone=one_class(map(_number, given.values())) if isinstance(given, dict) else "",
+        alone=one_class(map(_number, classes.values())) if isinstance(classes, dict) else "",
     )
-    if not log.bad:
-        return line, ""
-    first = f"the first is line {log.bad[0]}; the others are shown"
-    return line, f"{len(log.bad)} lines of its log cannot be read, {first}"
+    unread = f"{len(log.bad)} lines of its log cannot be read, the first is line "
+    return line, f"{unread}{log.bad[0]}; the others are shown" if log.bad else ""
 
 
 def _number(value: Any) -> float | None:

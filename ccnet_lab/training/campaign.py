@@ -1,13 +1,13 @@
 """A campaign: several runs one after another, each in its own process. One run is in loop.py."""
 
+import fnmatch
+import re
 import shutil
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from ccnet_lab.runs import Run
 from ccnet_lab.training.settings import Settings
 from ccnet_lab.training.signals import BUSY, SIGNALS, Stopped, handling
 
+KEPT = 100_000  # bytes of a process's errors, in which the last is looked for
+
 
 def select(patterns: Iterable[str] | None) -> list[Config]:
     """Those of the twelve whose name matches a pattern such as `*os16_voc`; all without patterns.
@@ -28,15 +30,11 @@ def select(patterns: Iterable[str] | None) -> list[Config]:
     """
     patterns = list(patterns or ["*"])
     for pattern in patterns:
-        if not any(fnmatch(name, pattern) for name in CONFIGS):
-            raise ConfigError(
-                f"--only {pattern!r} matches none of the twelve; {near(pattern, CONFIGS)}"
-            )
-    chosen = [
-        config
-        for config in CONFIGS.values()
-        if any(fnmatch(config.name, pattern) for pattern in patterns)
-    ]
+        if not fnmatch.filter(CONFIGS, pattern):
+            known = near(pattern, CONFIGS)
+            raise ConfigError(f"--only {pattern!r} matches none of the twelve; {known}")
+    matching = {name for pattern in patterns for name in fnmatch.filter(CONFIGS, pattern)}
+    chosen = (config for name, config in CONFIGS.items() if name in matching)
     return sorted(chosen, key=lambda config: config.depth + 100 * (config.output_stride == 8))
 
 
@@ -63,19 +61,17 @@ def run_all(
             say(f"{where}: finished already")
             outcomes.append(Outcome(name, "skipped"))
             continue
-        say(f"{where}: {'going on' if (runs / name).is_dir() else 'begins'}")
+        say(f"{where}: {'resuming' if (runs / name).is_dir() else 'begins'}")
         code, error, signals = (BUSY, "", []) if _busy(runs / name) else _call(command(name))
         if signals or code - 128 in SIGNALS:
-            raise Stopped(
-                signals[0] if signals else code - 128,
-                f"{name} was stopped; the same command goes on with it",
-            )
+            number = signals[0] if signals else code - 128
+            raise Stopped(number, f"{name} was stopped; the same command resumes it")
         if code == 0:
             outcomes.append(Outcome(name, "finished"))
         elif code == BUSY:
             outcomes.append(Outcome(name, "busy", "another process trains it"))
         else:
-            say(f"{where}: failed, going on with the next")
+            say(f"{where}: failed, continuing with the next")
             outcomes.append(Outcome(name, "failed", error or f"exit code {code}"))
     return outcomes
 
@@ -94,14 +90,11 @@ def submit(
     try:
         import submitit
     except ImportError:
-        raise DeviceError(
-            'submitit is not installed: pip install "ccnet_lab[slurm]", then the same command'
-        ) from None
+        remedy = 'pip install "ccnet_lab[slurm]", then the same command'
+        raise DeviceError(f"submitit is not installed: {remedy}") from None
     if cluster is None and shutil.which("srun") is None:
-        raise LabError(
-            "there is no Slurm here (no srun); run the same command on the cluster's login node, "
-            "or leave --slurm out"
-        )
+        remedy = "run the same command on the cluster's login node, or leave --slurm out"
+        raise LabError(f"there is no Slurm here (no srun); {remedy}")
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     executor.update_parameters(**parameters)
     with executor.batch():
@@ -127,7 +120,6 @@ def is_finished(folder: Path, config: Config, settings: Settings) -> bool:
 
 
 def _busy(folder: Path) -> bool:
-    """Whether another process holds the run."""
     try:
         with Run(folder).locked() if folder.is_dir() else nullcontext():
             return False
@@ -139,25 +131,17 @@ def _call(command: list[str]) -> tuple[int, str, list[int]]:
     """Run a command, passing its stderr through and signals on to it.
 
     Returns its exit code (128 + n after signal n), its error and the signals. The error is the
-    first process's that failed for a reason of its own, else the last line.
+    last of a process that failed for a reason of its own, else the first, else the last line.
     """
     signals: list[int] = []
-    errors: deque[str] = deque(maxlen=1)
-    last: deque[str] = deque(maxlen=1)
+    written = bytearray()
 
     def pass_through(stream: Any) -> None:
-        line = b""
         while chunk := stream.read1(4096):
             sys.stderr.buffer.write(chunk)
             sys.stderr.flush()
-            *whole, line = (line + chunk).replace(b"\r", b"\n").split(b"\n")
-            lines = [text.decode(errors="replace") for text in whole if text.strip()]
-            last.extend(lines)
-            errors.extend(
-                text for text in lines if "error: " in text and (PEER not in text or not errors)
-            )
-        if line.strip():
-            last.append(line.decode(errors="replace"))
+            written.extend(chunk)
+            del written[:-KEPT]
 
     # In a session of its own: a terminal's Ctrl-C would reach it twice, directly and through us.
     process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
@@ -171,5 +155,8 @@ def _call(command: list[str]) -> tuple[int, str, list[int]]:
     with handling(forward):
         code = process.wait()
     reader.join(5)
-    error = (errors or last or [""])[-1]
-    return 128 - code if code < 0 else code, error.strip(), signals
+    lines = [line.strip() for line in re.split(r"[\r\n]", bytes(written).decode(errors="replace"))]
+    errors = [line for line in lines if "error: " in line]
+    own = [line for line in errors if PEER not in line]
+    error = (own[-1:] or errors[:1] or [line for line in lines if line][-1:] or [""])[0]
+    return 128 - code if code < 0 else code, error, signals

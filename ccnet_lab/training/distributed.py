@@ -22,11 +22,11 @@ PATIENCE = timedelta(hours=2)  # one process evaluates while the others wait
 
 @dataclass(frozen=True)
 class Processes:
-    """rank: of this process; world: their number; device: of this process."""
+    """The processes of a run, and which this one is."""
 
-    rank: int
-    world: int
-    device: torch.device
+    rank: int  # of this process
+    world: int  # their number
+    device: torch.device  # of this process
 
     @property
     def main(self) -> bool:
@@ -85,10 +85,8 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         return
     if chosen.type == "cuda":
         if local >= gpus:
-            raise DeviceError(
-                f"torchrun started more processes than there are GPUs ({gpus}); "
-                "lower --nproc_per_node"
-            )
+            started = f"torchrun started more processes than there are GPUs ({gpus})"
+            raise DeviceError(f"{started}; lower --nproc_per_node")
         chosen = torch.device("cuda", local)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     group = Processes(dist.get_rank(), world, chosen)

@@ -17,21 +17,13 @@ from ccnet_lab.training.loss import segmentation_loss
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a full run takes.
-
-    Attributes:
-        steps: optimiser steps. images: seen in all of them.
-        flop: floating-point operations of the whole run, forward and backward, as counted; a
-            multiplication and an addition are two.
-        memory: bytes for weights, gradients, momentum and what the backward pass keeps of one
-            micro-batch; cuDNN's workspace comes on top.
-    """
+    """What a full run takes."""
 
     config: Config
-    steps: int
-    images: int
-    flop: float
-    memory: float
+    steps: int  # of the optimiser
+    images: int  # seen in all of them
+    flop: float  # of the whole run, forward and backward; a multiplication and an addition are two
+    memory: float  # bytes of weights, gradients, momentum and what a backward pass keeps
     hours: float
 
 
@@ -51,16 +43,14 @@ def estimate(
         bf16: whether activations are bfloat16 instead of float32.
         processes: over how many the run is shared, which decides the last step of an epoch.
     """
-    dataset = get_dataset(config.dataset)
+    dataset, batch = get_dataset(config.dataset), config.batch_size
     # A data set of the user's own has its path in its facts.
     images = dataset.train_images or len(open_split(dataset, ""))
-    steps = steps or config.epochs * steps_per_epoch(images, config.batch_size, processes)
+    steps = steps or config.epochs * steps_per_epoch(images, batch, processes)
     per_image, kept, parameters = _cost(config)
-    activations = kept * (micro_batch or config.batch_size) * (0.5 if bf16 else 1)
-    seen = steps * config.batch_size
-    flop = per_image * config.batch_size * steps
-    memory = parameters * 12 + activations
-    return Estimate(config, steps, seen, flop, memory, hours=flop / flops / 3600)
+    memory = parameters * 12 + kept * (micro_batch or batch) * (0.5 if bf16 else 1)
+    flop = per_image * batch * steps
+    return Estimate(config, steps, steps * batch, flop, memory, hours=flop / flops / 3600)
 
 
 @cache
@@ -94,18 +84,14 @@ def _cost(config: Config) -> tuple[float, float, int]:
 
 def estimates_table(found: list[Estimate], source: str) -> str:
     """The estimates as text; `source` says where the rate comes from."""
-    lines = [
-        f"{'configuration':34} {'steps':>7} {'epochs':>6} {'images':>10} "
-        f"{'TFLOP/img':>9} {'memory':>9} {'hours':>8}"
-    ]
+    form = "{:34} {:>7} {:>6} {:>10} {:>9} {:>9} {:>8}"
+    names = ("configuration", "steps", "epochs", "images", "TFLOP/img", "memory", "hours")
+    lines = [form.format(*names)]
     for row in found:
-        lines.append(
-            f"{row.config.name:34} {row.steps:>7,} {row.config.epochs:>6} {row.images:>10,} "
-            f"{row.flop / row.images / 1e12:>9.2f} {row.memory / 2**30:>6.1f} GB {row.hours:>8.2f}"
-        )
+        operations, memory = row.flop / row.images / 1e12, f"{row.memory / 2**30:.1f} GB"
+        counts = row.config.name, f"{row.steps:,}", row.config.epochs, f"{row.images:,}"
+        lines.append(form.format(*counts, f"{operations:.2f}", memory, f"{row.hours:.2f}"))
     images, hours = sum(row.images for row in found), sum(row.hours for row in found)
-    lines.append(f"{'all':34} {'':7} {'':6} {images:>10,} {'':9} {'':9} {hours:>8.2f}")
-    lines.append(
-        f"Estimated, not measured: operations and kept tensors counted, hours at {source}."
-    )
-    return "\n".join(lines)
+    lines.append(form.format("all", "", "", f"{images:,}", "", "", f"{hours:.2f}"))
+    what = "operations and kept tensors counted"
+    return "\n".join([*lines, f"Estimated, not measured: {what}, hours at {source}."])

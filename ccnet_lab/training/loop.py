@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -41,15 +41,8 @@ from ccnet_lab.training.signals import (
 from ccnet_lab.training.step import Stepper
 
 AGREE_EVERY = 10  # steps after which several processes ask each other whether a signal came
-
-
-class PendingStep(NamedTuple):
-    """A step's results, still on the device."""
-
-    number: int
-    names: list[str]  # of the batch
-    losses: Tensor  # (3,) total, main, aux
-    grad_norm: Tensor
+# A step's number, the names in its batch, losses (3,) total, main, aux, and the gradients' norm.
+Pending = tuple[int, list[str], Tensor, Tensor]
 
 
 def train(
@@ -78,7 +71,7 @@ def train(
         group.wait()
         run = Run.open(folder)
         if run.finished:
-            _check_same(run, settings.deciding(config))
+            _check_same(run, run.training or {}, settings.deciding(config))
             say(f"{folder} is finished already")
             return run.scores if group.main else None
         with memory_advice(config, settings.accumulate), compile_advice():
@@ -112,20 +105,10 @@ def open_run(folder: Path, config: Config, settings: Settings) -> Run:
     if not run.checkpoints() and not run.weights.is_file():
         return run.begin_anew(config)  # nothing to resume: it may have other options
     run.follow(get_dataset(config.dataset))
-    before, now = run.config.to_dict(), config.to_dict()
-    differing = [
-        f"{name} is {before[name]!r} there and {now[name]!r} here"
-        for name in now
-        if before[name] != now[name]
-    ]
-    if differing:
-        earlier = ""
-        if before["min_lr"] != now["min_lr"]:
-            earlier = f"--min-lr {before['min_lr']:g} finishes it with its own schedule. "
-        raise RunError(
-            f"{folder} is a run of another configuration: {'; '.join(differing)}. "
-            f"{earlier}Give the same options, or another folder"
-        )
+    before, remedy = run.config.to_dict(), ""
+    if before["min_lr"] != config.min_lr:
+        remedy = f"--min-lr {before['min_lr']:g} finishes a run with its own schedule. "
+    _check_same(run, before, config.to_dict(), remedy)
     return run
 
 
@@ -146,7 +129,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0  # spent in steps, over all resumptions
         self.timed_until = 0.0  # clock up to which `seconds` counts
-        self.pending: list[PendingStep] = []  # not yet read, so that a GPU need not wait
+        self.pending: list[Pending] = []  # not yet read, so that a GPU need not wait
         self.sums: dict[str, float] = {}  # over the steps since the last line of the log
         self.signals: list[int] = []  # that came during the steps
         self.unscored = False  # whether to begin with an evaluation
@@ -154,18 +137,16 @@ class Trainer:
 
     def _open_data(self) -> None:
         config, settings, begun = self.config, self.settings, self.run.training
-        dataset = get_dataset(config.dataset)
+        dataset, world = get_dataset(config.dataset), self.group.world
         self.split = open_split(dataset, settings.data)
         # Opened before the training, so that missing files are found in time.
         self.scored = open_split(dataset, settings.data, dataset.val_split)
         check_learnable(self.split, self.say if self.group.main else None)
         if shared := overlap(self.split, self.scored):
             self.say(f"warning: {shared}")
-        self.per_epoch = steps_per_epoch(
-            len(self.split), config.batch_size, 1 if begun else self.group.world
-        )
-        if begun:  # perhaps by another number of processes
-            self.per_epoch = begun.get("steps_per_epoch", self.per_epoch)
+        # A run may have been begun by another number of processes.
+        alone = steps_per_epoch(len(self.split), config.batch_size, 1 if begun else world)
+        self.per_epoch = (begun or {}).get("steps_per_epoch", alone)
         self.total_steps = settings.steps or config.epochs * self.per_epoch
 
     def _check_micro_batch(self) -> int:
@@ -181,14 +162,12 @@ class Trainer:
         return size
 
     def _build(self) -> None:
-        """The model with its start weights, and its stepper."""
         config, settings, group = self.config, self.settings, self.group
         started = bool(self.run.checkpoints()) or self.run.weights.is_file()
-        start = "none" if started else settings.start(config)
         self.model = build_model(config)
         for first in (True, False):  # the first process downloads, the others wait
             if group.main == first:
-                load_start(self.model, start, self.say)
+                load_start(self.model, "none" if started else settings.start(config), self.say)
             group.wait()
         self.model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stepper = Stepper(
@@ -202,205 +181,12 @@ class Trainer:
             class_weights=self._class_weights() if config.balance else None,
         )
 
-    def run_steps(self) -> None:
-        """Make all the steps that are left."""
-        settings, group = self.settings, self.group
-        steps = range(self.step, self.total_steps)
-        batches = training_batches(
-            self.split,
-            self.config,
-            steps,
-            settings.seed,
-            group.rank,
-            group.world,
-            settings.workers,
-            pinned=group.device.type == "cuda",
-            per_epoch=self.per_epoch,
-        )
-        bar = tqdm(
-            batches,
-            self.config.name,
-            self.total_steps,
-            initial=self.step,
-            unit="step",
-            disable=not group.main,
-            dynamic_ncols=True,
-        )
-        with interruptible() as self.signals, closing(batches), bar:
-            if self.unscored:
-                self.evaluate_between_steps()
-            if settings.compile and steps:
-                self.say(
-                    "compiling the network: the first step takes minutes, "
-                    "which the log's first rate includes"
-                )
-            self.timed_until = start = time.perf_counter()
-            for batch in bar:
-                self.pending.append(self.train_step(batch))
-                if settings.compile and self.step == steps.start:
-                    seconds = time.perf_counter() - start
-                    self.say(f"compiled, and the first step made, in {seconds:.0f} s")
-                self.step += 1
-                self.after_step(bar)
-        # Gradient exchange has to end before its process group; otherwise gloo can hang.
-        del self.stepper
-
-    def after_step(self, bar: Any) -> None:
-        """Log, save, evaluate and stop where it is time to."""
-        settings = self.settings
-        last = self.step == self.total_steps
-        stop = self.must_stop()
-        log, save, score = (
-            every > 0 and self.step % every == 0
-            for every in (
-                settings.log_every,
-                settings.save_every,
-                settings.evaluate_every * self.per_epoch,
-            )
-        )
-        if not (last or stop or log or save or score):
-            return
-        self.read_pending()
-        now = time.perf_counter()
-        self.seconds += now - self.timed_until
-        self.timed_until = now
-        if last or log:
-            bar.set_postfix_str(self.write_log())
-        if last:
-            return
-        if stop or save or score:
-            self.save()
-        if stop:
-            self.stop()
-        if score:
-            self.evaluate_between_steps()
-            self.timed_until = time.perf_counter()
-
-    def must_stop(self) -> bool:
-        """Whether a signal came in any process."""
-        if self.group.world == 1:
-            return bool(self.signals)
-        # Asking makes a GPU wait.
-        ask = self.group.device.type != "cuda" or self.step % AGREE_EVERY == 0
-        return ask and self.group.any(bool(self.signals))
-
-    def stop(self) -> NoReturn:
-        """End between two steps, the last of which is saved."""
-        number = self.signals[0] if self.signals else signal.SIGTERM
-        raise Stopped(number, f"stopped at step {self.step} and saved; go on with --resume")
-
-    def train_step(self, batch: Batch) -> PendingStep:
-        """One step with the random numbers and the learning rate of its number."""
-        config = self.config
-        _seed(self.settings.seed, self.step, self.group.rank)
-        lr = poly_lr(self.step, self.total_steps, config.lr, config.power, config.min_lr)
-        for parameters in self.stepper.optimizer.param_groups:
-            parameters["lr"] = lr
-        if self.step % self.per_epoch == 0:
-            self.stepper.confusion.zero_()
-        return PendingStep(self.step + 1, batch.names, *self.stepper(batch))
-
-    def read_pending(self) -> None:
-        """Sum up the pending steps; `RunError` where loss or gradients are not finite."""
-        for number, names, losses, grad_norm in self.pending:
-            total, main, aux = self.group.total(losses).tolist()
-            norm = float(grad_norm)
-            if not (np.isfinite(total) and np.isfinite(norm)):
-                last = self.run.checkpoints()
-                raise RunError(
-                    f"step {number}: the loss is {total:g} and the gradients' norm {norm:g}. "
-                    f"The batch: {', '.join(names)}. "
-                    f"The last good checkpoint is {last[0].name if last else '(none yet)'}. "
-                    "Look at these files, or begin anew under another --name with a lower --lr "
-                    "or --precision fp32"
-                )
-            values = {"loss": total, "loss_main": main, "loss_aux": aux}
-            for name, value in {**values, "grad_norm": norm, "steps": 1}.items():
-                self.sums[name] = self.sums.get(name, 0.0) + value
-        self.pending.clear()
-
-    def write_log(self) -> str:
-        """Log means over the steps since the last line; returns a summary for the progress bar."""
-        steps = self.sums.pop("steps")
-        means = {name: value / steps for name, value in self.sums.items()}
-        spent = self.seconds - means.pop("since", 0.0) * steps
-        miou = self.train_miou()
-        rate = round(steps * self.config.batch_size / max(spent, 1e-9), 3)
-        record = {
-            "step": self.step,
-            "epoch": round(self.step / self.per_epoch, 4),
-            **means,
-            "lr": self.stepper.optimizer.param_groups[0]["lr"],
-            "train_miou": miou,
-            "images_per_second": rate,
-            "seconds": round(self.seconds, 1),
-        }
-        self.sums = {"since": self.seconds}
-        if self.group.main:
-            self.run.log(record)
-        so_far = "of one class only" if miou is None else f"{100 * miou:.1f} %"
-        return f"loss {record['loss']:.3f}, mIoU so far {so_far}, {rate:.1f} images/s"
-
-    def train_miou(self) -> float | None:
-        """The mIoU (0..1) over this epoch's crops so far, on the feature grid, in train mode.
-
-        None as long as it is that of a single class.
-        """
-        counts = self.group.total(self.stepper.confusion[:-1].clone())
-        counts = counts.view(self.config.num_classes, -1)
-        found = scores(counts.cpu().numpy())
-        if one_class(found.iou):
-            return None
-        return found.miou if int(counts.sum()) else 0.0
-
-    def evaluate(self) -> dict[str, Any]:
-        """Scores on the validation split in float32, as published; saves the confusions."""
-        with tqdm(total=len(self.scored), desc="evaluation", unit="image", leave=False) as bar:
-
-            def show(done: int, _: int) -> None:
-                bar.update(done - bar.n)
-                if self.signals:
-                    self.stop()
-
-            found = evaluate(
-                self.model,
-                self.scored,
-                self.config,
-                device=self.group.device,
-                workers=self.settings.workers,
-                progress=show,
-            )
-        found.confusions.save(self.run.confusions)
-        return found.to_dict()
-
-    def evaluate_between_steps(self) -> None:
-        """Evaluate and log the mIoU; the other processes wait."""
-        if self.group.main:
-            found = self.evaluate()
-            self.run.log(
-                {
-                    "step": self.step,
-                    "epoch": round(self.step / self.per_epoch, 4),
-                    "val_miou": found["miou"],
-                }
-            )
-            self.say(f"epoch {self.step // self.per_epoch}: {miou_text(found)}")
-        self.group.wait()
-
-    def save(self) -> None:
-        """Save everything the next step depends on."""
-        confusion = self.group.total(self.stepper.confusion.clone())
-        if self.group.main:
-            state = {
-                "model": self.model.state_dict(),
-                "optimizer": self.stepper.optimizer.state_dict(),
-                "confusion": confusion,
-                "step": self.step,
-                "seconds": self.seconds,
-                "sums": self.sums,
-            }
-            self.run.save_checkpoint(state, self.step)
-        self.group.wait()
+    def _class_weights(self) -> Tensor:
+        counts = torch.zeros(IGNORE + 1, dtype=torch.long)
+        for index in range(len(self.split)):
+            labels = torch.from_numpy(self.split.read(index).labels).flatten()
+            counts += torch.bincount(labels, minlength=IGNORE + 1)
+        return balanced_weights(counts[: self.config.num_classes]).to(self.group.device)
 
     def _begin(self) -> None:
         """Restore the last checkpoint, and write down how the run is carried out."""
@@ -410,24 +196,20 @@ class Trainer:
             "total_steps": self.total_steps,
             "training_files_crc32": describe(self.split)["names_crc32"],
         }
-        _check_same(run, deciding)
+        _check_same(run, run.training or {}, deciding)
         if run.weights.is_file():  # trained, but not scored: log and weights are complete
             return
         self._restore()
         if group.main:
             run.rewind_log(self.step)
-            facts = {
-                "steps_per_epoch": self.per_epoch,
-                "processes": group.world,
-                "torch": torch.__version__,
-            }
+            facts = {"steps_per_epoch": self.per_epoch, "processes": group.world}
+            facts["torch"] = torch.__version__
             run.write_training(settings.to_dict() | deciding | facts)
         if settings.accumulate > 1:
             share = self.config.batch_size // group.world
             self.say(f"batch norm sees {self.micro_batch} images at a time, not {share}")
 
     def _restore(self) -> None:
-        """Load the last checkpoint, if there is one, into every process."""
         run, group = self.run, self.group
         begun = run.training is not None
         state = run.load_checkpoint(self.say) if begun and group.main else None
@@ -443,22 +225,184 @@ class Trainer:
         self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
         if group.main:  # the sum over all processes
             self.stepper.confusion.copy_(state["confusion"])
-        self.say(f"going on with {run.folder} at step {self.step} of {self.total_steps}")
+        self.say(f"resuming {run.folder} at step {self.step} of {self.total_steps}")
 
     def _is_unscored(self, step: int) -> bool:
         """Whether the run was killed between saving `step` and the evaluation due after it."""
         every = self.settings.evaluate_every * self.per_epoch
-        if step == 0 or every == 0 or step % every:
-            return False
         scored = (record["step"] for record in self.run.metrics() if "val_miou" in record)
-        return step not in scored
+        return step > 0 and every > 0 and step % every == 0 and step not in scored
 
-    def _class_weights(self) -> Tensor:
-        counts = torch.zeros(IGNORE + 1, dtype=torch.long)
-        for index in range(len(self.split)):
-            labels = torch.from_numpy(self.split.read(index).labels).flatten()
-            counts += torch.bincount(labels, minlength=IGNORE + 1)
-        return balanced_weights(counts[: self.config.num_classes]).to(self.group.device)
+    def run_steps(self) -> None:
+        """Make all the steps that are left."""
+        settings, group, config = self.settings, self.group, self.config
+        steps = range(self.step, self.total_steps)
+        batches = training_batches(
+            self.split,
+            config,
+            steps,
+            settings.seed,
+            group.rank,
+            group.world,
+            settings.workers,
+            pinned=group.device.type == "cuda",
+            per_epoch=self.per_epoch,
+        )
+        look: dict[str, Any] = {"unit": "step", "disable": not group.main, "dynamic_ncols": True}
+        bar = tqdm(batches, config.name, self.total_steps, initial=self.step, **look)
+        with interruptible() as self.signals, closing(batches), bar:
+            if self.unscored:
+                self._evaluate_between_steps()
+            if settings.compile and steps:
+                taken = "the first step takes minutes, which the log's first rate includes"
+                self.say(f"compiling the network: {taken}")
+            self.timed_until = start = time.perf_counter()
+            for batch in bar:
+                self.pending.append(self.train_step(batch))
+                if settings.compile and self.step == steps.start:
+                    seconds = time.perf_counter() - start
+                    self.say(f"compiled, and the first step made, in {seconds:.0f} s")
+                self.step += 1
+                self._after_step(bar)
+        # Gradient exchange has to end before its process group; otherwise gloo can hang.
+        del self.stepper
+
+    def _after_step(self, bar: Any) -> None:
+        settings, last, stop = self.settings, self.step == self.total_steps, self._must_stop()
+        log, save, score = (
+            every > 0 and self.step % every == 0
+            for every in (
+                settings.log_every,
+                settings.save_every,
+                settings.evaluate_every * self.per_epoch,
+            )
+        )
+        if not (last or stop or log or save or score):
+            return
+        self.read_pending()
+        now = time.perf_counter()
+        self.seconds += now - self.timed_until
+        self.timed_until = now
+        if last or log:
+            bar.set_postfix_str(self._write_log())
+        if last:
+            return
+        if stop or save or score:
+            self._save()
+        if stop:
+            self._stop()
+        if score:
+            self._evaluate_between_steps()
+            self.timed_until = time.perf_counter()
+
+    def _must_stop(self) -> bool:
+        if self.group.world == 1:
+            return bool(self.signals)
+        # Asking makes a GPU wait.
+        ask = self.group.device.type != "cuda" or self.step % AGREE_EVERY == 0
+        return ask and self.group.any(bool(self.signals))
+
+    def _stop(self) -> NoReturn:
+        number = self.signals[0] if self.signals else signal.SIGTERM
+        raise Stopped(number, f"stopped at step {self.step} and saved; continue with --resume")
+
+    def train_step(self, batch: Batch) -> Pending:
+        """One step with the random numbers and the learning rate of its number."""
+        config = self.config
+        _seed(self.settings.seed, self.step, self.group.rank)
+        lr = poly_lr(self.step, self.total_steps, config.lr, config.power, config.min_lr)
+        for parameters in self.stepper.optimizer.param_groups:
+            parameters["lr"] = lr
+        if self.step % self.per_epoch == 0:
+            self.stepper.confusion.zero_()
+        return self.step + 1, batch.names, *self.stepper(batch)
+
+    def read_pending(self) -> None:
+        """Sum up the pending steps; `RunError` where loss or gradients are not finite."""
+        for number, names, losses, grad_norm in self.pending:
+            total, main, aux = self.group.total(losses).tolist()
+            norm = float(grad_norm)
+            if not (np.isfinite(total) and np.isfinite(norm)):
+                last = self.run.checkpoints()
+                raise RunError(
+                    f"step {number}: the loss is {total:g} and the gradients' norm {norm:g}. "
+                    f"The batch: {', '.join(names)}. "
+                    f"The last good checkpoint is {last[0].name if last else '(none yet)'}. "
+                    "Look at these files, or begin anew under another --name with a lower --lr "
+                    "or --precision fp32"
+                )
+            values = {"loss": total, "loss_main": main, "loss_aux": aux, "grad_norm": norm}
+            for name, value in {**values, "steps": 1}.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+        self.pending.clear()
+
+    @property
+    def _place(self) -> dict[str, float]:
+        return {"step": self.step, "epoch": round(self.step / self.per_epoch, 4)}
+
+    def _write_log(self) -> str:
+        """Log means over the steps since the last line; returns a summary for the progress bar."""
+        steps = self.sums.pop("steps")
+        means = {name: value / steps for name, value in self.sums.items()}
+        spent = self.seconds - means.pop("since", 0.0) * steps
+        miou = self._train_miou()
+        rate = round(steps * self.config.batch_size / max(spent, 1e-9), 3)
+        record = self._place | means
+        record["lr"] = self.stepper.optimizer.param_groups[0]["lr"]
+        more = {"images_per_second": rate, "seconds": round(self.seconds, 1)}
+        self.sums = {"since": self.seconds}
+        if self.group.main:
+            self.run.log({**record, "train_miou": miou, **more})
+        so_far = "of one class only" if miou is None else f"{100 * miou:.1f} %"
+        return f"loss {record['loss']:.3f}, mIoU so far {so_far}, {rate:.1f} images/s"
+
+    def _train_miou(self) -> float | None:
+        """The mIoU (0..1) over this epoch's crops so far, on the feature grid, in train mode.
+
+        None as long as it is that of a single class.
+        """
+        counts = self.group.total(self.stepper.confusion[:-1].clone())
+        found = scores(counts.view(self.config.num_classes, -1).cpu().numpy())
+        if one_class(found.iou):
+            return None
+        return found.miou if int(counts.sum()) else 0.0
+
+    def evaluate(self) -> dict[str, Any]:
+        """Scores on the validation split in float32, as published; saves the confusions."""
+        device, workers = self.group.device, self.settings.workers
+        with tqdm(total=len(self.scored), desc="evaluation", unit="image", leave=False) as bar:
+
+            def show(done: int, _: int) -> None:
+                bar.update(done - bar.n)
+                if self.signals:
+                    self._stop()
+
+            how: dict[str, Any] = {"device": device, "workers": workers, "progress": show}
+            found = evaluate(self.model, self.scored, self.config, **how)
+        found.confusions.save(self.run.confusions)
+        return found.to_dict()
+
+    def _evaluate_between_steps(self) -> None:
+        """Evaluate and log the mIoU; the other processes wait."""
+        if self.group.main:
+            found = self.evaluate()
+            self.run.log(self._place | {"val_miou": found["miou"]})
+            self.say(f"epoch {self.step // self.per_epoch}: {miou_text(found)}")
+        self.group.wait()
+
+    def _save(self) -> None:
+        confusion = self.group.total(self.stepper.confusion.clone())
+        if self.group.main:
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.stepper.optimizer.state_dict(),
+                "confusion": confusion,
+                "step": self.step,
+                "seconds": self.seconds,
+                "sums": self.sums,
+            }
+            self.run.save_checkpoint(state, self.step)
+        self.group.wait()
 
 
 def check_single_image(config: Config) -> None:
@@ -475,22 +419,20 @@ def check_single_image(config: Config) -> None:
             ) from None
 
 
-def _check_same(run: Run, deciding: dict[str, Any]) -> None:
+def _check_same(run: Run, before: dict[str, Any], now: dict[str, Any], remedy: str = "") -> None:
     """Refuse to resume a run with other settings than it was begun with."""
-    before = run.training or {}
     differing = [
         f"{name} was {before[name]!r} and is {value!r}"
-        for name, value in deciding.items()
+        for name, value in now.items()
         if before.get(name, value) != value
     ]
     if differing:
         raise RunError(
             f"{run.folder} was begun otherwise: {'; '.join(differing)}. "
-            "Give the same options, or another folder"
+            f"{remedy}Give the same options, or another folder"
         )
 
 
 def _seed(*numbers: int) -> None:
-    """Seed torch from these numbers alone."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     torch.manual_seed(int(state >> np.uint64(1)))

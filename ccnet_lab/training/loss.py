@@ -55,11 +55,12 @@ def segmentation_loss(
     """
     losses = _cross_entropy(out.logits, target, ignore_index, class_weights)  # (B, H, W)
     labelled = target != ignore_index
-    main = _mean_of_hard(losses, labelled) if ohem else losses.sum() / labelled.sum().clamp(min=1)
+    count = labelled.sum().clamp(min=1)
+    main = _mean_of_hard(losses, labelled) if ohem else losses.sum() / count
     aux = category = main.new_zeros(())
     if out.aux_logits is not None:
         losses = _cross_entropy(out.aux_logits, target, ignore_index, class_weights)
-        aux = aux_weight * losses.sum() / labelled.sum().clamp(min=1)
+        aux = aux_weight * losses.sum() / count
     if out.embedding is not None and category_weight:
         category = category_weight * category_consistent_loss(out.embedding, target, ignore_index)
     return Loss(main + aux + category, main, aux, category)
@@ -82,10 +83,9 @@ def category_consistent_loss(
     """A scalar that draws pixels to their class's mean, pushes the means apart and shrinks them.
 
     The embedding (B, D, h, w) is the attention's output in few channels; of the class ids
-    (B, H, W) each cell takes the nearest pixel's.
+    (B, H, W) each cell takes the nearest pixel's. Means are taken over the batch.
 
-    Source: our reading of Huang et al., TPAMI 2020, section 3.3: margins 0.5 and 1.5, weights 1,
-    1, 0.001, linear beyond the outer margin. Means are taken over the batch.
+    Source: our reading of Huang et al., TPAMI 2020, section 3.3; linear beyond the outer margin.
     """
     cells = F.interpolate(target[:, None].float(), size=embedding.shape[2:], mode="nearest")
     cells = cells.long().flatten()  # (B h w)
@@ -113,10 +113,8 @@ def _cross_entropy(
 ) -> Tensor:
     """(B, H, W) cross-entropy of every pixel, times its class's weight; 0 where ignored."""
     if logits.shape[0] != target.shape[0] or target.ndim != 3:
-        raise ValueError(
-            f"target {tuple(target.shape)} does not belong to logits {tuple(logits.shape)}; "
-            "expected (B, H, W) with the same B"
-        )
+        shapes = f"target {tuple(target.shape)} does not belong to logits {tuple(logits.shape)}"
+        raise ValueError(f"{shapes}; expected (B, H, W) with the same B")
     logits = logits if logits.dtype.itemsize >= 4 else logits.float()
     logits = _upsampled(logits, target.shape[1], target.shape[2])  # (B, K, H, W)
     weights = None if class_weights is None else class_weights.to(logits.dtype)

@@ -12,9 +12,6 @@ from typing import Any
 from ccnet_lab.configs import SLIM, TINY, Config
 from ccnet_lab.errors import ConfigError
 
-_AT_LEAST_0 = ("seed", "workers", "evaluate_every")
-_AT_LEAST_1 = ("steps", "accumulate", "log_every", "save_every")
-
 
 def usual_workers() -> int:
     """Processes that read images, per training process: its share of the cores, at most 16."""
@@ -23,25 +20,15 @@ def usual_workers() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a run is carried out; the options' help texts below describe the other fields.
-
-    Attributes:
-        seed: of weights, order, transforms and dropout.
-        precision: "fp32" (TF32 off, as published), "bf16" (autocast), or "auto": bf16 on CUDA
-            devices that have it, else fp32.
-        compile: torch.compile adds in another order, so the last bits differ. A run can be
-            resumed with and without it.
-        weights: "imagenet" (the published start), "none" (random), or a file; None for
-            "imagenet", for the small networks "none".
-    """
+    """How a run is carried out; the options' help texts below describe the other fields."""
 
     data: Path
     steps: int | None = None
-    seed: int = 0
+    seed: int = 0  # of weights, order, transforms and dropout
     device: str = "auto"
-    precision: str = "auto"
-    compile: bool = False
-    weights: str | None = None
+    precision: str = "auto"  # "fp32", "bf16" (autocast), or bf16 on CUDA devices that have it
+    compile: bool = False  # adds in another order, so the last bits differ; may change on resume
+    weights: str | None = None  # None for "imagenet", for the small networks "none"
     loss_mean: str = "pixels"
     accumulate: int = 1
     workers: int = field(default_factory=usual_workers)
@@ -52,11 +39,13 @@ class Settings:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name in (*_AT_LEAST_0, *_AT_LEAST_1):
-            value, least = getattr(self, name), int(name in _AT_LEAST_1)
-            if value is not None and value < least:
+        least = dict.fromkeys(("seed", "workers", "evaluate_every"), 0)
+        least |= dict.fromkeys(("steps", "accumulate", "log_every", "save_every"), 1)
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
                 option = f"--{name.replace('_', '-')}"
-                raise ConfigError(f"{option} is {value}; expected {least} or more")
+                raise ConfigError(f"{option} is {value}; expected {bound} or more")
 
     def deciding(self, config: Config) -> dict[str, Any]:
         """Settings that must not change on resume."""
@@ -74,18 +63,14 @@ class Settings:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `train.py` and `train_all.py` share."""
-    _add_data(parser.add_argument_group("data"))
-    _add_recipe(parser.add_argument_group("changes to the recipe"))
-    _add_machine(parser.add_argument_group("machine"))
-
-
-def _add_data(group: Any) -> None:
-    option = group.add_argument
+    option = parser.add_argument_group("data").add_argument
     folders = "holds VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/"
     option("--data", type=Path, required=True, metavar="ROOT", help=folders)
     own = "train on this folder (images/, masks/, classes.json) instead"
     option("--own", type=Path, metavar="FOLDER", help=own)
     option("--workers", type=int, default=usual_workers(), help="processes that read images")
+    _add_recipe(parser.add_argument_group("changes to the recipe"))
+    _add_machine(parser.add_argument_group("machine"))
 
 
 def _add_recipe(group: Any) -> None:
@@ -101,10 +86,12 @@ def _add_recipe(group: Any) -> None:
     floor = "what the learning rate falls to; a hundredth of --lr in the recipe"
     option("--min-lr", type=float, metavar="LR", help=floor)
     option("--recurrence", type=int, metavar="R", help="criss-cross steps")
-    balance = "weigh classes in the loss by how rare they are in the training masks"
-    option("--balance", action="store_true", default=None, help=balance)
-    ohem = "count only hard pixels in the main loss"
-    option("--ohem", action="store_true", default=None, help=ohem)
+    flags = {
+        "--balance": "weigh classes in the loss by how rare they are in the training masks",
+        "--ohem": "count only hard pixels in the main loss",
+    }
+    for name, text in flags.items():
+        option(name, action="store_true", default=None, help=text)
     category = "add the category-consistent loss"
     option("--category-loss", type=float, metavar="WEIGHT", help=category)
     mean = "over several GPUs: over all labelled pixels, or of each GPU's mean, as in the reference"
@@ -118,17 +105,19 @@ def _add_machine(group: Any) -> None:
     option = group.add_argument
     option("--device", default=Settings.device)
     option("--precision", choices=("auto", "fp32", "bf16"), default=Settings.precision)
-    compiled = "torch.compile: minutes at each start, then faster steps on a GPU"
-    option("--compile", action="store_true", help=compiled)
     parts = "split the batch into N micro-batches: less memory, but batch norm sees 1/N of it"
     option("--accumulate", type=int, default=Settings.accumulate, metavar="N", help=parts)
-    option("--deterministic", action="store_true", help="deterministic algorithms only")
     option("--log-every", type=int, default=Settings.log_every, metavar="STEPS")
     option("--save-every", type=int, default=Settings.save_every, metavar="STEPS")
     at_end = "0: once, at the end"
     option("--evaluate-every", type=int, default=0, metavar="EPOCHS", help=at_end)
-    again = "resume the run in the folder, or begin it where there is none"
-    option("--resume", action="store_true", help=again)
+    flags = {
+        "--compile": "torch.compile: minutes at each start, then faster steps on a GPU",
+        "--deterministic": "deterministic algorithms only",
+        "--resume": "resume the run in the folder, or begin it where there is none",
+    }
+    for name, text in flags.items():
+        option(name, action="store_true", help=text)
 
 
 def from_options(args: argparse.Namespace) -> Settings:
@@ -138,9 +127,8 @@ def from_options(args: argparse.Namespace) -> Settings:
 
 def varied(config: Config, args: argparse.Namespace) -> Config:
     """The configuration with the changes in parsed options; on --own data it loses its alias."""
-    names = ["epochs", "batch_size", "crop_size", "resize", "lr", "min_lr"]
-    names += ["recurrence", "balance", "ohem", "category_loss"]
-    changes = {name: value for name in names if (value := getattr(args, name)) is not None}
+    names = "epochs batch_size crop_size resize lr min_lr recurrence balance ohem category_loss"
+    changes = {name: value for name in names.split() if (value := getattr(args, name)) is not None}
     if args.own is not None:
         from ccnet_lab.data.datasets import open_own  # imports torch
 

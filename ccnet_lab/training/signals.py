@@ -15,11 +15,8 @@ from ccnet_lab.errors import DeviceError, RunError
 
 BUSY = 75  # exit code of a run that another process holds: EX_TEMPFAIL of sysexits.h
 # A scheduler's SIGTERM, Ctrl-C, and the two that Slurm sends before the time is up.
-SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
-    if hasattr(signal, name)
-]
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 REPEAT = 3.0  # seconds in which a repeated signal counts as the same: terminal and parent both send
 
 
@@ -39,7 +36,7 @@ def orderly() -> Iterator[None]:
     """Let signals raise `Stopped` where nothing needs saving: before and after the steps."""
 
     def stop(number: int, _: Any) -> None:
-        raise Stopped(number, "stopped; nothing is lost, go on with --resume")
+        raise Stopped(number, "stopped; nothing is lost, continue with --resume")
 
     with handling(stop):
         yield
@@ -85,11 +82,11 @@ def memory_advice(config: Config, accumulate: int) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         height, width = config.crop_size
+        reason = (str(error).splitlines() or ["no more is known"])[0]
         raise DeviceError(
             f"out of memory with a batch of {config.batch_size} in {accumulate} micro-batches "
             f"and crops of {height} x {width}: raise --accumulate (the batch stays the same), "
-            "or lower --batch-size or --crop "
-            f"({str(error).splitlines()[0] if str(error) else 'no more is known'})"
+            f"or lower --batch-size or --crop ({reason})"
         ) from None
 
 

@@ -25,17 +25,11 @@ class Stepper:
         model: on the group's device, channels-last; it can be scored and saved between steps.
         group: the processes that share a batch.
         bf16: whether to use bfloat16 autocast; the losses are float32 in any case.
-        compiled: whether network and losses are compiled as one program; the first step then
-            takes minutes.
+        compiled: whether network and losses are compiled as one program.
         accumulate: micro-batches per step.
         mean_per_process: whether each process's mean loss is averaged, instead of the mean over
             all labelled pixels of the batch.
         class_weights: (K,) of the loss; None for equal ones.
-
-    Attributes:
-        wrapped: the model with its losses, exchanging gradients between processes.
-        confusion: (K * K + 1,) counts on the feature grid since they were last zeroed, the last
-            for ignored cells.
     """
 
     def __init__(
@@ -57,12 +51,13 @@ class Stepper:
             torch.compiler.reset()  # programs of earlier networks count towards torch's limit
             # one shape, and eager mode's random numbers
             with_losses.compile(dynamic=False, options={"fallback_random": True})
-        # Without criss-cross steps the attention gets no gradients.
+        # The model with its losses, exchanging gradients between processes. Without criss-cross
+        # steps the attention gets no gradients.
         self.wrapped = group.wrap(with_losses, unused_parameters=model.recurrence == 0).train()
         self.optimizer = build_optimizer(model, config)
-        self.confusion = torch.zeros(
-            config.num_classes**2 + 1, dtype=torch.long, device=group.device
-        )
+        # Counts on the feature grid since they were last zeroed, the last for ignored cells.
+        cells = config.num_classes**2 + 1
+        self.confusion = torch.zeros(cells, dtype=torch.long, device=group.device)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One step on this process's share of a batch.
@@ -112,15 +107,8 @@ class _WithLosses(nn.Module):
         config = self.config
         with torch.autocast(images.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             out = self.network(images)
-        loss = segmentation_loss(
-            out,
-            labels,
-            config.aux_weight,
-            IGNORE,
-            self.class_weights,
-            config.ohem,
-            config.category_loss,
-        )
+        weights, more = self.class_weights, (config.ohem, config.category_loss)
+        loss = segmentation_loss(out, labels, config.aux_weight, IGNORE, weights, *more)
         return loss, out.logits
 
 

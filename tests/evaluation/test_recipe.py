@@ -199,8 +199,7 @@ def test_a_run_of_the_earlier_schedule_says_how_it_is_finished(tmp_path):
     settings = Settings(data=tmp_path, resume=True)
     with pytest.raises(
         RunError,
-        match=r"min_lr is 0\.0 there and 0\.0001 here\. "
-        "--min-lr 0 finishes it with its own schedule",
+        match=r"min_lr was 0\.0 and is 0\.0001\. --min-lr 0 finishes a run with its own schedule",
     ):
         open_run(run.folder, config, settings)
     assert open_run(run.folder, replace(config, min_lr=0.0), settings).config.min_lr == 0

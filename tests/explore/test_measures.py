@@ -40,7 +40,7 @@ def test_constant_features_have_exactly_chance_and_zero(size, recurrence):
         geometry = walks(*size, *view.cell(x, y), recurrence).double()
         own = torch.as_tensor(view.cell_labels() == found.label)
         assert found.chance == pytest.approx(float(geometry[own].sum() / geometry.sum()), abs=1e-12)
-    assert query_dependence(view).value < 1e-6
+    assert query_dependence(view) < 1e-6
 
 
 @pytest.mark.parametrize("recurrence", [1, 2, 3])
@@ -57,14 +57,14 @@ def test_constant_features_under_any_weights_are_chance_to_rounding(recurrence):
     )
     found = same_class(view, 40, 50, recurrence)
     assert found.share == pytest.approx(found.chance, abs=1e-5)
-    assert query_dependence(view, recurrence).value < 1e-5
+    assert query_dependence(view, recurrence) < 1e-5
 
 
 @pytest.mark.parametrize("size", [(5, 6), (1, 9), (12, 17)])
 def test_scores_of_the_key_alone_are_no_query_dependence(size):
     view = beacon_view(*size, (size[0] // 2, 1))
-    assert query_dependence(view, 1).value < 1e-5
-    assert query_dependence(view, 2).value < 0.1
+    assert query_dependence(view, 1) < 1e-5
+    assert query_dependence(view, 2) < 0.1
 
 
 @pytest.mark.parametrize("recurrence", [1, 2, 3])
@@ -79,12 +79,7 @@ def test_pixels_that_look_at_themselves_look_at_different_places(recurrence):
         recurrence=recurrence,
         painted=halves(height, width),
     )
-    found = query_dependence(view)
-    assert found.value > 0.99
-    together = (found.cells[:, None] == found.cells[None]).any(-1) & ~np.eye(20, dtype=bool)
-    assert np.array_equal(
-        ~np.isnan(found.distances), together if recurrence == 1 else ~np.eye(20, dtype=bool)
-    )
+    assert query_dependence(view) > 0.99
     for x, y in ((1, 1), (18, 1)):
         own = same_class(view, x, y)
         assert own.share > 0.99
@@ -97,7 +92,7 @@ def test_the_demo_looks_by_pixel_and_away_from_the_disc_it_names():
     assert (
         same_class(view, 72, 65).share < 0.01 < same_class(view, 72, 65).chance
     )  # it looks at the beacon, which is no disc
-    assert 0.2 < query_dependence(view).value < 0.8
+    assert 0.2 < query_dependence(view) < 0.8
     zero = same_class(view, 72, 65, 0)
     shown = view.attention(72, 65, 3)
     assert same_class(view, 72, 65, 3, shown) == same_class(view, 72, 65, 3)

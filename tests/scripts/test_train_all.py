@@ -220,7 +220,7 @@ def test_sigterm_is_handed_on_and_the_run_saves(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert "the same command goes on with it" in err
+    assert "the same command resumes it" in err
     assert len(Run(folder).checkpoints()) == 1
     shutil.rmtree(folder)
 

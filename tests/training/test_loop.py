@@ -161,14 +161,14 @@ def test_told_to_stop_it_saves_and_goes_on(data, unbroken, tmp_path, number):
     process.send_signal(number)
     code, _, err = finish(process)
     assert code == 128 + number
-    assert "saved; go on with --resume" in err
+    assert "saved; continue with --resume" in err
     assert "Traceback" not in err
     run = Run.open(tmp_path / "street")
     step = int(run.checkpoints()[0].name.split("-")[1])
     assert step == run.metrics()[-1]["step"]
     code, out, err = finish(start(data, tmp_path, "--resume"))
     assert code == 0, err
-    assert f"going on with {tmp_path / 'street'} at step {step}" in out
+    assert f"resuming {tmp_path / 'street'} at step {step}" in out
     assert_same_run(tmp_path, unbroken)
 
 
@@ -266,9 +266,7 @@ def test_a_run_is_gone_on_with_as_it_was_begun(settings, tmp_path):
     stopped_after(tmp_path / "run", settings, 3)
     with pytest.raises(RunError, match="holds a run already; add --resume"):
         train(tmp_path / "run", CONFIG, settings)
-    with pytest.raises(
-        RunError, match=r"another configuration: .*recurrence is 2 there and 1 here"
-    ):
+    with pytest.raises(RunError, match=r"begun otherwise: .*recurrence was 2 and is 1"):
         train(tmp_path / "run", replace(CONFIG, recurrence=1), replace(settings, resume=True))
     with pytest.raises(RunError, match="begun otherwise: seed was 0 and is 7"):
         train(tmp_path / "run", CONFIG, replace(settings, resume=True, seed=7))
@@ -407,7 +405,7 @@ def test_told_twice_at_once_is_told_once(data, tmp_path):
     process.send_signal(signal.SIGTERM)
     code, _, err = finish(process)
     assert code == 143
-    assert "saved; go on with --resume" in err
+    assert "saved; continue with --resume" in err
     assert len(Run(tmp_path / "street").checkpoints()) >= 1
 
 
