@@ -7,16 +7,57 @@ still, since a page on the web has no kernel to move them.
 import argparse
 import sys
 from pathlib import Path
+from queue import Empty
+from typing import Any
 
 import ccnet_lab.ending  # first, so that Ctrl-C has no traceback while the rest is imported
 
 import nbclient
 import nbformat
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.channels import AsyncZMQSocketChannel
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from traitlets import Type
 
 from ccnet_lab.draw.pictures import reduced_png
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+class Shell(AsyncZMQSocketChannel):
+    """Asks once a second.
+
+    A reply that comes while a widget's message leaves on the same socket goes unnoticed.
+    """
+
+    async def get_msg(  # type: ignore[override]
+        self, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """The next message; raises `Empty` where none comes in time."""
+        while True:
+            step = 1 if timeout is None else min(1, timeout)
+            try:
+                return await super().get_msg(step)  # type: ignore[no-any-return]
+            except Empty:
+                if timeout is not None and (timeout := timeout - step) <= 0:
+                    raise
+
+
+class Client(AsyncKernelClient):
+    """Talks to a kernel over such a channel."""
+
+    shell_channel_class = Type(Shell)
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts "python3" with this interpreter: no other kernel specs are left."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), client_factory=Client, **options
+        )
 
 
 def kept_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
@@ -39,7 +80,10 @@ def run(path: Path) -> int:
     """Run a notebook where it lies and write its outputs into it; returns their bytes."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    nbclient.NotebookClient(notebook, timeout=1200, resources=resources).execute()
+    client = nbclient.NotebookClient(
+        notebook, kernel_manager_class=ThisInterpreter, timeout=1200, resources=resources
+    )
+    client.execute()
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)

@@ -5,7 +5,6 @@ import runpy
 import sys
 from copy import deepcopy
 from pathlib import Path
-from queue import Empty
 
 import pytest
 
@@ -13,49 +12,14 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipywidgets")
 nbclient = pytest.importorskip("nbclient")
 
-from jupyter_client.asynchronous import AsyncKernelClient  # noqa: E402
-from jupyter_client.channels import AsyncZMQSocketChannel  # noqa: E402
-from jupyter_client.kernelspec import KernelSpecManager  # noqa: E402
-from jupyter_client.manager import AsyncKernelManager  # noqa: E402
 from nbformat.v4 import new_code_cell, new_notebook  # noqa: E402
-from traitlets import Type  # noqa: E402
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 # A cell tagged "parameters" holds how long a notebook trains; here it is replaced.
 SHORTER = {"03_recurrence": "STEPS = 8", "05_your_own_data": "EPOCHS = 1"}
-kept_outputs = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "run_notebooks.py"))[
-    "kept_outputs"
-]
+SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "run_notebooks.py"))
+kept_outputs, ThisInterpreter = SCRIPT["kept_outputs"], SCRIPT["ThisInterpreter"]
 WIDGETS = "application/vnd.jupyter.widget-state+json"
-
-
-class Shell(AsyncZMQSocketChannel):
-    """Asks once a second.
-
-    A reply that comes while a widget's message leaves on the same socket goes unnoticed.
-    """
-
-    async def get_msg(self, timeout=None):
-        while True:
-            step = 1 if timeout is None else min(1, timeout)
-            try:
-                return await super().get_msg(step)
-            except Empty:
-                if timeout is not None and (timeout := timeout - step) <= 0:
-                    raise
-
-
-class Client(AsyncKernelClient):
-    shell_channel_class = Type(Shell)
-
-
-class ThisInterpreter(AsyncKernelManager):
-    """Starts "python3" with the interpreter that runs the tests: no other kernel specs are left."""
-
-    def __init__(self, **options):
-        super().__init__(
-            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), client_factory=Client, **options
-        )
 
 
 def run(notebook, folder):
