@@ -1,26 +1,20 @@
-"""A board's HTML and figures, for the app and for notebooks; the numbers are reports/board.py's."""
+"""A board as HTML, for the app and for notebooks; the numbers are reports/board.py's."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from ccnet_lab.app.rendering import Html, render
+from ccnet_lab.app import board_figures
+from ccnet_lab.app.callbacks import problem
+from ccnet_lab.app.rendering import Html, render, sheet
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.draw.charts import Point, class_heatmap, cost_scatter, difference_bars
+from ccnet_lab.draw.charts import distribution_figure
+from ccnet_lab.errors import LabError
 from ccnet_lab.evaluation.metrics import one_class
 from ccnet_lab.evaluation.published import AUTHORS, BACKBONES, CLAIMS, SPREAD, peers
-from ccnet_lab.reports.board import Board, Comparison, Missing, Row, ordered, pareto
+from ccnet_lab.reports import board as boards
+from ccnet_lab.reports.board import Board, Comparison, Missing, Row, ordered
 
-COSTS: Mapping[str, Callable[[Row], float | None]] = {  # what a scatter's x axis can be
-    "GFLOP of one image, by formula": lambda row: row.cost.formula_flops / 1e9,
-    "GFLOP of one image, counted": lambda row: row.cost.counted_flops / 1e9,
-    "parameters, million": lambda row: row.cost.parameters / 1e6,
-    "seconds for one image on this machine": lambda row: row.here.seconds if row.here else None,
-    "peak memory on this machine, MiB": lambda row: (
-        row.here.peak_bytes / 2**20 if row.here else None
-    ),
-}
 SCORES = {  # a column's title: the order of `ordered` that sorts it
     "configuration": "configuration",
     "published, mIoU %": "published mIoU",
@@ -34,9 +28,13 @@ PRICES = {
     "latency here": "latency",
     "peak memory here": "memory",
 }
-TIE = f"the interval holds 0, or the difference is within {SPREAD} points"
 MEASURE = Missing(
     "latency and peak memory on this machine", "python -m ccnet_lab.model.costs --measure"
+)
+ASCENDING = ("configuration", "parameters", "FLOP", "latency", "memory")  # orders, cheapest first
+NO_PAIR = (
+    "Two runs with confusion matrices can be compared here, class by class; "
+    "so far there are not two."
 )
 LEGEND = render("board.legend", spread=SPREAD, authors=AUTHORS)
 
@@ -105,65 +103,45 @@ def comparison_html(comparison: Comparison) -> Html:
         classes=np.count_nonzero(~np.isnan(comparison.difference)),
         better=np.count_nonzero(clear > 0),
         worse=np.count_nonzero(clear < 0),
-        tie=TIE,
+        tie=board_figures.TIE,
     )
 
 
-def heat_figure(board: Board, by: str = "configuration", descending: bool = False) -> Figure:
-    """`class_heatmap` of a board, its rows as `ordered`, or `by` one of `Board.heat_rows`.
-
-    By one of those, a class or the measured mIoU, the classes take the order of (the first) row.
-    """
-    rows, first = board.heat_rows(), ""
-    if by in rows:
-        first = by
-    else:
-        rows = board.heat_rows(by, descending)
-        if by in ("measured mIoU", *board.class_names):
-            first = next(iter(rows))
-    title = f"IoU by class, {get_dataset(board.dataset).title}"
-    return class_heatmap(rows, board.class_names, first, title)
-
-
-def scatter_figure(board: Board, cost: str = "GFLOP of one image, by formula") -> Figure:
-    """`cost_scatter` of a board; `cost` is one of `COSTS`.
-
-    Published and measured have a Pareto front each, of comparable rows only.
-    """
-    published = {row.config.name: row for row in board.rows}.values()  # one for all its runs
-    points = _points([*published], cost, measured=False, alike=True)
-    for alike in (True, False):
-        rows = [row for row in board.rows if row.alike is alike]
-        points += _points(rows, cost, measured=True, alike=alike)
-    return cost_scatter(points, cost, f"{get_dataset(board.dataset).title}: cost and mIoU")
-
-
-def _points(rows: Sequence[Row], cost: str, measured: bool, alike: bool) -> list[Point]:
-    """The rows whose cost and mIoU are known, as points of one kind."""
-    found: list[tuple[Row, float, float]] = []
-    for row in rows:
-        price, miou = COSTS[cost](row), row.miou if measured else row.published
-        if price is not None and miou is not None:
-            found.append((row, price, miou))
-    front = pareto([price for _, price, _ in found], [miou for _, _, miou in found])
-    return [
-        Point(
-            row.short.partition(" (")[0],
-            price,
-            miou,
-            measured,
-            on and alike,
-            row.interval if measured else None,
-            alike,
-        )
-        for (row, price, miou), on in zip(found, front, strict=True)
+def board_html(board: Board, order: str, price: str) -> Iterator[Html]:
+    """A board, first without its figures; costs are sorted cheapest first, scores best first."""
+    descending = order not in ASCENDING
+    above = board_table(board, order, descending) + LEGEND
+    below = [
+        problems_html(board.problems),
+        missing_list(board),
+        peers_table(board),
     ]
+    yield Html().join([above, render("page.working", what="drawing"), *below])
+    scatter = board_figures.scatter_figure(board, price)
+    heat = board_figures.heat_figure(board, order, descending)
+    drawn = [
+        sheet(scatter, f"{board.dataset}_cost_and_miou", "cost against mIoU"),
+        sheet(heat, f"{board.dataset}_iou_by_class", "IoU by class"),
+    ]
+    yield Html().join([above, *drawn, *below])
 
 
-def comparison_figure(comparison: Comparison) -> Figure:
-    """`difference_bars` of a comparison."""
-    c = comparison
-    title = f"{c.labels[0]} less {c.labels[1]}: mIoU {c.miou:+.2f} points, {c.verdict}"
-    return difference_bars(
-        c.class_names, c.difference, c.low, c.high, c.ties, c.labels, title, f"tie: {TIE}"
+def compare(board: Board, one: str | None, other: str | None) -> Html:
+    """Two rows of a board, class by class; what to do where there are not two."""
+    if not one or not other:
+        return render("page.text", message=NO_PAIR)
+    try:
+        rows = board.row(one), board.row(other)
+        compared = boards.compare_rows(*rows)
+        scores = [boards.image_scores(row) for row in rows]
+    except LabError as error:
+        return problem(error)
+    figure = board_figures.comparison_figure(compared)
+    spread = distribution_figure(
+        dict(zip((one, other), scores, strict=True)), "mIoU of an image, %"
     )
+    drawn = [
+        sheet(figure, "comparison", f"{one} less {other}"),
+        sheet(spread, "image_scores", f"mIoU of the images, {one} and {other}"),
+    ]
+    return Html().join([comparison_html(compared), *drawn])

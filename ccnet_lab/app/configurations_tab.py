@@ -6,26 +6,19 @@ from typing import Any
 
 import gradio as gr
 
-from ccnet_lab.app import board_page
-from ccnet_lab.app.callbacks import problem, safely
+from ccnet_lab.app import board_figures, board_page
+from ccnet_lab.app.callbacks import safely
+from ccnet_lab.app.events import MEASURE, STREAM
 from ccnet_lab.app.growth_html import growth_by_formula, measured_growth
-from ccnet_lab.app.page import MEASURE, STREAM, TABS, Page, Updates
-from ccnet_lab.app.rendering import Html, render, sheet
+from ccnet_lab.app.page import TABS, Page, Updates
+from ccnet_lab.app.rendering import Html, render
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.configs import CONFIGS
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.draw.charts import distribution_figure
-from ccnet_lab.errors import LabError
 from ccnet_lab.model.costs import cost
 from ccnet_lab.reports import board as boards
-from ccnet_lab.reports.board import Board
 
-PRICES = list(board_page.COSTS)  # what can stand against mIoU
-ASCENDING = ("configuration", "parameters", "FLOP", "latency", "memory")  # orders, cheapest first
-NO_PAIR = (
-    "Two runs with confusion matrices can be compared here, class by class; "
-    "so far there are not two."
-)
+PRICES = list(board_figures.COSTS)  # what can stand against mIoU
 
 
 def lay_out(page: Page) -> tuple[dict[str, Any], list[Any]]:
@@ -60,7 +53,7 @@ def lay_out(page: Page) -> tuple[dict[str, Any], list[Any]]:
             yield {shown: gr.skip()}
 
     def show_pair(key: str, first: str | None, second: str | None) -> Html:
-        return compare(boards.read_board(_folders(bench), key), first, second)
+        return board_page.compare(boards.read_board(_folders(bench), key), first, second)
 
     filled: dict[str, Any] = dict(
         fn=safely(refresh, lambda html, *_: {shown: html}),
@@ -100,7 +93,7 @@ def filling(
     by = by if by in orders else orders[0]
     choices = {order: gr.Dropdown(orders, value=by)}
     choices[dataset] = gr.Dropdown(datasets(bench), value=key)
-    for html in board_html(board, by, price if price in PRICES else PRICES[0]):
+    for html in board_page.board_html(board, by, price if price in PRICES else PRICES[0]):
         yield {shown: html, **choices}
     rows = [row.label for row in board.rows if row.run and row.run.confusions.is_file()]
     pair = [first, second]
@@ -109,7 +102,7 @@ def filling(
     yield {
         one: gr.Dropdown(rows, value=pair[0]),
         other: gr.Dropdown(rows, value=pair[1]),
-        compared: compare(board, *pair),
+        compared: board_page.compare(board, *pair),
     }
     if not growth_drawn:
         yield {growth: growth_by_formula(), drawn: True}
@@ -129,43 +122,3 @@ def count_costs() -> None:
     """Count the twelve's operations once, about two seconds, so that the first board opens fast."""
     for config in CONFIGS.values():
         cost(config)
-
-
-def board_html(board: Board, order: str, price: str) -> Iterator[Html]:
-    """A board, first without its figures; costs are sorted cheapest first, scores best first."""
-    descending = order not in ASCENDING
-    above = board_page.board_table(board, order, descending) + board_page.LEGEND
-    below = [
-        board_page.problems_html(board.problems),
-        board_page.missing_list(board),
-        board_page.peers_table(board),
-    ]
-    yield Html().join([above, render("page.working", what="drawing"), *below])
-    scatter = board_page.scatter_figure(board, price)
-    heat = board_page.heat_figure(board, order, descending)
-    drawn = [
-        sheet(scatter, f"{board.dataset}_cost_and_miou", "cost against mIoU"),
-        sheet(heat, f"{board.dataset}_iou_by_class", "IoU by class"),
-    ]
-    yield Html().join([above, *drawn, *below])
-
-
-def compare(board: Board, one: str | None, other: str | None) -> Html:
-    """Two rows of a board, class by class; what to do where there are not two."""
-    if not one or not other:
-        return render("page.text", message=NO_PAIR)
-    try:
-        rows = board.row(one), board.row(other)
-        compared = boards.compare_rows(*rows)
-        scores = [boards.image_scores(row) for row in rows]
-    except LabError as error:
-        return problem(error)
-    figure = board_page.comparison_figure(compared)
-    spread = distribution_figure(
-        dict(zip((one, other), scores, strict=True)), "mIoU of an image, %"
-    )
-    drawn = [
-        sheet(figure, "comparison", f"{one} less {other}"),
-        sheet(spread, "image_scores", f"mIoU of the images, {one} and {other}"),
-    ]
-    return Html().join([board_page.comparison_html(compared), *drawn])

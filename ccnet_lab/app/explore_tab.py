@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 
 from ccnet_lab.app.callbacks import safely, working
-from ccnet_lab.app.page import SEEN, SLOW, STREAM, Page, Updates, on_show
+from ccnet_lab.app.events import PINNED, SEEN, SLOW, STREAM
+from ccnet_lab.app.page import Page, Updates, on_show
 from ccnet_lab.app.rendering import render, sheet
 from ccnet_lab.app.session import SHORT_SIDES, Workbench
 from ccnet_lab.app.view_state import ViewState
@@ -18,7 +19,6 @@ from ccnet_lab.explore.deletion import deletion_test
 from ccnet_lab.viewer import page as viewer
 
 SIZES = [(f"short side {side}" if side else "as evaluated", side) for side in SHORT_SIDES]
-PINNED = SEEN.replace("()", "({ pinned: true })")  # what is asked about stays on show
 QUESTION = ("model", "image", "short_side")  # a deletion test's answer goes with these
 
 

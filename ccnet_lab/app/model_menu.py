@@ -6,7 +6,8 @@ from typing import Any
 import gradio as gr
 
 from ccnet_lab.app.callbacks import safely
-from ccnet_lab.app.page import QUICK, SEEN, SLOW, STREAM, Page, Updates
+from ccnet_lab.app.events import QUICK, SEEN, SLOW, STREAM
+from ccnet_lab.app.page import Page, Updates
 from ccnet_lab.app.rendering import render
 from ccnet_lab.app.view_state import ViewState
 

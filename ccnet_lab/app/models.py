@@ -29,10 +29,10 @@ LABELS = {
 
 
 class Models:
-    """The models of one process, on one device.
+    """The models of one process.
 
     Args:
-        device: what they run on.
+        device: what they run on, one for all.
         any_path: whether visitors may type paths; not where other machines can reach the app.
         runs: a folder of training runs, offered in the menu.
         model: what the app was started with; stands in the menu, be it a path.
@@ -143,9 +143,8 @@ def _trained(runs: Path | None) -> list[Path]:
 
     if runs is None or not readable(runs):
         return []
-    folders = [folder for folder in sorted(runs.iterdir()) if readable(folder)]
     return [
         folder
-        for folder in folders
+        for folder in sorted(filter(readable, runs.iterdir()))
         if (folder / "config.json").is_file() and Run(folder).weights.is_file()
     ]

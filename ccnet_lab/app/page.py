@@ -19,21 +19,6 @@ from ccnet_lab.viewer.payload import RECURRENCES
 
 TABS = ("Explore", "Recurrence", "Configurations", "Runs", "About")
 Updates = dict[Any, Any]  # component: its new value
-# Puts what the viewer shows into the second input of an event.
-SEEN = "(state, _, ...others) => [state, window.ccnetLooked?.() ?? null, ...others]"
-
-# Options of gradio's events. QUICK: an answer within a moment, the newest call wins. SLOW: the
-# network runs. STREAM: several answers. MEASURE: as STREAM, but one after the other.
-QUICK: dict[str, Any] = dict(
-    queue=False, show_progress="hidden", api_visibility="private", trigger_mode="always_last"
-)
-SLOW: dict[str, Any] = dict(api_visibility="private", trigger_mode="always_last")
-STREAM: dict[str, Any] = dict(
-    show_progress="hidden", api_visibility="private", concurrency_limit=None
-)
-MEASURE: dict[str, Any] = STREAM | dict(
-    concurrency_limit=1, concurrency_id="measuring", trigger_mode="multiple"
-)
 
 
 class Page:
@@ -88,8 +73,10 @@ class Page:
         state = self.views.get(str(file))
         if state is None:
             raise ImageError("this picture is no longer on show; load the page again")
-        state = replace(state, x=int(x), y=int(y), recurrence=_allowed(recurrence))
-        return self.bench.exact_map(state, str(kind))
+        view = self.bench.view(state)
+        find = view.listeners if kind == "listeners" else view.attention
+        found: list[float] = find(int(x), int(y), _allowed(recurrence)).ravel().tolist()
+        return found
 
     def show_all(self, state: ViewState) -> Updates:
         """Everything, after another model or picture."""

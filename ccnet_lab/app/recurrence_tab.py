@@ -9,17 +9,17 @@ import gradio as gr
 import numpy as np
 
 from ccnet_lab.app.callbacks import Progress, problem, safely, working
-from ccnet_lab.app.page import MEASURE, STREAM, TABS, Page, Updates
+from ccnet_lab.app.events import MEASURE, STREAM
+from ccnet_lab.app.page import TABS, Page, Updates
+from ccnet_lab.app.recurrence_html import label_rows
 from ccnet_lab.app.rendering import render, sheet
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.app.view_state import ViewState
-from ccnet_lab.draw import figures, pictures
+from ccnet_lab.draw import figures
 from ccnet_lab.errors import DataError, LabError
-from ccnet_lab.evaluation.metrics import one_class
 from ccnet_lab.explore.explorer import View
 from ccnet_lab.explore.measures import query_dependence
 from ccnet_lab.explore.recurrence import (
-    RecurrenceComparison,
     beacon_accuracy,
     compare_recurrences,
     read_mask,
@@ -27,9 +27,6 @@ from ccnet_lab.explore.recurrence import (
 from ccnet_lab.viewer.payload import RECURRENCES
 
 STEPS = (0, *RECURRENCES)
-CHANGED = np.array([213, 94, 0], np.uint8)  # RGB of changed pixels, over the grey picture
-MAP = 360  # longer side of a picture, pixels
-BLACK_WHITE = ((0, 0, 0), (255, 255, 255))
 
 
 def lay_out(page: Page) -> dict[str, Any]:
@@ -88,7 +85,7 @@ def recurrence(bench: Workbench, state: ViewState, mask: str | None = None) -> I
         for at in found.at
         for flip in at.flips[:3]
     ]
-    html = render("recurrence.comparison", found=found, flips=flips, **_rows(view, found))
+    html = render("recurrence.comparison", found=found, flips=flips, **label_rows(view, found))
     scored = {f"R = {at.recurrence}": at.scores.iou for at in found.at if at.scores is not None}
     if scored:
         figure = figures.iou_figure(names, scored, "IoU on this picture")
@@ -101,28 +98,6 @@ def _read_mask(path: str, view: View) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return read_mask(path, view)
     except DataError as error:  # the visitor knows the file by its name alone
         raise DataError(str(error).replace(path, Path(path).name)) from None
-
-
-def _rows(view: View, found: RecurrenceComparison) -> dict[str, list[dict[str, Any]]]:
-    """The pictures of the labels and of what changed, at each R."""
-    size = pictures.shown_size(*view.size, MAP)
-    image = pictures.resized(view.image, size)
-    dark = (pictures.grey(image) * 0.45).astype(np.uint8)
-    labels, changed = [], []
-    for at in found.at:
-        colours = pictures.label_picture(at.labels, view.explorer.palette, size)
-        labels.append(
-            {
-                "r": at.recurrence,
-                "png": pictures.png(pictures.blend(image, colours, 0.6)),
-                "scores": at.scores,
-                "note": one_class(at.scores.iou) if at.scores else "",
-            }
-        )
-        where = pictures.label_picture(at.changed.astype(np.uint8), BLACK_WHITE, size) > 0
-        picture = pictures.png(np.where(where, CHANGED, dark))
-        changed.append({"r": at.recurrence, "png": picture, "changed": at.changed_share})
-    return {"labels": labels, "changed": changed}
 
 
 def on_and_off_cross(bench: Workbench, state: ViewState) -> Iterator[str]:

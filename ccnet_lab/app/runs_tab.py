@@ -10,7 +10,8 @@ import gradio as gr
 
 from ccnet_lab import store
 from ccnet_lab.app.callbacks import safely
-from ccnet_lab.app.page import QUICK, STREAM, TABS, Page, Updates
+from ccnet_lab.app.events import QUICK, STREAM
+from ccnet_lab.app.page import TABS, Page, Updates
 from ccnet_lab.app.rendering import Html, render, sheet
 from ccnet_lab.app.runs_page import runs_table
 from ccnet_lab.configs import CONFIGS

@@ -22,8 +22,9 @@ from ccnet_lab.app import (
     share_row,
 )
 from ccnet_lab.app.endpoint import add_endpoint
+from ccnet_lab.app.events import QUICK
 from ccnet_lab.app.model_menu import ModelMenu
-from ccnet_lab.app.page import QUICK, TABS, Page
+from ccnet_lab.app.page import TABS, Page
 from ccnet_lab.app.rendering import render
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.errors import ConfigError, LabError

@@ -43,10 +43,7 @@ class Workbench(Models):
         }
 
     def view(self, state: ViewState) -> View:
-        """The view of a state; runs the network if the picture is new to this model.
-
-        Raises as `Explorer.look`.
-        """
+        """The view of a state, computed if the picture is new. Raises as `Explorer.look`."""
         path = Path(state.image)
         written = path.stat().st_mtime_ns if path.is_file() else 0  # it may be written again
         key = state.model, state.image, written, state.short_side
@@ -87,13 +84,6 @@ class Workbench(Models):
         height, width = view.size
         at = _within(state.x, 0, width - 1), _within(state.y, 0, height - 1)
         return encode(view, RECURRENCES, pixel=at)
-
-    def exact_map(self, state: ViewState, kind: str) -> list[float]:
-        """A map that is too large for the page, row by row. Raises as `View.cell`."""
-        view = self.view(state)
-        find = view.listeners if kind == "listeners" else view.attention
-        found: list[float] = find(state.x, state.y, state.recurrence).ravel().tolist()
-        return found
 
     def around(self, state: ViewState) -> tuple[str, str]:
         """The lines around the pictures, as HTML: on the model, a notice."""

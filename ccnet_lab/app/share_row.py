@@ -6,7 +6,8 @@ from typing import Any
 import gradio as gr
 
 from ccnet_lab.app.callbacks import problem, safely
-from ccnet_lab.app.page import SEEN, SLOW, TABS, Page, Updates
+from ccnet_lab.app.events import SEEN, SLOW
+from ccnet_lab.app.page import TABS, Page, Updates
 from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.app.visitor_files import new_folder
 

@@ -65,6 +65,31 @@ def test_the_exact_map_of_a_page_s_own_file_only(bench, tmp_path):
             page.exact_map(asked)
 
 
+def test_thirty_visitors_and_views_stay_bounded(bench, picture, tmp_path):
+    """Six views in memory for all; a file for each visitor, which goes with the next or them."""
+    with gradio.Blocks():
+        page = Page(bench, tmp_path)
+        page.view, page.problem = gradio.HTML(), gradio.HTML()
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    page.view.GRADIO_CACHE = str(folder)
+    state, states = page.first, []
+    for n in range(30):
+        Image.fromarray(picture(40, 60, n)).save(tmp_path / f"{n}.png")
+        state = page.show_view(bench.with_image(state, str(tmp_path / f"{n}.png")))[page.state]
+        assert len(list(folder.iterdir())) == 1
+    for n in range(30):
+        begun = bench.with_image(page.first, str(tmp_path / f"{n}.png"))
+        states.append(page.show_view(begun)[page.state])
+    assert len(page.views) == len(list(folder.iterdir())) == 31
+    assert len(bench._views._found) == 6
+    for gone in (state, *states):
+        page.forget(gone)
+    assert page.views == {}
+    assert list(folder.iterdir()) == []
+    assert page.view.keep_in_cache == set()
+
+
 def test_photographs_on_the_demo_are_announced(bench, scene):
     photograph = bench.with_image(scene, bench.examples[-1])
     assert "photograph" in bench.around(photograph)[1]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from ccnet_lab.app import board_page
+from ccnet_lab.app import board_figures, board_page
 from ccnet_lab.configs import CONFIGS, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.draw.charts import (
@@ -306,13 +306,13 @@ def test_rows_measured_otherwise_say_how_and_stand_apart(tmp_path):
         "R-101-D16, missing",
     ]
     assert list(board.heat_rows("measured mIoU", descending=True)) == shown
-    figure = board_page.heat_figure(board, "measured mIoU", descending=True)
+    figure = board_figures.heat_figure(board, "measured mIoU", descending=True)
     assert [
         text.get_text()
         for text in figure.axes[0].texts
         if (text.get_ha(), text.get_rotation()) == ("right", 0)
     ] == shown
-    axis = board_page.scatter_figure(board).axes[0]
+    axis = board_figures.scatter_figure(board).axes[0]
     crosses, dots = markers(axis, "measured otherwise"), markers(axis, "measured here")
     heights = sorted(y for _, y in crosses.get_offsets()), [y for _, y in dots.get_offsets()]
     assert heights == ([81.0, 90.0], [pytest.approx(77.2)])
@@ -363,9 +363,9 @@ def test_the_classes_of_the_heat_map_take_the_order_of_the_first_row(tmp_path):
         "street, measured here",
     ]
     for by, first in (("measured mIoU", b), ("street, measured here", a)):
-        figure = board_page.heat_figure(board, by)
+        figure = board_figures.heat_figure(board, by)
         assert class_labels(figure) == sorted(first.iou, key=lambda name: -first.iou[name])
-    assert class_labels(board_page.heat_figure(board, "parameters")) == list(board.class_names)
+    assert class_labels(board_figures.heat_figure(board, "parameters")) == list(board.class_names)
 
 
 def class_labels(figure):
@@ -395,7 +395,7 @@ def test_a_run_of_one_image_has_no_interval(tmp_path):
     assert "nan" not in board_page.comparison_html(found) + board_page.board_table(
         board, costs=False
     )
-    assert board_page.comparison_figure(found).axes[0].patches
+    assert board_figures.comparison_figure(found).axes[0].patches
 
 
 def test_an_unfinished_run_says_how_to_go_on(tmp_path):
@@ -475,12 +475,14 @@ def test_costs_stand_in_the_table_and_the_scatter(tmp_path):
     assert f"{row.cost.counted_flops / 1e9:.2f}" in html
     assert html.count("class='missing'") == 3  # the score, latency, memory
     assert board_page.MEASURE.command in board_page.missing_list(one)
-    axis = board_page.scatter_figure(one).axes[0]
+    axis = board_figures.scatter_figure(one).axes[0]
     place = [row.cost.formula_flops / 1e9, 76.01]
     assert [points.get_offsets().tolist() for points in axis.collections] == [[place]]
     assert "no numbers yet" in [
         text.get_text()
-        for text in board_page.scatter_figure(one, "peak memory on this machine, MiB").axes[0].texts
+        for text in board_figures.scatter_figure(one, "peak memory on this machine, MiB")
+        .axes[0]
+        .texts
     ]
 
 
@@ -528,7 +530,7 @@ def test_a_run_ties_with_itself(tmp_path):
     found = compared_with_itself(tmp_path)
     assert found.ties.all()
     assert (found.verdict, found.miou) == ("tie", 0)
-    axis = board_page.comparison_figure(found).axes[0]
+    axis = board_figures.comparison_figure(found).axes[0]
     assert {patch.get_facecolor() for patch in axis.patches} == {
         (*(int(GREY[i : i + 2], 16) / 255 for i in (1, 3, 5)), 1.0)
     }
@@ -697,7 +699,7 @@ def test_twelve_finished_runs_of_ade20k_size_open_in_two_seconds(tmp_path):
     start = time.process_time()
     board = read_board([tmp_path], "ade20k")
     html = whole(board, "measured mIoU", True, costs=False)
-    board_page.heat_figure(board, next(iter(board.heat_rows()))).savefig(tmp_path / "heat.png")
+    board_figures.heat_figure(board, next(iter(board.heat_rows()))).savefig(tmp_path / "heat.png")
     spent = time.process_time() - start
     assert len(board.rows) == 12
     assert html.count("<td class='measured'>") == 12
