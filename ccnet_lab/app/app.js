@@ -8,16 +8,16 @@
     return state && Object.fromEntries(["x", "y", "recurrence", "labels", "photo", "clip", "pinned"].map(name => [name, state[name]]));
   };
 
-  // What went wrong is told above the picture; on a phone the visitor may be far below.
+  // Errors are shown above the picture; on a phone the visitor may be far below.
   const problem = document.querySelector("#problem");
   if (problem) new MutationObserver(() => {
-    const words = problem.querySelector(".problem"), top = words?.getBoundingClientRect().top;
-    if (words && (top < 0 || top > innerHeight)) words.scrollIntoView({ block: "center" });
+    const message = problem.querySelector(".problem"), top = message?.getBoundingClientRect().top;
+    if (message && (top < 0 || top > innerHeight)) message.scrollIntoView({ block: "center" });
   }).observe(problem, { childList: true, subtree: true });
 
-  // Pictures are saved as they are on show: the server may have forgotten them, and would send its words for them instead.
-  const told = words => {
-    const line = Object.assign(document.createElement("div"), { className: "problem own", role: "alert", textContent: words });
+  // Pictures are saved as they are on show: the server may have forgotten them, and would answer with an error instead.
+  const report = message => {
+    const line = Object.assign(document.createElement("div"), { className: "problem own", role: "alert", textContent: message });
     document.querySelector("#problem").append(line);
   };
   document.addEventListener("click", () => document.querySelector("#problem .own")?.remove(), true); // the server doesn't know of it
@@ -36,7 +36,7 @@
       Object.assign(document.createElement("a"), { href: address, download: `${button.dataset.name}.png` }).click();
       setTimeout(() => URL.revokeObjectURL(address), 10_000);
     } catch (error) {
-      told(`the picture ${button.dataset.name}.png was not saved: ${error.message}; load the page again and try once more`);
+      report(`the picture ${button.dataset.name}.png was not saved: ${error.message}; load the page again and try once more`);
     }
   });
 

@@ -20,8 +20,8 @@ def add_endpoint(bench: Workbench) -> None:
             raise gr.Error("no picture came; send one with handle_file(path)")
         for name, value in (("x", x), ("y", y), ("recurrence", recurrence)):
             if not isinstance(value, int | float) or value != int(value):
-                words = f"{name} is {value!r}; expected a whole number"
-                raise gr.Error(words, print_exception=False)
+                message = f"{name} is {value!r}; expected a whole number"
+                raise gr.Error(message, print_exception=False)
         try:
             return attention_at(bench, image, int(x), int(y), int(recurrence), model or "demo")
         except Exception as error:
