@@ -1,24 +1,20 @@
-// Criss-cross attention maps that follow the pointer: one view, three hosts (a notebook's widget, the app, a page
-// of its own). A host needs model.get, set, save_changes and on; what is shown comes from payload.py, how from viewer.css.
-// Axes: K classes, H W image, h w feature cells, R recurrences; a cell is i * w + j, a map one number for each.
+// The living map: criss-cross attention that follows the pointer, in the app, in a notebook and in a page of its own.
+// A host gives a model with get, set, save_changes and on, and where it can off and exact; payload.py makes the data,
+// viewer.css the looks. K classes, H W image, h w feature cells, R recurrences; cell i * w + j lies in row i, column j.
 
-/** @typedef {{table?: Float32Array, query?: Float32Array, key?: Float32Array}} Step attention (hw, h + w), or both (hw, d) */
-/** @typedef {{i: number, j: number, k: number}} Place a cell and its class */
+/** @typedef {{table?: Float32Array, query?: Float32Array, key?: Float32Array}} Step (hw, h + w), (hw, d) */
+/** @typedef {{cells: number[], name: string, cell?: any, x?: any, y?: any}} Subject of maps */
 
-// ---- The payload: a header in JSON, then arrays ----
+// ---- Reading the payload: a header in JSON, then arrays ----
 
-const MAGIC = "CCNV", DAMAGED = "the view's data is damaged or cut short; save or make it again";
-const HALVES = new Float32Array(1 << 16); // every float16, filled on first use
+const DAMAGED = "the view's data is damaged or cut short; save or make it again";
+const TYPES = { float16: Uint16Array, float32: Float32Array, uint8: Uint8Array };
 
-/** @param {Uint16Array} bits */
+/** The values of float16 numbers: their bits moved to where float32 has them. @param {Uint16Array} bits */
 function fromHalves(bits) {
-  if (HALVES[0x3c00] !== 1)
-    for (let n = 0; n < HALVES.length; n++) {
-      const exponent = (n >> 10) & 31, fraction = (n & 1023) / 1024, sign = n >> 15 ? -1 : 1;
-      const finite = exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction;
-      HALVES[n] = sign * (exponent < 31 ? finite : fraction ? NaN : Infinity);
-    }
-  return Float32Array.from(bits, n => HALVES[n]);
+  const words = Uint32Array.from(bits, half => ((half & 0x8000) << 16) | ((half & 0x7fff) << 13));
+  const values = new Float32Array(words.buffer); // whose exponents begin 112 lower
+  return values.map((value, n) => ((bits[n] & 0x7c00) === 0x7c00 ? NaN : value * 2 ** 112));
 }
 
 /** The bytes of a payload from an address, a DataView or an array, unpacked if they are gzipped. */
@@ -29,37 +25,42 @@ async function fetched(source) {
     source = await answer.arrayBuffer();
   }
   if (!source?.byteLength) throw new Error("the view is empty; make it again with view.widget() or view.save_html()");
-  const data = source.buffer ? new Uint8Array(source.buffer, source.byteOffset, source.byteLength) : new Uint8Array(source);
+  const data = new Uint8Array(source.buffer ?? source, source.byteOffset ?? 0, source.byteLength);
   if (data[0] !== 0x1f || data[1] !== 0x8b) return data;
   if (typeof DecompressionStream === "undefined")
-    throw new Error("this browser has no DecompressionStream to unpack the view with; open it in one from 2023 or later");
-  const unpacked = new Blob([data]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(unpacked).arrayBuffer().catch(() => { throw new Error(DAMAGED); }));
+    throw new Error("this browser has no DecompressionStream to unpack the view; open it in one from 2023 or later");
+  const unpacked = new Response(new Blob([data]).stream().pipeThrough(new DecompressionStream("gzip")));
+  return new Uint8Array(await unpacked.arrayBuffer().catch(() => { throw new Error(DAMAGED); }));
 }
 
 /** The header and the arrays by name; float16 becomes Float32Array. @param {Uint8Array} bytes */
 function decoded(bytes) {
-  const data = bytes.slice().buffer; // aligned
-  if (new TextDecoder().decode(bytes.subarray(0, 4)) !== MAGIC || data.byteLength < 8) throw new Error(DAMAGED);
-  const length = new DataView(data).getUint32(4, true), types = { float16: Uint16Array, float32: Float32Array, uint8: Uint8Array };
-  const arrays = /** @type {any} */ ({});
+  const data = bytes.slice().buffer; // a copy, since arrays must be aligned
+  const text = (from, to) => new TextDecoder().decode(bytes.subarray(from, to));
+  if (text(0, 4) !== "CCNV" || data.byteLength < 8) throw new Error(DAMAGED);
+  const begin = 8 + new DataView(data).getUint32(4, true), arrays = /** @type {any} */ ({});
   let header;
-  try { header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length))); } catch { throw new Error(DAMAGED); }
+  try { header = JSON.parse(text(8, begin)); } catch { throw new Error(DAMAGED); }
   for (const [name, { dtype, shape, offset }] of Object.entries(header.arrays)) {
-    const size = shape.reduce((a, b) => a * b, 1), start = 8 + length + offset;
-    if (start + size * types[dtype].BYTES_PER_ELEMENT > data.byteLength) throw new Error(DAMAGED);
-    const values = new types[dtype](data, start, size);
-    arrays[name] = dtype === "float16" ? fromHalves(/** @type {any} */ (values)) : values;
-    if (name.startsWith("attention")) arrays[name] = arrays[name].map(weight => weight / header.scaled);
-    if (dtype !== "uint8" && arrays[name].some(value => !Number.isFinite(value)))
-      throw new Error(`the view's array ${name} holds NaN or infinity; look at the picture again with weights that are finite`);
+    const size = shape.reduce((product, side) => product * side, 1);
+    if (begin + offset + size * TYPES[dtype].BYTES_PER_ELEMENT > data.byteLength) throw new Error(DAMAGED);
+    let values = new TYPES[dtype](data, begin + offset, size);
+    if (dtype === "float16") values = fromHalves(values);
+    if (name.startsWith("attention")) values = values.map(weight => weight / header.scaled);
+    if (dtype !== "uint8" && values.some(value => !Number.isFinite(value)))
+      throw new Error(`the view's array ${name} holds NaN or infinity; look at the picture again with finite weights`);
+    arrays[name] = values;
   }
   return { header, arrays };
 }
 
-// ---- Maps: no DOM from here to the viewer; the same answers as explore/maps.py ----
+// ---- Computing: no DOM; the same answers as explore/maps.py ----
 
-// Four at a time, which a browser computes in two thirds of the time.
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const total = values => values.reduce((sum, value) => sum + value, 0);
+const largest = values => values.reduce((a, b) => (a > b ? a : b));
+
+/** Add `share` times some values to `out`; four at a time, which takes half the time. */
 function add(out, at, count, values, from, share) {
   const end = at + count;
   for (; at + 3 < end; at += 4, from += 4) {
@@ -69,35 +70,49 @@ function add(out, at, count, values, from, share) {
   for (; at < end; at++, from++) out[at] += share * values[from];
 }
 
-function dot(weights, at, count, values, from) {
-  const end = at + count;
-  let a = 0, b = 0, c = 0, d = 0;
-  for (; at + 3 < end; at += 4, from += 4) {
-    a += weights[at] * values[from]; b += weights[at + 1] * values[from + 1];
-    c += weights[at + 2] * values[from + 2]; d += weights[at + 3] * values[from + 3];
-  }
-  for (; at < end; at++, from++) a += weights[at] * values[from];
-  return a + b + c + d;
+/** The sum of `count` products; of the first array each number at a distance of `stride`. */
+function dot(left, at, stride, right, from, count) {
+  let sum = 0;
+  for (let n = 0; n < count; n++, at += stride) sum += left[at] * right[from + n];
+  return sum;
 }
 
+/** The softmax of some scores, in their place. @param {Float64Array} scores */
+function softmax(scores) {
+  const top = largest(scores);
+  for (let n = 0; n < scores.length; n++) scores[n] = Math.exp(scores[n] - top);
+  const sum = total(scores);
+  for (let n = 0; n < scores.length; n++) scores[n] /= sum;
+  return scores;
+}
+
+/** (K,) class probabilities at pixel (x, y): logits (K, h, w), upsampled bilinearly to H x W. */
+function probabilities(logits, classes, [h, w], [height, width], x, y) {
+  const neighbours = (at, cells, pixels) => {
+    const place = Math.max(((at + 0.5) * cells) / pixels - 0.5, 0), low = Math.min(Math.floor(place), cells - 1);
+    return [low, Math.min(low + 1, cells - 1), place - low];
+  };
+  const [top, bottom, v] = neighbours(y, h, height), [left, right, u] = neighbours(x, w, width);
+  return softmax(new Float64Array(classes).map((_, k) => {
+    const along = i => (1 - u) * logits[(k * h + i) * w + left] + u * logits[(k * h + i) * w + right];
+    return (1 - v) * along(top) + v * along(bottom);
+  }));
+}
+
+/** The attention of a picture's cells, composed over recurrences; a map has one number for each cell. */
 class Maps {
   /** @param {number} h @param {number} w @param {Step[]} steps first step first @param {Uint8Array} labels of cells */
   constructor(h, w, steps, labels, classes) {
-    Object.assign(this, { h, w, steps, labels, classes });
     this.h = h; this.w = w; this.steps = steps; this.labels = labels;
-    this.start = 0; // where the row that `row` returned begins
+    this.cells = Array.from({ length: classes }, () => /** @type {number[]} */ ([])); // of each class
+    labels.forEach((k, cell) => this.cells[k].push(cell));
     this.scratch = new Float64Array(h + w);
-    this.inRow = new Float64Array(h * classes); this.inColumn = new Float64Array(w * classes);
-    this.inAll = new Float64Array(classes);
-    labels.forEach((k, cell) => {
-      this.inRow[((cell / w) | 0) * classes + k]++; this.inColumn[(cell % w) * classes + k]++; this.inAll[k]++;
-    });
-    this.classes = classes;
+    this.start = 0; // where the row that `row` returned begins
   }
 
-  /** Whether a map can be had within a frame: without the steps' tables only near the pixel's cross. */
-  quick(recurrence, kind) {
-    return !!this.steps[0].table || recurrence <= (kind === "listeners" ? 1 : 2);
+  /** Whether the map of so many cells can be had within a frame: without tables, only of one, near its cross. */
+  quick(recurrence, kind, count) {
+    return !!this.steps[0].table || (count === 1 && recurrence <= (kind === "listeners" ? 1 : 2));
   }
 
   /** The attention of a cell over its cross, from `this.start` in the array: h column entries, then w row entries. */
@@ -105,30 +120,23 @@ class Maps {
     const { h, w, scratch } = this, { table, query, key } = this.steps[step];
     this.start = table ? cell * (h + w) : 0;
     if (table) return table;
-    const depth = query.length / (h * w), i = (cell / w) | 0, j = cell % w, from = cell * depth;
-    let top = -Infinity, sum = 0;
+    const depth = query.length / (h * w), i = Math.floor(cell / w), j = cell % w;
     for (let n = 0; n < h + w; n++) {
       const other = n < h ? n * w + j : i * w + n - h;
-      let score = n === i ? -Infinity : 0; // its own column entry
-      for (let c = 0, to = other * depth; c < depth && n !== i; c++) score += query[from + c] * key[to + c];
-      scratch[n] = score;
-      if (score > top) top = score;
+      scratch[n] = n === i ? -Infinity : dot(query, cell * depth, 1, key, other * depth, depth); // itself once
     }
-    for (let n = 0; n < h + w; n++) sum += scratch[n] = Math.exp(scratch[n] - top);
-    for (let n = 0; n < h + w; n++) scratch[n] /= sum;
-    return scratch;
+    return softmax(scratch);
   }
 
   /** The row vector `weights` times a step's attention. @param {Float64Array} weights */
   pulled(weights, step) {
     const { h, w } = this, across = new Float64Array(h * w), down = new Float64Array(h * w); // down is transposed
-    for (let cell = 0, i = 0; i < h; i++)
+    for (let i = 0, cell = 0; i < h; i++)
       for (let j = 0; j < w; j++, cell++) {
-        const share = weights[cell];
-        if (!share) continue;
+        if (!weights[cell]) continue;
         const row = this.row(step, cell);
-        add(down, j * h, h, row, this.start, share);
-        add(across, i * w, w, row, this.start + h, share);
+        add(down, j * h, h, row, this.start, weights[cell]);
+        add(across, i * w, w, row, this.start + h, weights[cell]);
       }
     for (let i = 0; i < h; i++) for (let j = 0; j < w; j++) across[i * w + j] += down[j * h + i];
     return across;
@@ -136,704 +144,670 @@ class Maps {
 
   /** A step's attention times the column vector `weights`. @param {Float64Array} weights */
   gathered(weights, step) {
-    const { h, w } = this, out = new Float64Array(h * w), turned = new Float64Array(h * w);
+    const { h, w } = this, out = new Float64Array(h * w);
     const rows = new Uint8Array(h), columns = new Uint8Array(w); // where there is anything to gather
-    for (let i = 0, cell = 0; i < h; i++)
-      for (let j = 0; j < w; j++, cell++) if (weights[cell]) { rows[i] = columns[j] = 1; turned[j * h + i] = weights[cell]; }
+    weights.forEach((weight, cell) => { if (weight) rows[Math.floor(cell / w)] = columns[cell % w] = 1; });
     for (let i = 0, cell = 0; i < h; i++)
       for (let j = 0; j < w; j++, cell++) {
         if (!rows[i] && !columns[j]) continue;
         const row = this.row(step, cell);
-        if (columns[j]) out[cell] += dot(turned, j * h, h, row, this.start);
-        if (rows[i]) out[cell] += dot(weights, i * w, w, row, this.start + h);
+        if (columns[j]) out[cell] += dot(weights, j, w, row, this.start, h);
+        if (rows[i]) out[cell] += dot(weights, i * w, 1, row, this.start + h, w);
       }
     return out;
   }
 
   /** The mean map of some cells for each R: what they look at, or who listens to them. @param {number[]} cells */
   of(cells, recurrences, kind) {
-    const even = new Float64Array(this.h * this.w), most = Math.max(...recurrences);
+    const even = new Float64Array(this.h * this.w), steps = [...this.steps.keys()];
     for (const cell of cells) even[cell] = 1 / cells.length;
     if (kind === "attention")
-      return recurrences.map(recurrence => {
-        let weights = even;
-        for (let step = recurrence - 1; step >= 0; step--) weights = this.pulled(weights, step);
-        return weights;
-      });
+      return recurrences.map(r => steps.slice(0, r).reduceRight((weights, step) => this.pulled(weights, step), even));
     const heard = [even]; // of R = 0, 1, ...
-    for (let step = 0; step < most; step++) heard.push(this.gathered(heard[step], step));
-    return recurrences.map(recurrence => heard[recurrence]);
+    for (const step of steps.slice(0, Math.max(...recurrences))) heard.push(this.gathered(heard[step], step));
+    return recurrences.map(r => heard[r]);
   }
 
   /** The share of a map's mass by class, and what features that are the same everywhere would give these cells. */
   shares(weights, cells, recurrence) {
-    const { h, w, classes } = this, mass = new Float64Array(classes), chance = new Float64Array(classes), n = h + w - 1;
-    let sum = 0, [a, b, c, d] = [1, 0, 0, 0]; // powers of the uniform attention, as in maps.uniform_map
-    weights.forEach((value, cell) => { mass[this.labels[cell]] += value; sum += value; });
-    for (let step = 0; step < recurrence; step++) [a, b, c, d] = [-a, a + (w - 1) * b, a + (h - 1) * c, b + c + n * d];
+    const { h, w, labels } = this, mass = new Float64Array(this.cells.length), chance = new Float64Array(mass);
+    const sum = total(weights) || 1, cross = h + w - 1, even = 1 / (cells.length * cross ** recurrence);
+    for (let cell = 0; cell < weights.length; cell++) mass[labels[cell]] += weights[cell] / sum;
+    let own = 1, row = 0, column = 0, all = 0; // powers of the uniform attention, as in maps.uniform_map
+    for (let step = 0; step < recurrence; step++)
+      [own, row, column, all] = [-own, own + (w - 1) * row, own + (h - 1) * column, row + column + cross * all];
     for (const cell of cells) {
-      const i = (cell / w) | 0, j = cell % w;
-      chance[this.labels[cell]] += a;
-      for (let k = 0; k < classes; k++)
-        chance[k] += b * this.inRow[i * classes + k] + c * this.inColumn[j * classes + k] + d * this.inAll[k];
+      chance[labels[cell]] += even * own;
+      for (let j = 0; j < w; j++) chance[labels[cell - (cell % w) + j]] += even * row;
+      for (let i = 0; i < h; i++) chance[labels[i * w + (cell % w)]] += even * column;
     }
-    return { mass: mass.map(v => v / (sum || 1)), chance: chance.map(v => v / (cells.length * n ** recurrence)), sum };
+    return { mass, chance: chance.map((value, k) => value + even * all * cells.length * this.cells[k].length) };
   }
 
   /** The share of a map's mass in row i and column j. */
-  onCross(weights, i, j) {
-    let cross = -weights[i * this.w + j], sum = 0;
-    weights.forEach((value, cell) => {
-      sum += value;
-      if (((cell / this.w) | 0) === i) cross += value;
-      if (cell % this.w === j) cross += value;
-    });
-    return sum ? cross / sum : 0;
+  onCross(weights, [i, j]) {
+    let cross = -weights[i * this.w + j];
+    for (let n = 0; n < this.h; n++) cross += weights[n * this.w + j];
+    for (let n = 0; n < this.w; n++) cross += weights[i * this.w + n];
+    return cross / (total(weights) || 1);
   }
 }
 
-/** (K,) softmax at pixel (x, y) of logits (K, h, w), upsampled bilinearly to H x W. */
-function probabilities(logits, classes, [h, w], [height, width], x, y) {
-  const axis = (at, cells, pixels) => {
-    const place = Math.max(((at + 0.5) * cells) / pixels - 0.5, 0), low = Math.min(Math.floor(place), cells - 1);
-    return [low, Math.min(low + 1, cells - 1), place - low];
-  };
-  const [top, bottom, v] = axis(y, h, height), [left, right, u] = axis(x, w, width);
-  const found = new Float64Array(classes).map((_, k) => {
-    const at = (i, j) => logits[(k * h + i) * w + j];
-    return (1 - v) * ((1 - u) * at(top, left) + u * at(top, right)) + v * ((1 - u) * at(bottom, left) + u * at(bottom, right));
-  });
-  const most = Math.max(...found), powers = found.map(value => Math.exp(value - most)), sum = powers.reduce((a, b) => a + b);
-  return powers.map(value => value / sum);
-}
+// ---- The page: static HTML, and small helpers; what a payload holds goes in as text only ----
 
-// ---- Small helpers of the page ----
+const HELP = "move: the map follows · click: pin · Shift+click: compare · Esc: free · arrows: a cell · 1 2 3: R"
+  + " · L: one large · + −: zoom";
+const PAGE = `<div class="ccnet-viewer" data-ccnet-viewer>
+  <p class="ccnet-title" data-part="title"></p>
+  <div class="ccnet-main"><div class="ccnet-left">
+    <div class="ccnet-frame ccnet-stage" data-part="stage" tabindex="0" role="application"><div class="ccnet-layers">
+      <img data-part="picture" draggable="false">
+      <canvas class="ccnet-labels" data-part="labels"></canvas><canvas class="ccnet-lit" data-part="lit"></canvas>
+      <div class="ccnet-cell" data-part="cell"></div><div class="ccnet-rectangle" data-part="rectangle"></div>
+      <div class="ccnet-point" data-part="point"></div><div class="ccnet-point ccnet-second" data-part="second"></div>
+    </div></div>
+    <div class="ccnet-legend" data-part="legend"></div>
+  </div><div class="ccnet-right" data-part="right">
+    <div class="ccnet-row"><p class="ccnet-name"></p></div>
+    <div class="ccnet-row"><p class="ccnet-name"></p></div>
+    <div class="ccnet-scale">
+      <i data-part="low"></i><canvas data-part="gradient"></canvas><i data-part="high"></i><span data-part="cut"></span>
+    </div>
+    <div class="ccnet-controls"><div class="ccnet-choice" role="group" aria-label="direction">
+      <button data-set="kind" data-value="attention" title="what the pixel looks at">looks at</button>
+      <button data-set="kind" data-value="listeners" title="how much others take from it">who listens</button>
+    </div><div class="ccnet-choice" role="group" aria-label="colour scale">
+      <button data-set="scale" data-value="raw" title="from 0 to the peak">raw</button>
+      <button data-set="scale" data-value="clipped" title="the scale ends where the slider says">clipped</button>
+      <button data-set="scale" data-value="log" title="four powers of ten below the peak">log</button>
+    </div><div class="ccnet-choice" role="group" aria-label="of what">
+      <button data-set="mode" data-value="pixel" title="one pixel">pixel</button>
+      <button data-set="mode" data-value="region" title="drag a rectangle: the mean of its cells">region</button>
+      <button data-set="mode" data-value="class" title="click a class: the mean of all its cells">class</button>
+    </div></div>
+    <div class="ccnet-controls">
+      <label class="ccnet-slider" data-slider="labels">labels <input name="labels"></label>
+      <label class="ccnet-slider" data-slider="photo">photo under maps <input name="photo"></label>
+      <label class="ccnet-slider" data-slider="clip">clip <input name="clip" data-part="clip"></label>
+    </div>
+    <div class="ccnet-facts"><section data-part="likely"></section><section data-part="looks"></section></div>
+  </div></div>
+  <details class="ccnet-matrix" data-part="matrix">
+    <summary>Class by class: where each class looks</summary><div data-part="table"></div>
+  </details>
+  <div class="ccnet-actions">
+    <button data-act="copy" title="everything shown, as JSON">Copy numbers</button>
+    <button data-act="png" title="save what is shown">PNG</button>
+    <button data-act="svg" title="save with text as text">SVG</button>
+    <button data-act="farther" title="zoom out">−</button>
+    <button data-act="closer" title="zoom in; Shift and drag moves">+</button>
+    <span data-part="said" role="status"></span>
+  </div>
+  <p class="ccnet-help">${HELP}</p><div class="ccnet-hidden" data-part="live" role="status" aria-live="polite"></div>
+</div>`;
+const FIGURE = `<figure>
+  <div class="ccnet-frame ccnet-map" data-part="frame"><div class="ccnet-layers">
+    <img alt="" draggable="false"><canvas class="ccnet-heat" data-part="canvas" role="img"></canvas>
+    <div class="ccnet-cell" data-part="cell"></div>
+  </div><p class="ccnet-wait" data-part="wait"></p></div>
+  <figcaption><button data-part="caption" data-set="recurrence" title="show the facts for this R"></button>
+    <em data-part="value"></em><span data-part="note"></span></figcaption>
+</figure>`;
+const BAR = `<div class="ccnet-bar"><u></u><span></span><b><s></s><q></q></b><i></i><em></em></div>`;
+const CHIP = `<button title="click: the mean map of its cells"><u></u><span></span><i></i></button>`;
 
-/** @returns {any} an element with properties, attributes (those with a dash, and role) and children; strings are text */
-function make(tag, options = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(options))
-    if (name.includes("-") || name === "role") made.setAttribute(name, value);
-    else made[name] = value;
-  made.append(...children);
-  return made;
-}
+const SHARED = ["x", "y", "recurrence", "clip", "labels", "photo"]; // what a host may read and set
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const ZOOMS = { "+": 1.5, "=": 1.5, "-": 1 / 1.5, 0: 1e-9 };
 
 const percent = share => `${(100 * share).toFixed(share >= 0.0995 || share === 0 ? 0 : 1)} %`;
-const short = value => (value === 0 ? "0" : value >= 0.001 ? String(+value.toPrecision(2)) : value.toExponential(0));
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-const rgb = colour => `rgb(${colour.join(",")})`;
-const escaped = text => String(text).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);
+const short = value => (value === 0 || value >= 0.001 ? String(+value.toPrecision(2)) : value.toExponential(0));
+const escaped = text => String(text).replace(/[&<>"']/g, sign => `&#${sign.charCodeAt(0)};`);
+const worded = (name, textContent) => Object.assign(document.createElement(name), { textContent });
 
-/** A row of buttons of which one is pressed. @returns {any} */
-function choice(label, options, chosen, choose) {
-  const buttons = options.map(([value, text, title]) =>
-    make("button", { type: "button", title, onclick: () => choose(value), "data-value": value }, text));
-  const group = make("div", { className: "ccnet-choice", role: "group", "aria-label": label }, ...buttons);
-  group.show = value => buttons.forEach(b => b.setAttribute("aria-pressed", String(b.dataset.value === String(value))));
-  group.show(chosen);
-  return group;
+/** The lesser and the greater of each coordinate of two places. */
+const between = (a, b) => a.map((value, n) => [Math.min(value, b[n]), Math.max(value, b[n])]);
+
+/** The numbers of the largest shares, the largest first; not of those too small to be seen. @returns {number[]} */
+const leading = (shares, most = 4, least = 0.005) =>
+  [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, most).filter(k => shares[k] >= least);
+
+/** An element of HTML from this file as `root`, and what is in it by data-part. @returns {Record<string, any>} */
+function made(html) {
+  const template = Object.assign(document.createElement("template"), { innerHTML: html });
+  const root = document.importNode(template.content, true).firstElementChild;
+  for (const button of root.querySelectorAll("button")) button.type = "button";
+  for (const input of root.querySelectorAll("input")) Object.assign(input, { type: "range", max: 1, step: 0.01 });
+  const parts = /** @type {HTMLElement[]} */ ([...root.querySelectorAll("[data-part]")]);
+  return { root, ...Object.fromEntries(parts.map(part => [part.dataset.part, part])) };
 }
 
-/** A labelled slider from 0 to 1. @returns {any} */
-function slider(label, value, change) {
-  const input = make("input", { type: "range", min: 0, max: 1, step: 0.01, value, oninput: () => change(+input.value) });
-  return make("label", { className: "ccnet-slider", "data-slider": label }, label, input);
+/** Place an element in its frame, by shares of the frame's sides. */
+function place(element, sides) {
+  for (const [side, share] of Object.entries(sides)) element.style[side] = `${100 * share}%`;
 }
 
-/** Offer a file for saving. @param {Blob} blob @param {string} name */
-function save(blob, name) {
+/** Colours of red, green, blue and opacity, 0..255, as `paint` takes them. @param {number[][]} colours */
+const packed = colours => new Uint32Array(new Uint8Array(colours.flat()).buffer);
+
+/** Paint a canvas: for each pixel the number of its colour. @param {Uint32Array} colours */
+function paint(canvas, [height, width], numbers, colours) {
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d"), image = context.createImageData(width, height);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let n = 0; n < pixels.length; n++) pixels[n] = colours[numbers[n]];
+  context.putImageData(image, 0, 0);
+}
+
+/** A picture in another size on a canvas of its own. @returns {HTMLCanvasElement} */
+function resized(picture, width, height, smooth) {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height }), context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = smooth;
+  context.drawImage(picture, 0, 0, width, height);
+  return canvas;
+}
+
+/** An element of an SVG as text. */
+function tag(name, attributes, text = "") {
+  const listed = Object.entries(attributes).map(([key, value]) => ` ${key}="${escaped(value)}"`).join("");
+  return `<${name}${listed}>${escaped(text)}</${name}>`;
+}
+
+/** Offer a file for saving. @param {Blob} blob @param {string} download its name */
+function save(blob, download) {
   const href = URL.createObjectURL(blob);
-  make("a", { href, download: name }).click();
+  Object.assign(document.createElement("a"), { href, download }).click();
   setTimeout(() => URL.revokeObjectURL(href), 10_000);
 }
 
-const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-const SHARED = ["x", "y", "recurrence", "clip", "labels", "photo"]; // what a host may read and set
-const HELP = "move: the map follows · click: pin · Shift+click: compare · Esc: free · arrows: a cell · 1 2 3: R · L: one large · + −: zoom";
-
 // ---- The viewer ----
 
-class Viewer {
-  constructor(el, model, { header, arrays }, kept) {
-    this.model = model; this.header = header; this.arrays = arrays;
-    const [h, w] = header.grid;
-    const steps = header.recurrences.length ? Array.from({ length: Math.max(...header.recurrences) }, (_, n) => ({
-      table: arrays[`attention${n + 1}`], query: arrays[`query${n + 1}`], key: arrays[`key${n + 1}`],
-    })) : [];
-    this.names = [...header.classes, ...(arrays.marked ? [header.marked] : [])]; // of the cells' labels
-    this.maps = new Maps(h, w, steps, arrays.cell_labels, this.names.length);
-    const initial = name => model.get(name) ?? header[name];
-    this.state = {
-      kind: "attention", scale: "clipped", mode: "pixel", second: null, region: null, large: false,
-      zoom: 1, centre: [0.5, 0.5], ...kept, pinned: !!model.get("pinned"), ...Object.fromEntries(SHARED.map(name => [name, initial(name)])),
-    };
-    this.busy = new Map(); // maps that the server computes, by what was asked
-    this.milliseconds = 0; // from the last move of the pointer to its maps
-    this.build(el);
-    this.listen();
-    this.refresh();
+/** Show a payload in `el`; `kept` is what stays of the state before. Returns what `render` needs of it. */
+function view(el, model, { header, arrays }, kept) {
+  const [height, width] = header.size, [h, w] = header.grid, { classes, palette, recurrences } = header;
+  const names = arrays.marked ? [...classes, header.marked] : classes; // of the cells' labels
+  const steps = Array.from({ length: Math.max(...recurrences) }, (_, n) =>
+    ({ table: arrays[`attention${n + 1}`], query: arrays[`query${n + 1}`], key: arrays[`key${n + 1}`] }));
+  const maps = new Maps(h, w, steps, arrays.cell_labels, names.length);
+  const state = {
+    kind: "attention", scale: "clipped", mode: "pixel", second: null, region: null, large: false, zoom: 1,
+    centre: [0.5, 0.5], ...kept, pinned: !!model.get("pinned"),
+    ...Object.fromEntries(SHARED.map(name => [name, allowed(name, model.get(name) ?? header[name])])),
+  };
+  const answers = new Map(); // the server's: maps, or sentences, by what was asked
+  let shown, sharing, speaking, closed = false, milliseconds = 0; // from the pointer's last move to its maps
+  /** A value that a host sets, within what this picture has. */
+  function allowed(name, value) {
+    if (name === "recurrence") return recurrences.includes(value) ? value : header.recurrence;
+    return name === "x" || name === "y" ? clamp(Math.round(value), 0, (name === "x" ? width : height) - 1) : value;
   }
 
-  // -- what is asked --
+  // -- What is asked --
 
-  cellOf(x, y) {
-    const [height, width] = this.header.size, { h, w } = this.maps;
-    return { i: Math.min(Math.floor(((y + 0.5) * h) / height), h - 1), j: Math.min(Math.floor(((x + 0.5) * w) / width), w - 1) };
+  /** @returns {Subject} */
+  function pixel({ x, y }) {
+    const among = (at, cells, pixels) => Math.min(Math.floor(((at + 0.5) * cells) / pixels), cells - 1);
+    const i = among(y, h, height), j = among(x, w, width);
+    return { cells: [i * w + j], name: `pixel (${x}, ${y})`, cell: [i, j], x, y };
   }
-
-  /** The cells the map is of, what they are called, and their place where it is one pixel. */
-  subject() {
-    const { mode, region, x, y } = this.state, { h, w, labels } = this.maps, cells = [];
-    if (mode === "class" && region?.k !== undefined) {
-      labels.forEach((k, cell) => k === region.k && cells.push(cell));
-      if (cells.length) return { cells, name: `all ${cells.length} cells of ${this.names[region.k]}` };
+  /** The class, region or pixel that the maps are of. @returns {Subject} */
+  function subject() {
+    const { mode, region } = state, same = (mode === "class" && maps.cells[region?.k]) || [], cells = [];
+    if (same.length) return { cells: same, name: `all ${same.length} cells of ${names[region.k]}` };
+    if (mode !== "region" || !region?.from) return pixel(state);
+    const [from, to] = [region.from, region.to].map(([x, y]) => pixel({ x, y }).cell);
+    const [[top, bottom], [left, right]] = between(from, to);
+    for (let i = top; i <= bottom; i++) for (let j = left; j <= right; j++) cells.push(i * w + j);
+    return { cells, name: `a region of ${right - left + 1} × ${bottom - top + 1} cells` };
+  }
+  /** For each R a subject's map, or a sentence where there is none. @param {Subject} subject */
+  function mapsOf(subject) {
+    const quick = recurrences.filter(r => maps.quick(r, state.kind, subject.cells.length));
+    const found = quick.length ? maps.of(subject.cells, quick, state.kind) : [];
+    return recurrences.map(r => found[quick.indexOf(r)] ?? exact(subject, r));
+  }
+  /** A map that only the server can compute, or a sentence. @param {Subject} subject */
+  function exact({ cell, x, y }, r) {
+    if (!cell || !model.exact) return "too large for this page";
+    if (!state.pinned) return "pin a pixel for this map";
+    const asked = [x, y, r, state.kind].join();
+    if (!answers.has(asked)) {
+      answers.set(asked, "computing …");
+      (async () => Float64Array.from(await model.exact(x, y, r, state.kind)))()
+        .catch(error => `this map was not computed: ${error?.message ?? error}`)
+        .then(answer => { answers.set(asked, answer); refresh(); });
     }
-    if (mode === "region" && region?.from) {
-      const a = this.cellOf(...region.from), b = this.cellOf(...region.to);
-      for (let i = Math.min(a.i, b.i); i <= Math.max(a.i, b.i); i++)
-        for (let j = Math.min(a.j, b.j); j <= Math.max(a.j, b.j); j++) cells.push(i * w + j);
-      return { cells, name: `a region of ${Math.abs(a.j - b.j) + 1} × ${Math.abs(a.i - b.i) + 1} cells` };
-    }
-    return { ...this.subjectAt(x, y), name: `pixel (${x}, ${y})` };
+    return answers.get(asked);
+  }
+  /** (K,) the class probabilities of a subject that is a pixel. @param {Subject} subject */
+  const likelyAt = ({ x, y }) => probabilities(arrays.logits, classes.length, header.grid, header.size, x, y);
+  /** For each class with cells: the shares of their attention by class, and by chance. */
+  const matrixOf = () => [...names.keys()].filter(k => maps.cells[k].length).map(k => {
+    const [weights] = maps.of(maps.cells[k], [state.recurrence], state.kind);
+    return { k, ...maps.shares(weights, maps.cells[k], state.recurrence) };
+  });
+
+  // -- What is drawn once --
+
+  const parts = made(PAGE), { root, stage } = parts, [rise, run] = header.frame;
+  const photo = URL.createObjectURL(new Blob([arrays.picture], { type: header.picture_type }));
+  const scale = packed(Array.from({ length: 256 }, (_, n) => [...arrays.scale.subarray(3 * n, 3 * n + 3), 255]));
+  const rows = [...root.querySelectorAll(".ccnet-row")].map(element => ({ element, panels: recurrences.map(r => {
+    const panel = /** @type {any} */ ({ ...made(FIGURE), r, weights: null });
+    panel.root.dataset.recurrence = panel.caption.dataset.value = r;
+    panel.caption.textContent = `R = ${r}`;
+    panel.canvas.setAttribute("aria-label", `attention map, R = ${r}`);
+    element.append(panel.root);
+    return panel;
+  }) }));
+  const settings = root.querySelectorAll("[data-set]"), sliders = root.querySelectorAll("input");
+  for (const image of root.querySelectorAll("img")) image.src = photo;
+  parts.picture.alt = header.alt;
+  stage.setAttribute("aria-label", `${header.alt} with its labels. ${HELP}`);
+  Object.assign(parts.title, { textContent: header.title, hidden: !header.title });
+  root.style.setProperty("--ratio", `${run} / ${rise}`);
+  root.style.setProperty("--stage", `${run}px`);
+  root.classList.toggle("ccnet-sharp", header.sharp);
+  paint(parts.gradient, [1, 256], [...scale.keys()], scale);
+  paint(parts.labels, header.arrays.labels.shape, arrays.labels, packed(palette.map(colour => [...colour, 255])));
+  const counts = new Float64Array(classes.length);
+  for (const k of arrays.labels) counts[k]++;
+  for (const k of leading(counts, counts.length, 1)) {
+    const { root: chip } = made(CHIP), [colour, name, share] = chip.children;
+    chip.dataset.class = k;
+    colour.style.background = `rgb(${palette[k]})`;
+    name.textContent = classes[k];
+    share.textContent = percent(counts[k] / arrays.labels.length);
+    parts.legend.append(chip);
   }
 
-  subjectAt(x, y) {
-    const { i, j } = this.cellOf(x, y);
-    return { cells: [i * this.maps.w + j], i, j, x, y, name: `pixel (${x}, ${y})` };
-  }
+  // -- What is drawn at every change --
 
-  /** The maps of a subject for each R of the header; null where the server has still to answer. */
-  mapsOf(subject) {
-    const { kind, pinned, x, y } = this.state, quick = [], found = {};
-    for (const r of this.header.recurrences) if (this.maps.quick(r, kind) || subject.cells.length < 1) quick.push(r);
-    if (subject.i === undefined && !this.maps.steps[0]?.table) return this.header.recurrences.map(() => null);
-    this.maps.of(subject.cells, quick, kind).forEach((weights, n) => (found[quick[n]] = weights));
-    return this.header.recurrences.map(r => found[r] ?? (pinned ? this.exact(subject, r, kind) : null));
-  }
-
-  /** A map that only the server can compute: null until it comes. */
-  exact({ x, y }, recurrence, kind) {
-    const asked = [x, y, recurrence, kind].join();
-    if (!this.busy.has(asked) && this.model.exact) {
-      this.busy.set(asked, null);
-      this.model.exact(x, y, recurrence, kind).then(values => { this.busy.set(asked, Float64Array.from(values)); this.refresh(); });
-    }
-    return this.busy.get(asked) ?? null;
-  }
-
-  // -- what is built once --
-
-  build(el) {
-    const { header, arrays, state } = this, [height, width] = header.frame;
-    this.frames = [];
-    this.photo = URL.createObjectURL(new Blob([arrays.picture], { type: header.picture_type }));
-    const set = (name, value) => { this.state[name] = value; this.share(); this.refresh(); };
-    this.set = set;
-    this.labels = make("canvas", { className: "ccnet-labels" });
-    this.lit = make("canvas", { className: "ccnet-lit" });
-    this.markers = [make("div", { className: "ccnet-cell" }), make("div", { className: "ccnet-point" }),
-      make("div", { className: "ccnet-point ccnet-second" }), make("div", { className: "ccnet-rectangle" })];
-    const picture = make("img", { src: this.photo, alt: header.alt, draggable: false });
-    this.stage = this.frame("ccnet-stage", picture, this.labels, this.lit, ...this.markers);
-    Object.assign(this.stage, { tabIndex: 0 });
-    this.stage.setAttribute("role", "application");
-    this.stage.setAttribute("aria-label", `${header.alt} with its labels. ${HELP}`);
-    this.drawLabels();
-    this.rows = [0, 1].map(n => this.buildRow(n));
-    this.gradient = make("canvas", { width: 256, height: 1 });
-    const line = this.gradient.getContext("2d"), ramp = line.createImageData(256, 1);
-    for (let n = 0; n < 256; n++) ramp.data.set([...arrays.scale.subarray(3 * n, 3 * n + 3), 255], 4 * n);
-    line.putImageData(ramp, 0, 0);
-    this.low = make("i"); this.high = make("i"); this.cut = make("span");
-    this.groups = {
-      kind: choice("direction", [["attention", "looks at", "what the pixel looks at"],
-        ["listeners", "who listens", "how much every other pixel takes from it"]], state.kind, v => set("kind", v)),
-      scale: choice("colour scale", [["raw", "raw", "from 0 to the peak"], ["clipped", "clipped", "the scale ends where the slider says"],
-        ["log", "log", "four powers of ten below the peak"]], state.scale, v => set("scale", v)),
-      mode: choice("of what", [["pixel", "pixel", "one pixel"], ["region", "region", "drag a rectangle: the mean of its cells"],
-        ["class", "class", "click a class: the mean of all its cells"]], state.mode, v => this.chooseMode(v)),
-    };
-    const sliders = [["labels", "labels"], ["photo", "photo under maps"], ["clip", "clip"]].map(([name, text]) => {
-      const made = slider(text, state[name], value => set(name, value));
-      this[`${name}Slider`] = made.querySelector("input");
-      return made;
+  function refresh() {
+    if (closed) return;
+    const main = subject(), subjects = state.second ? [main, pixel(state.second)] : [main];
+    const found = subjects.map(mapsOf);
+    const peak = Math.max(1e-30, ...found.flat().filter(map => typeof map !== "string").map(largest));
+    const top = state.scale === "clipped" ? peak * 10 ** (-3 * state.clip) : peak;
+    shown = { subjects, found, peak, top };
+    const cuts = rows.flatMap(({ element, panels }, n) => {
+      element.hidden = n >= subjects.length;
+      if (element.hidden) return [];
+      element.firstElementChild.textContent = subjects.length > 1 ? `${"AB"[n]}: ${subjects[n].name}` : "";
+      return panels.map((panel, at) => drawPanel(panel, found[n][at], subjects[n]));
     });
-    this.likely = make("section"); this.looks = make("section");
-    this.live = make("div", { className: "ccnet-hidden", role: "status", "aria-live": "polite" });
-    this.matrix = make("details", { className: "ccnet-matrix", ontoggle: () => this.refresh() },
-      make("summary", {}, "Class by class: where each class looks"), make("div"));
-    const button = (text, title, act) => make("button", { type: "button", title, onclick: act }, text);
-    this.said = make("span", { role: "status" });
-    const actions = make("div", { className: "ccnet-actions" },
-      button("Copy numbers", "everything shown, as JSON", () => this.copy()),
-      button("PNG", "save what is shown", () => this.savePicture("png")), button("SVG", "save with text as text", () => this.savePicture("svg")),
-      button("−", "zoom out", () => this.zoom(1 / 1.5)), button("+", "zoom in; Shift and drag moves", () => this.zoom(1.5)), this.said);
-    this.legend = make("div", { className: "ccnet-legend" });
-    this.buildLegend();
-    this.root = make("div", { className: "ccnet-viewer", "data-ccnet-viewer": "" },
-      ...(header.title ? [make("p", { className: "ccnet-title" }, header.title)] : []),
-      make("div", { className: "ccnet-main" },
-        make("div", { className: "ccnet-left" }, this.stage, this.legend),
-        make("div", { className: "ccnet-right" }, ...this.rows.map(row => row.element),
-          make("div", { className: "ccnet-scale" }, this.low, this.gradient, this.high, this.cut),
-          make("div", { className: "ccnet-controls" }, ...Object.values(this.groups)),
-          make("div", { className: "ccnet-controls" }, ...sliders),
-          make("div", { className: "ccnet-facts" }, this.likely, this.looks))),
-      this.matrix, actions, make("p", { className: "ccnet-help" }, HELP), this.live);
-    this.root.style.setProperty("--ratio", `${width} / ${height}`);
-    this.root.style.setProperty("--stage", `${width}px`);
-    this.root.classList.toggle("ccnet-sharp", header.sharp);
-    const answer = { ccnetMap: (i, j, r, kind = "attention") => Float32Array.from(this.maps.of([i * this.maps.w + j], [r], kind)[0]),
-      ccnetShow: changes => { Object.assign(this.state, changes); this.share(); this.refresh(); },
-      ccnetState: () => ({ ...this.state, ...this.numbers(), milliseconds: this.milliseconds }) };
-    Object.assign(this.root, answer);
-    el.replaceChildren(this.root);
+    const above = cuts.some(cut => cut > 5e-4) && `above its end: ${cuts.map(percent).join(", ")} of the mass`;
+    parts.low.textContent = state.scale === "log" ? short(peak / 1e4) : "0";
+    parts.high.textContent = `${top < peak ? "≥ " : ""}${short(top)}`;
+    parts.cut.textContent = `one scale; ${above || "nothing is clipped"}`;
+    for (const button of settings)
+      button.setAttribute("aria-pressed", String(String(state[button.dataset.set]) === button.dataset.value));
+    for (const slider of sliders) if (+slider.value !== state[slider.name]) slider.value = state[slider.name];
+    parts.clip.disabled = state.scale !== "clipped";
+    placeMarkers(main);
+    light(state.region?.k);
+    drawFacts(main, found[0][recurrences.indexOf(state.recurrence)]);
+    drawMatrix();
   }
-
-  /** A frame whose layers zoom and move together with those of all frames. */
-  frame(name, ...layers) {
-    const inner = make("div", { className: "ccnet-layers" }, ...layers);
-    this.frames.push(inner);
-    return make("div", { className: `ccnet-frame ${name}` }, inner);
-  }
-
-  /** The maps of a subject: a figure for each R. */
-  buildRow(n) {
-    const { h, w } = this.maps, name = make("p", { className: "ccnet-name" });
-    const panels = this.header.recurrences.map(recurrence => {
-      const canvas = make("canvas", { className: "ccnet-heat", width: w, height: h, role: "img", "aria-label": `attention map, R = ${recurrence}` });
-      const cell = make("div", { className: "ccnet-cell" }), wait = make("p", { className: "ccnet-wait" });
-      const ground = make("img", { src: this.photo, alt: "", draggable: false });
-      const caption = make("button", { type: "button", title: "show the facts for this R", onclick: () => this.set("recurrence", recurrence) }, `R = ${recurrence}`);
-      const note = make("span"), value = make("em");
-      const frame = this.frame("ccnet-map", ground, canvas, cell);
-      frame.append(wait);
-      frame.addEventListener("pointermove", event => {
-        const at = this.place(event, frame), panel = panels.find(p => p.recurrence === recurrence);
-        const c = this.cellOf(at.x, at.y), weight = panel.weights?.[c.i * w + c.j];
-        value.textContent = weight === undefined ? "" : `cell (${c.i}, ${c.j}): ${short(weight)}`;
-      });
-      frame.addEventListener("pointerleave", () => (value.textContent = ""));
-      const figure = make("figure", { "data-recurrence": recurrence }, frame, make("figcaption", {}, caption, note, value));
-      const image = canvas.getContext("2d").createImageData(w, h);
-      image.data.fill(255);
-      return { recurrence, canvas, image, cell, wait, caption, note, figure, weights: /** @type {any} */ (null) };
-    });
-    return { name, panels, element: make("div", { className: "ccnet-row" }, name, ...panels.map(panel => panel.figure)), hidden: n > 0 };
-  }
-
-  buildLegend() {
-    const { header, arrays } = this, counts = new Float64Array(header.classes.length);
-    arrays.labels.forEach(k => counts[k]++);
-    const order = [...counts.keys()].filter(k => counts[k]).sort((a, b) => counts[b] - counts[a]);
-    this.legend.replaceChildren(...order.map(k => {
-      const chip = make("button", { type: "button", title: "click: the mean map of its cells", "data-class": String(k),
-        onclick: () => this.chooseClass(k), onpointerenter: () => this.light(k), onpointerleave: () => this.light(this.state.region?.k) },
-      make("u"), header.classes[k], make("i", {}, percent(counts[k] / arrays.labels.length)));
-      chip.firstChild.style.background = rgb(header.palette[k]);
-      return chip;
-    }));
-  }
-
-  /** The labels in their colours, and with a class that one alone, light. */
-  drawLabels(canvas = this.labels, only = -1) {
-    const { header, arrays } = this, [height, width] = header.arrays.labels.shape;
-    Object.assign(canvas, { width, height });
-    const context = canvas.getContext("2d"), image = context.createImageData(width, height);
-    arrays.labels.forEach((k, at) => {
-      if (only < 0) image.data.set([...header.palette[k], 255], 4 * at);
-      else image.data.set(k === only ? [255, 255, 255, 90] : [0, 0, 0, 150], 4 * at);
-    });
-    context.putImageData(image, 0, 0);
-  }
-
-  light(k) {
-    this.lit.hidden = k === undefined;
-    if (k !== undefined) this.drawLabels(this.lit, k);
-  }
-
-  // -- what the visitor does --
-
-  /** The image pixel under the pointer, within the picture. */
-  place(event, frame = this.stage) {
-    const box = frame.firstElementChild.getBoundingClientRect(), [height, width] = this.header.size;
-    return {
-      x: clamp(Math.floor(((event.clientX - box.left) / box.width) * width), 0, width - 1),
-      y: clamp(Math.floor(((event.clientY - box.top) / box.height) * height), 0, height - 1),
-    };
-  }
-
-  listen() {
-    const { stage, state } = this;
-    let from = null, moved = false;
-    stage.addEventListener("pointerdown", event => {
-      from = event; moved = false;
-      if (event.pointerType !== "mouse" || state.mode === "region" || event.shiftKey) stage.setPointerCapture(event.pointerId);
-      if (event.pointerType !== "mouse" && state.mode === "pixel") this.move(event, true);
-    });
-    stage.addEventListener("pointermove", event => {
-      const drags = from && Math.hypot(event.clientX - from.clientX, event.clientY - from.clientY) > 4;
-      moved ||= !!drags;
-      if (drags && event.shiftKey && state.zoom > 1) this.pan(event.movementX, event.movementY);
-      else if (drags && state.mode === "region") {
-        const a = this.place(from), b = this.place(event);
-        state.region = { from: [a.x, a.y], to: [b.x, b.y] };
-        this.refresh();
-      } else if (state.mode === "pixel") this.move(event, from && event.pointerType !== "mouse");
-    });
-    stage.addEventListener("pointerup", event => {
-      if (from && !moved) this.click(event);
-      else if (from && event.pointerType !== "mouse" && state.mode === "pixel") this.pin(this.place(event));
-      from = null;
-    });
-    stage.addEventListener("pointercancel", () => (from = null));
-    stage.addEventListener("keydown", event => this.key(event));
-    stage.addEventListener("wheel", event => {
-      if (!event.ctrlKey) return;
-      event.preventDefault();
-      const { x, y } = this.place(event), [height, width] = this.header.size;
-      this.zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, [x / width, y / height]);
-    }, { passive: false });
-    for (const name of SHARED) this.model.on(`change:${name}`, () => {
-      const value = this.model.get(name);
-      if (value === undefined || value === null || value === state[name]) return;
-      state[name] = name === "x" || name === "y" ? clamp(Math.round(value), 0, this.header.size[name === "x" ? 1 : 0] - 1) : value;
-      this.refresh();
-    });
-  }
-
-  move(event, always = false) {
-    if (this.state.pinned && !always) return;
-    const { x, y } = this.place(event);
-    if (x === this.state.x && y === this.state.y) return;
-    Object.assign(this.state, { x, y });
-    this.refresh();
-    this.milliseconds = performance.now() - event.timeStamp;
-    this.share(200);
-  }
-
-  click(event) {
-    const at = this.place(event);
-    if (event.shiftKey) this.set("second", at);
-    else if (this.state.mode === "class") this.chooseClass(this.maps.labels[this.subjectAt(at.x, at.y).cells[0]]);
-    else if (this.state.mode === "pixel") this.pin(at);
-  }
-
-  pin({ x, y }) {
-    Object.assign(this.state, { x, y, pinned: true });
-    this.share();
-    this.refresh();
-  }
-
-  key(event) {
-    const { state } = this, step = KEYS[event.key], [height, width] = this.header.size;
-    const r = this.header.recurrences.find(n => String(n) === event.key);
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (step) {
-      const { h, w } = this.maps, { i, j } = this.cellOf(state.x, state.y);
-      const middle = (cell, cells, pixels) => Math.min(Math.floor(((clamp(cell, 0, cells - 1) + 0.5) * pixels) / cells), pixels - 1);
-      this.pin({ x: middle(j + step[0], w, width), y: middle(i + step[1], h, height) });
-    } else if (event.key === "Escape") {
-      Object.assign(state, { pinned: false, second: null, region: null, mode: "pixel" });
-      this.set("large", false);
-    } else if (event.key === "Enter" || event.key === " ") this.set("pinned", !state.pinned);
-    else if (r) this.set("recurrence", r);
-    else if (event.key.toLowerCase() === "l") this.set("large", !state.large);
-    else if ("+=-0".includes(event.key)) this.zoom(event.key === "0" ? 1e-9 : event.key === "-" ? 1 / 1.5 : 1.5);
-    else return;
-    event.preventDefault();
-  }
-
-  chooseMode(mode) {
-    this.state.region = null;
-    this.set("mode", mode);
-  }
-
-  chooseClass(k) {
-    const same = this.state.mode === "class" && this.state.region?.k === k;
-    Object.assign(this.state, { mode: same ? "pixel" : "class" });
-    this.set("region", same ? null : { k });
-  }
-
-  zoom(factor, centre) {
-    const { state } = this, [height, width] = this.header.size;
-    if (centre || state.zoom === 1) state.centre = centre ?? [state.x / width, state.y / height];
-    this.set("zoom", clamp(state.zoom * factor, 1, 12));
-  }
-
-  pan(dx, dy) {
-    const box = this.stage.firstElementChild.getBoundingClientRect(), half = 0.5 / this.state.zoom;
-    const centre = [this.state.centre[0] - dx / box.width, this.state.centre[1] - dy / box.height];
-    this.set("centre", centre.map(at => clamp(at, half, 1 - half)));
-  }
-
-  /** Give the host what it shares, after a rest of some milliseconds. */
-  share(rest = 0) {
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => {
-      for (const name of SHARED) if (this.model.get(name) !== this.state[name]) this.model.set(name, this.state[name]);
-      this.model.save_changes();
-    }, rest);
-  }
-
-  // -- what is shown --
-
-  refresh() {
-    const { state, rows, header, maps } = this, main = this.subject();
-    const subjects = [main, ...(state.second ? [this.subjectAt(state.second.x, state.second.y)] : [])];
-    const found = subjects.map(subject => this.mapsOf(subject)), all = found.flat().filter(Boolean);
-    const peak = all.reduce((top, weights) => weights.reduce((a, b) => (a > b ? a : b), top), 0) || 1e-30;
-    const top = state.scale === "clipped" ? peak * 10 ** (-3 * state.clip) : peak, cuts = [];
-    this.shown = { subjects, found, peak, top };
-    rows.forEach((row, n) => {
-      row.element.hidden = n >= subjects.length;
-      if (row.element.hidden) return;
-      row.name.textContent = subjects.length > 1 ? `${"AB"[n]}: ${subjects[n].name}` : "";
-      row.panels.forEach((panel, at) => cuts.push(this.drawPanel(panel, found[n][at], subjects[n], top)));
-    });
-    this.placeMarkers(main);
-    this.low.textContent = state.scale === "log" ? short(peak / 1e4) : "0";
-    this.high.textContent = `${top < peak ? "≥ " : ""}${short(top)}`;
-    this.cut.textContent = cuts.some(cut => cut > 5e-4) ? `one scale; above its end: ${cuts.map(percent).join(", ")} of the mass` : "one scale; nothing is clipped";
-    for (const name of ["kind", "scale", "mode"]) this.groups[name].show(state[name]);
-    for (const name of ["labels", "photo", "clip"]) if (+this[`${name}Slider`].value !== state[name]) this[`${name}Slider`].value = state[name];
-    this.clipSlider.disabled = state.scale !== "clipped";
-    this.root.classList.toggle("ccnet-large", state.large);
-    this.root.style.setProperty("--labels", state.labels);
-    this.root.style.setProperty("--heat", 1 - state.photo);
-    this.light(state.mode === "class" ? state.region?.k : undefined);
-    this.showFacts(main, found[0][header.recurrences.indexOf(state.recurrence)] ?? null);
-    if (this.matrix.open) this.showMatrix();
-  }
-
-  /** Draw a map; returns the share of its mass above the scale's end. */
-  drawPanel(panel, weights, subject, top) {
-    const { state, arrays, maps } = this, { data } = panel.image, log = state.scale === "log";
+  /** Draw a map, or say why there is none; returns what share of it is above the scale's end. */
+  function drawPanel(panel, found, /** @type {Subject} */ { cell }) {
+    const weights = typeof found === "string" ? null : found, { top } = shown, log = state.scale === "log";
     panel.weights = weights;
-    panel.figure.classList.toggle("ccnet-chosen", panel.recurrence === state.recurrence);
-    panel.caption.setAttribute("aria-pressed", String(panel.recurrence === state.recurrence));
-    const absent = state.pinned ? (this.model.exact ? "computing …" : "too large for this page") : "pin a pixel for this map";
-    panel.wait.textContent = weights ? "" : absent;
+    panel.root.classList.toggle("ccnet-chosen", panel.r === state.recurrence);
     panel.canvas.hidden = !weights;
-    panel.cell.hidden = subject.i === undefined;
-    if (!weights) { panel.note.textContent = ""; return 0; }
-    let cut = 0, sum = 0;
-    for (let cell = 0; cell < weights.length; cell++) {
-      const value = weights[cell], share = log ? (Math.log10(value / top) + 4) / 4 : value / top;
-      if (value > top) cut += value - top;
-      sum += value;
-      const at = 3 * clamp(Math.trunc(255 * share) || 0, 0, 255);
-      data[4 * cell] = arrays.scale[at]; data[4 * cell + 1] = arrays.scale[at + 1]; data[4 * cell + 2] = arrays.scale[at + 2];
+    panel.wait.textContent = weights ? "" : found;
+    panel.note.textContent = "";
+    cover(panel.cell, cell);
+    if (!weights) return 0;
+    const numbers = new Uint8ClampedArray(h * w), sum = total(weights);
+    let cut = 0, marked = 0;
+    for (let n = 0; n < h * w; n++) {
+      const share = weights[n] / top;
+      numbers[n] = Math.floor(255 * (log ? Math.log10(share) / 4 + 1 : share));
+      if (share > 1) cut += weights[n] - top;
+      if (arrays.marked?.[n]) marked += weights[n];
     }
-    panel.canvas.getContext("2d").putImageData(panel.image, 0, 0);
-    if (subject.i !== undefined) this.box(panel.cell, subject);
-    const parts = subject.i === undefined ? [] : [`on the cross ${percent(maps.onCross(weights, subject.i, subject.j))}`];
-    if (state.kind === "listeners") parts.push(`it gives ${sum.toFixed(2)}`);
-    if (arrays.marked) parts.push(`on ${this.header.marked} ${percent(weights.reduce((a, v, cell) => a + v * arrays.marked[cell], 0) / (sum || 1))}`);
-    panel.note.textContent = parts.join(" · ");
+    paint(panel.canvas, [h, w], numbers, scale);
+    const notes = cell ? [`on the cross ${percent(maps.onCross(weights, cell))}`] : [];
+    if (state.kind === "listeners") notes.push(`it gives ${sum.toFixed(2)}`);
+    if (arrays.marked) notes.push(`on ${header.marked} ${percent(marked / (sum || 1))}`);
+    panel.note.textContent = notes.join(" · ");
     return cut / (sum || 1);
   }
-
-  box(made, { i, j }) {
-    const { h, w } = this.maps;
-    Object.assign(made.style, { left: `${(100 * j) / w}%`, top: `${(100 * i) / h}%`, width: `${100 / w}%`, height: `${100 / h}%` });
+  /** Lay a frame over a cell, or hide it. */
+  function cover(frame, cell) {
+    frame.hidden = !cell;
+    if (cell) place(frame, { left: cell[1] / w, top: cell[0] / h, width: 1 / w, height: 1 / h });
   }
-
-  placeMarkers(main) {
-    const { state } = this, [height, width] = this.header.size, [cell, point, second, rectangle] = this.markers;
-    const at = (made, x, y) => Object.assign(made.style, { left: `${(100 * (x + 0.5)) / width}%`, top: `${(100 * (y + 0.5)) / height}%` });
-    cell.hidden = point.hidden = main.i === undefined;
-    second.hidden = !state.second;
-    rectangle.hidden = !(state.mode === "region" && state.region?.from);
-    if (main.i !== undefined) { this.box(cell, main); at(point, state.x, state.y); }
+  /** The markers on the picture, and how far all frames are zoomed. @param {Subject} main */
+  function placeMarkers(main) {
+    const { point, second, rectangle } = parts, { zoom, region, mode } = state;
+    const mark = (marker, at) => {
+      marker.hidden = !at;
+      if (at) place(marker, { left: (at.x + 0.5) / width, top: (at.y + 0.5) / height });
+    };
+    cover(parts.cell, main.cell);
+    mark(point, main.cell && state);
+    mark(second, state.second);
     point.classList.toggle("ccnet-pinned", state.pinned);
-    if (state.second) at(second, state.second.x, state.second.y);
+    rectangle.hidden = mode !== "region" || !region?.from;
     if (!rectangle.hidden) {
-      const [a, b] = [state.region.from, state.region.to], left = Math.min(a[0], b[0]), top = Math.min(a[1], b[1]);
-      Object.assign(rectangle.style, { left: `${(100 * left) / width}%`, top: `${(100 * top) / height}%`,
-        width: `${(100 * (Math.abs(a[0] - b[0]) + 1)) / width}%`, height: `${(100 * (Math.abs(a[1] - b[1]) + 1)) / height}%` });
+      const [[left, right], [top, bottom]] = between(region.from, region.to);
+      place(rectangle, { left: left / width, width: (right + 1 - left) / width });
+      place(rectangle, { top: top / height, height: (bottom + 1 - top) / height });
     }
-    const half = 0.5 / state.zoom, [left, top] = state.centre.map(value => clamp(value, half, 1 - half) - half);
-    const transform = state.zoom > 1 ? `scale(${state.zoom}) translate(${-100 * left}%, ${-100 * top}%)` : "";
-    for (const layers of this.frames) if (layers.style.transform !== transform) layers.style.transform = transform;
-    this.root.style.setProperty("--zoom", String(state.zoom));
+    const [across, down] = state.centre.map(middle => -100 * (clamp(middle, 0.5 / zoom, 1 - 0.5 / zoom) - 0.5 / zoom));
+    const zoomed = zoom > 1 ? `scale(${zoom}) translate(${across}%, ${down}%)` : "none";
+    const looks = { "--zoom": zoom, "--zoomed": zoomed, "--labels": state.labels, "--heat": 1 - state.photo };
+    for (const [name, value] of Object.entries(looks))
+      if (root.style.getPropertyValue(name) !== String(value)) root.style.setProperty(name, value);
+    root.classList.toggle("ccnet-large", state.large);
   }
-
-  bars(section, title, entries) {
-    section.replaceChildren(make("h3", {}, title), ...entries.map(({ name, colour, share, text, chance }) => {
-      const bar = make("div", { className: "ccnet-bar" }, make("u"), make("span", { title: name }, name), make("b", {}, make("s")), make("i", {}, text),
-        ...(chance === undefined ? [] : [make("em", {}, `by chance ${percent(chance)}`)]));
-      bar.children[0].style.background = colour;
-      bar.querySelector("s").style.width = `${100 * share}%`;
-      if (chance !== undefined) {
-        const tick = make("q");
-        tick.style.left = `${100 * chance}%`;
-        bar.children[2].append(tick);
-      }
-      return bar;
-    }));
+  /** Light a class up on the picture; none where k is undefined. */
+  function light(k) {
+    const veils = palette.map((_, other) => (other === k ? [255, 255, 255, 90] : [0, 0, 0, 150]));
+    parts.lit.hidden = k === undefined;
+    if (k !== undefined) paint(parts.lit, header.arrays.labels.shape, arrays.labels, packed(veils));
   }
-
-  /** The largest classes of some shares (K,). */
-  largest(shares, most = 4) {
-    return [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, most).filter(k => shares[k] >= 0.005);
+  /** A title, and a bar for each of the largest shares; a tick where `chance` would end it. */
+  function drawBars(section, title, shares, words, chance) {
+    const order = leading(shares);
+    section.innerHTML = `<h3></h3>${BAR.repeat(order.length)}`;
+    section.firstChild.textContent = title;
+    order.forEach((k, n) => {
+      const [colour, name, line, number, byChance] = section.children[n + 1].children, [filled, tick] = line.children;
+      colour.style.background = `rgb(${palette[k]})`;
+      name.textContent = name.title = names[k];
+      number.textContent = words(shares[k]);
+      place(filled, { width: shares[k] });
+      place(tick, { left: chance?.[k] });
+      tick.hidden = byChance.hidden = !chance;
+      byChance.textContent = chance ? `by chance ${percent(chance[k])}` : "";
+    });
   }
-
-  showFacts(main, weights) {
-    const { header, maps, state } = this, entry = (k, share, text, chance) =>
-      ({ name: this.names[k], colour: rgb(header.palette[k]), share, text, chance });
-    this.likely.hidden = main.i === undefined;
-    const likely = main.i === undefined ? null : probabilities(this.arrays.logits, header.classes.length, header.grid, header.size, main.x, main.y);
-    if (likely) this.bars(this.likely, `Pixel (${main.x}, ${main.y}) is taken for`,
-      this.largest(likely).map(k => entry(k, likely[k], likely[k].toFixed(2))));
-    const verb = state.kind === "attention" ? "looks at" : "is heard by";
-    const title = `With R = ${state.recurrence} ${main.i === undefined ? main.name : "it"} ${verb}`;
-    if (!weights) return this.bars(this.looks, `${title} …`, []);
+  /** What the pixel is taken for and what its map says, for screen readers after a rest. @param {Subject} main */
+  function drawFacts(main, weights) {
+    const taken = main.cell ? likelyAt(main) : [], verb = state.kind === "attention" ? "looks at" : "is heard by";
+    const title = `With R = ${state.recurrence} ${main.cell ? "it" : main.name} ${verb}`;
+    clearTimeout(speaking);
+    parts.likely.hidden = !main.cell;
+    drawBars(parts.likely, `Pixel (${main.x}, ${main.y}) is taken for`, taken, share => share.toFixed(2));
+    if (typeof weights === "string") return drawBars(parts.looks, `${title} …`, []);
     const { mass, chance } = maps.shares(weights, main.cells, state.recurrence);
-    this.bars(this.looks, title, this.largest(mass).map(k => entry(k, mass[k], percent(mass[k]), chance[k])));
-    clearTimeout(this.speaking);
-    this.speaking = setTimeout(() => {
-      const first = likely && this.largest(likely, 1)[0], seen = this.largest(mass, 2).map(k => `${this.names[k]} ${percent(mass[k])}`);
-      this.live.textContent = `${main.name}${likely ? `: ${header.classes[first]} ${likely[first].toFixed(2)}` : ""}, ${verb} ${seen.join(", ")}`;
+    drawBars(parts.looks, title, mass, percent, chance);
+    speaking = setTimeout(() => {
+      const first = leading(taken, 1).map(k => `: ${classes[k]} ${taken[k].toFixed(2)}`);
+      const seen = leading(mass, 2).map(k => `${names[k]} ${percent(mass[k])}`);
+      parts.live.textContent = `${main.name}${first}, ${verb} ${seen.join(", ")}`;
     }, 400);
   }
+  /** The table of the classes, where it is open and not yet there. */
+  function drawMatrix() {
+    const { matrix, table } = parts, asked = `${state.recurrence} ${state.kind}`;
+    if (!matrix.open || table.dataset.of === asked) return;
+    table.dataset.of = asked;
+    table.textContent = steps[0].table ? "" : "This picture has too many cells for the whole matrix in a page.";
+    if (!steps[0].table) return;
+    const found = matrixOf(), grid = document.createElement("table");
+    const head = grid.createTHead(), body = grid.createTBody();
+    const line = (name, cells) => [worded("th", name), ...cells];
+    head.insertRow().append(...line(`of … with R = ${state.recurrence}`, found.map(({ k }) => worded("th", names[k]))));
+    for (const { k, mass, chance } of found)
+      body.insertRow().append(...line(names[k], found.map(({ k: other }) => {
+        const cell = worded("td", percent(mass[other]));
+        cell.title = `by chance ${percent(chance[other])}`;
+        cell.style.setProperty("--share", `${Math.round(85 * mass[other])}%`);
+        return cell;
+      })));
+    table.append(grid);
+  }
 
-  /** How much of the attention of each class's cells lies on each class, and by chance. */
-  matrixOf() {
-    const { maps, state, header } = this, present = [...maps.inAll.keys()].filter(k => maps.inAll[k]);
-    const rows = present.map(k => {
-      const cells = [];
-      maps.labels.forEach((label, cell) => label === k && cells.push(cell));
-      return maps.shares(maps.of(cells, [state.recurrence], state.kind)[0], cells, state.recurrence);
+  // -- What the visitor does --
+
+  /** Change the state; the host hears of it after a rest of some milliseconds. */
+  function change(changes, rest = 0) {
+    Object.assign(state, changes);
+    if (changes.pinned) answers.forEach((answer, asked) => typeof answer === "string" && answers.delete(asked));
+    refresh();
+    clearTimeout(sharing);
+    sharing = setTimeout(() => {
+      for (const name of SHARED) if (model.get(name) !== state[name]) model.set(name, state[name]);
+      model.save_changes();
+    }, rest);
+  }
+  /** The image pixel under the pointer, within the picture. */
+  function under(event, frame = stage) {
+    const box = frame.firstElementChild.getBoundingClientRect();
+    const at = (distance, side, pixels) => clamp(Math.floor((distance / side) * pixels), 0, pixels - 1);
+    return { x: at(event.clientX - box.left, box.width, width), y: at(event.clientY - box.top, box.height, height) };
+  }
+  /** Let the pixel follow the pointer. */
+  function follow(event) {
+    const { x, y } = under(event);
+    if (x === state.x && y === state.y) return;
+    change({ x, y }, 200);
+    milliseconds = performance.now() - event.timeStamp;
+  }
+  function chooseClass(k) {
+    const same = state.mode === "class" && state.region?.k === k;
+    change(same ? { mode: "pixel", region: null } : { mode: "class", region: { k } });
+  }
+  /** Zoom around a centre; from the whole picture, around the pixel on show. */
+  function zoom(factor, centre = state.zoom > 1 ? state.centre : [state.x / width, state.y / height]) {
+    change({ zoom: clamp(state.zoom * factor, 1, 12), centre });
+  }
+  /** Move the zoomed picture with the pointer. */
+  function pan(event) {
+    const box = stage.firstElementChild.getBoundingClientRect(), half = 0.5 / state.zoom;
+    const moved = [event.movementX / box.width, event.movementY / box.height];
+    change({ centre: state.centre.map((at, n) => clamp(at - moved[n], half, 1 - half)) });
+  }
+  /** What a press does on the picture that is no drag. */
+  function choose(event) {
+    const { x, y } = under(event);
+    if (event.shiftKey) change({ second: { x, y } });
+    else if (state.mode === "class") chooseClass(maps.labels[pixel({ x, y }).cells[0]]);
+    else if (state.mode === "pixel") change({ x, y, pinned: true });
+  }
+
+  root.addEventListener("click", event => {
+    const { set, value, class: k, act } = event.target.closest("button")?.dataset ?? {};
+    if (act === "copy") copy();
+    else if (act === "png" || act === "svg") savePicture(act);
+    else if (act) zoom(act === "closer" ? 1.5 : 1 / 1.5);
+    else if (k) chooseClass(+k);
+    else if (set === "mode") change({ mode: value, region: null });
+    else if (set) change({ [set]: set === "recurrence" ? +value : value });
+  });
+  root.addEventListener("input", ({ target }) => change({ [target.name]: +target.value }));
+  parts.matrix.addEventListener("toggle", drawMatrix);
+  // A class of the legend lights up under the pointer, and a cell of a map is told in numbers.
+  for (const type of ["pointerover", "pointerleave"])
+    parts.legend.addEventListener(type, event => {
+      const chip = event.target.closest("[data-class]");
+      light(chip ? +chip.dataset.class : state.region?.k);
     });
-    return { names: present.map(k => this.names[k]), present, rows };
-  }
+  for (const type of ["pointermove", "pointerleave"])
+    parts.right.addEventListener(type, event => {
+      for (const { frame, weights, value } of rows.flatMap(row => row.panels)) {
+        const on = weights && frame.contains(event.target), { cell, cells } = pixel(under(event, frame));
+        value.textContent = on ? `cell (${cell.join(", ")}): ${short(weights[cells[0]])}` : "";
+      }
+    });
+  let down = null, dragged = false; // the event with which a button or finger went down, and whether it moved since
+  stage.addEventListener("pointerdown", event => {
+    if (event.button) return;
+    down = event; dragged = false;
+    stage.setPointerCapture(event.pointerId);
+    if (event.pointerType !== "mouse" && state.mode === "pixel") follow(event);
+  });
+  stage.addEventListener("pointermove", event => {
+    dragged ||= !!down && Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) > 4;
+    if (dragged && event.shiftKey && state.zoom > 1) pan(event);
+    else if (dragged && state.mode === "region") {
+      const [from, to] = [down, event].map(at => Object.values(under(at)));
+      change({ region: { from, to } });
+    } else if (state.mode === "pixel" && (!state.pinned || (down && event.pointerType !== "mouse"))) follow(event);
+  });
+  stage.addEventListener("pointerup", event => {
+    if (down && !dragged) choose(event);
+    else if (down && event.pointerType !== "mouse" && state.mode === "pixel") change({ ...under(event), pinned: true });
+    down = null;
+  });
+  stage.addEventListener("pointercancel", () => (down = null));
+  stage.addEventListener("wheel", event => {
+    if (!event.ctrlKey) return;
+    event.preventDefault();
+    zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, [under(event).x / width, under(event).y / height]);
+  }, { passive: false });
+  stage.addEventListener("keydown", event => {
+    const { key } = event, arrow = ARROWS[key], [i, j] = pixel(state).cell;
+    const r = recurrences.find(number => String(number) === key);
+    const middle = (cell, cells, pixels) => Math.floor(((clamp(cell, 0, cells - 1) + 0.5) * pixels) / cells);
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (arrow) change({ x: middle(j + arrow[0], w, width), y: middle(i + arrow[1], h, height), pinned: true });
+    else if (key === "Escape") change({ pinned: false, second: null, region: null, mode: "pixel", large: false });
+    else if (key === "Enter" || key === " ") change({ pinned: !state.pinned });
+    else if (key.toLowerCase() === "l") change({ large: !state.large });
+    else if (r) change({ recurrence: r });
+    else if (key in ZOOMS) zoom(ZOOMS[key]);
+    else return;
+    event.preventDefault();
+  });
 
-  showMatrix() {
-    const key = `${this.state.recurrence} ${this.state.kind}`, place = this.matrix.lastElementChild;
-    if (place.dataset.key === key) return;
-    place.dataset.key = key;
-    if (!this.maps.steps[0]?.table) return place.replaceChildren("This picture has too many cells for the whole matrix in a page.");
-    const { names, present, rows } = this.matrixOf();
-    const head = make("tr", {}, make("th", {}, `of … with R = ${this.state.recurrence}`), ...names.map(name => make("th", {}, name)));
-    const lines = rows.map(({ mass, chance }, n) => make("tr", {}, make("th", {}, names[n]), ...present.map(k => {
-      const cell = make("td", { title: `by chance ${percent(chance[k])}` }, percent(mass[k]));
-      cell.style.setProperty("--share", `${Math.round(85 * mass[k])}%`);
-      return cell;
-    })));
-    place.replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines)));
-  }
-
-  // -- what can be taken away --
+  // -- What can be taken away --
 
   /** Every number that is shown. */
-  numbers() {
-    const { header, maps, state } = this, { subjects, found, peak, top } = this.shown;
-    const named = shares => Object.fromEntries([...shares].map((value, k) => [this.names[k], +value.toPrecision(6)]));
+  function numbers() {
+    const { subjects, found, peak, top } = shown, { model, trained, size, grid } = header;
+    const named = shares => Object.fromEntries([...shares].map((share, k) => [names[k], +share.toPrecision(6)]));
+    const mapOf = ({ cell, cells }, weights, recurrence) => {
+      if (typeof weights === "string") return { recurrence };
+      const { mass, chance } = maps.shares(weights, cells, recurrence);
+      const on_cross = cell ? maps.onCross(weights, cell) : null;
+      return { recurrence, sum: total(weights), on_cross, class_shares: named(mass), by_chance: named(chance) };
+    };
     return {
-      model: header.model, trained_recurrence: header.trained, size: header.size, grid: header.grid, peak, scale_end: top,
+      model, trained_recurrence: trained, size, grid, peak, scale_end: top, direction: state.kind,
       subjects: subjects.map((subject, n) => ({
-        name: subject.name, cell: subject.i === undefined ? null : [subject.i, subject.j], cells: subject.cells.length,
-        probabilities: subject.i === undefined ? null : named(probabilities(this.arrays.logits, header.classes.length, header.grid, header.size, subject.x, subject.y)),
-        maps: header.recurrences.map((recurrence, at) => {
-          const weights = found[n][at];
-          if (!weights) return { recurrence };
-          const { mass, chance, sum } = maps.shares(weights, subject.cells, recurrence);
-          return { recurrence, sum, on_cross: subject.i === undefined ? null : maps.onCross(weights, subject.i, subject.j),
-            class_shares: named(mass), by_chance: named(chance) };
-        }),
+        name: subject.name, cell: subject.cell ?? null, cells: subject.cells.length,
+        probabilities: subject.cell ? named(likelyAt(subject)) : null,
+        maps: recurrences.map((r, at) => mapOf(subject, found[n][at], r)),
       })),
-      direction: state.kind,
     };
   }
-
-  async copy() {
-    const text = JSON.stringify({ ...this.numbers(), class_by_class: this.matrix.open && this.maps.steps[0]?.table ? this.matrixOf().rows
-      .map(({ mass, chance }) => ({ share: [...mass], by_chance: [...chance] })) : undefined }, null, 1);
+  async function copy() {
+    const table = parts.matrix.open && steps[0].table ? matrixOf() : undefined;
+    const class_by_class = table?.map(({ mass, chance }) => ({ share: [...mass], by_chance: [...chance] }));
+    const text = JSON.stringify({ ...numbers(), class_by_class }, null, 1);
     try {
       await navigator.clipboard.writeText(text);
-      this.said.textContent = "copied";
+      parts.said.textContent = "copied";
     } catch { // no secure page, or refused
       save(new Blob([text], { type: "application/json" }), "attention.json");
-      this.said.textContent = "saved as attention.json, since this page may not copy";
+      parts.said.textContent = "saved as attention.json, since this page may not copy";
     }
   }
-
   /** What is shown as an SVG: text as text, pictures embedded. */
-  async svg() {
-    const { header, shown, state } = this, [fh, fw] = header.frame, height = Math.round((280 * fh) / fw), step = 300, parts = [];
+  async function svg() {
+    const side = 280, step = 300, tall = Math.round((side * rise) / run), { subjects } = shown, drawn = [];
+    const wide = 10 + step * (1 + recurrences.length), high = 60 + subjects.length * (tall + 60);
     const text = (x, y, words, size = 12, anchor = "middle") =>
-      parts.push(`<text x="${x}" y="${y}" font-size="${size}" text-anchor="${anchor}">${escaped(words)}</text>`);
-    const picture = (x, y, canvas, w = 280, h = height) => parts.push(`<image x="${x}" y="${y}" width="${w}" height="${h}" preserveAspectRatio="none" href="${canvas.toDataURL()}"/>`);
-    const drawn = (source, w, h, smooth = false) => {
-      const canvas = make("canvas", { width: w, height: h }), context = canvas.getContext("2d");
-      context.imageSmoothingEnabled = smooth;
-      context.drawImage(source, 0, 0, w, h);
-      return canvas;
-    };
-    const image = /** @type {HTMLImageElement} */ (this.stage.querySelector("img"));
-    await image.decode();
-    const ground = drawn(image, 2 * fw, 2 * fh, !header.sharp), context = ground.getContext("2d");
-    context.globalAlpha = state.labels;
-    context.imageSmoothingEnabled = false;
-    context.drawImage(this.labels, 0, 0, 2 * fw, 2 * fh);
+      drawn.push(tag("text", { x, y, "font-size": size, "text-anchor": anchor }, words));
+    const picture = (x, y, canvas, width = side, height = tall) =>
+      drawn.push(tag("image", { x, y, width, height, preserveAspectRatio: "none", href: canvas.toDataURL() }));
+    await parts.picture.decode();
+    const ground = resized(parts.picture, 2 * run, 2 * rise, !header.sharp), context = ground.getContext("2d");
+    Object.assign(context, { globalAlpha: state.labels, imageSmoothingEnabled: false });
+    context.drawImage(parts.labels, 0, 0, 2 * run, 2 * rise);
+    text(10 + side / 2, 32, "labels");
     picture(10, 40, ground);
-    text(150, 32, "labels");
-    shown.subjects.forEach((subject, n) => {
-      const upper = 40 + n * (height + 60), [H, W] = header.size, { h, w } = this.maps;
-      if (subject.x !== undefined)
-        for (const [colour, wide] of [["black", 4], ["white", 2]])
-          parts.push(`<circle cx="${10 + (280 * (subject.x + 0.5)) / W}" cy="${40 + (height * (subject.y + 0.5)) / H}" r="6" fill="none" stroke="${colour}" stroke-width="${wide}"/>`);
-      this.rows[n].panels.forEach((panel, at) => {
+    subjects.forEach(({ cell, x, y }, n) => {
+      const ring = { cx: 10 + (side * (x + 0.5)) / width, cy: 40 + (tall * (y + 0.5)) / height, r: 6, fill: "none" };
+      for (const [stroke, wide] of cell ? [["black", 4], ["white", 2]] : [])
+        drawn.push(tag("circle", { ...ring, stroke, "stroke-width": wide }));
+      rows[n].panels.forEach((panel, at) => {
+        const left = 10 + (at + 1) * step, upper = 40 + n * (tall + 60), larger = Math.ceil(560 / w);
         if (!panel.weights) return;
-        const left = 10 + (at + 1) * step, factor = Math.max(1, Math.ceil(560 / w));
-        picture(left, upper, drawn(panel.canvas, w * factor, h * factor));
-        if (subject.i !== undefined) parts.push(`<rect x="${left + (280 * subject.j) / w}" y="${upper + (height * subject.i) / h}" width="${280 / w}" height="${height / h}" fill="none" stroke="white"/>`);
-        text(left + 140, upper - 8, `R = ${panel.recurrence}`);
-        text(left + 140, upper + height + 18, panel.note.textContent, 11);
+        picture(left, upper, resized(panel.canvas, w * larger, h * larger, false));
+        const box = cell && { x: left + (side * cell[1]) / w, y: upper + (tall * cell[0]) / h, width: side / w };
+        if (cell) drawn.push(tag("rect", { ...box, height: tall / h, fill: "none", stroke: "white" }));
+        text(left + side / 2, upper - 8, `R = ${panel.r}`);
+        text(left + side / 2, upper + tall + 18, panel.note.textContent, 11);
       });
     });
-    const width = 10 + step * (1 + header.recurrences.length), total = 40 + shown.subjects.length * (height + 60) + 20;
-    text(width / 2, 16, `${header.model}, trained at R = ${header.trained}: ${state.kind === "attention" ? "what" : "who listens to"} ${shown.subjects.map(s => s.name).join(" and ")}${state.kind === "attention" ? " looks at" : ""}`, 13);
-    picture(10 + step, total - 26, this.gradient, 200, 10);
-    text(4 + step, total - 17, this.low.textContent, 10, "end");
-    text(216 + step, total - 17, this.high.textContent, 10, "start");
-    return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${total}" viewBox="0 0 ${width} ${total}" font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>${parts.join("")}</svg>`;
+    const all = subjects.map(({ name }) => name).join(" and ");
+    const words = state.kind === "attention" ? `what ${all} looks at` : `who listens to ${all}`;
+    text(wide / 2, 16, `${header.model}, trained at R = ${header.trained}: ${words}`, 13);
+    text(4 + step, high - 17, parts.low.textContent, 10, "end");
+    picture(10 + step, high - 26, parts.gradient, 200, 10);
+    text(216 + step, high - 17, parts.high.textContent, 10, "start");
+    return `<svg xmlns="http://www.w3.org/2000/svg" width="${wide}" height="${high}" viewBox="0 0 ${wide} ${high}" `
+      + `font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>${drawn.join("")}</svg>`;
+  }
+  async function savePicture(kind) {
+    try {
+      const file = new Blob([await svg()], { type: "image/svg+xml" });
+      if (kind === "svg") return save(file, "attention.svg");
+      const image = Object.assign(new Image(), { src: URL.createObjectURL(file) });
+      await image.decode();
+      resized(image, 2 * image.width, 2 * image.height, true).toBlob(blob => save(blob, "attention.png"), "image/png");
+      URL.revokeObjectURL(image.src);
+    } catch (error) { parts.said.textContent = `the picture was not saved: ${error.message}`; }
   }
 
-  async savePicture(kind) {
-    const file = new Blob([await this.svg()], { type: "image/svg+xml" });
-    if (kind === "svg") return save(file, "attention.svg");
-    const image = new Image(), href = URL.createObjectURL(file);
-    image.src = href;
-    await image.decode();
-    const canvas = make("canvas", { width: 2 * image.width, height: 2 * image.height });
-    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-    URL.revokeObjectURL(href);
-    canvas.toBlob(blob => blob && save(blob, "attention.png"), "image/png");
-  }
+  Object.assign(root, {
+    ccnetMap: (i, j, r, kind = "attention") => Float32Array.from(maps.of([i * w + j], [r], kind)[0]),
+    ccnetState: () => ({ ...state, ...numbers(), milliseconds }),
+    ccnetShow: changes => change(changes),
+  });
+  refresh();
+  el.replaceChildren(root);
+  return {
+    state,
+    adopt(name) {
+      const value = model.get(name) ?? state[name];
+      if (value === state[name]) return;
+      state[name] = allowed(name, value);
+      refresh();
+    },
+    close() {
+      closed = true;
+      for (const timer of [sharing, speaking]) clearTimeout(timer);
+      URL.revokeObjectURL(photo);
+    },
+  };
 }
 
-/** Show a host's view in `el`, again whenever its payload changes; a sentence in its place where it cannot be shown. */
+/** Show a host's view in `el`, again when its payload changes, or a sentence why not; returns what ends that. */
 function render({ model, el }) {
-  let newest = 0, viewer = null;
+  let newest = 0, shown = null, kept = {};
   const open = async () => {
-    const turn = ++newest;
+    const turn = ++newest, payload = fetched(model.get("payload")).then(decoded);
+    await payload.catch(() => {});
+    if (turn !== newest) return;
+    if (shown) kept = (({ kind, scale, large }) => ({ kind, scale, large }))(shown.state);
+    shown?.close();
+    shown = null;
     try {
-      const payload = decoded(await fetched(model.get("payload")));
-      if (turn !== newest) return;
-      const { kind, scale, large } = viewer?.state ?? {};
-      viewer = new Viewer(el, model, payload, viewer ? { kind, scale, large } : {});
+      shown = view(el, model, await payload, kept);
     } catch (error) {
-      if (turn !== newest) return;
       const known = error instanceof Error && error.constructor === Error;
       const words = known ? error.message : `the view cannot be shown (${error}); make or save it again`;
-      el.replaceChildren(make("p", { className: "ccnet-problem", role: "alert", "data-ccnet-viewer": "" }, words));
+      const line = Object.assign(worded("p", words), { className: "ccnet-problem", role: "alert" });
+      line.dataset.ccnetViewer = "";
+      el.replaceChildren(line);
     }
   };
-  model.on("change:payload", open);
+  const acts = { "change:payload": open };
+  for (const name of SHARED) acts[`change:${name}`] = () => shown?.adopt(name);
+  for (const [event, act] of Object.entries(acts)) model.on(event, act);
   open();
+  return () => {
+    newest++;
+    shown?.close();
+    for (const [event, act] of Object.entries(acts)) model.off?.(event, act);
+  };
 }
 
 export default { render };

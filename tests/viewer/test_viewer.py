@@ -3,7 +3,11 @@
 import gzip
 import json
 import re
+import shutil
 import statistics
+import subprocess
+from base64 import b64encode
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -287,6 +291,92 @@ def test_odd_pictures_are_shown(demo, opened, picture, size):
     assert tab.locator(".ccnet-bar").count() >= 2
 
 
+HOST = """async ([script, data, exact]) => {
+  const payload = Uint8Array.from(atob(data), letter => letter.charCodeAt(0)), asked = [];
+  const values = { payload }, heard = [], urls = new Set();
+  const { createObjectURL, revokeObjectURL } = URL;
+  URL.createObjectURL = blob => { const url = createObjectURL(blob); urls.add(url); return url; };
+  URL.revokeObjectURL = url => { urls.delete(url); revokeObjectURL(url); };
+  const model = { get: name => values[name], set: (name, value) => { values[name] = value; },
+    save_changes() {}, on: (name, act) => heard.push([name, act]),
+    off: (name, act) => heard.splice(heard.findIndex(a => a[0] === name && a[1] === act), 1) };
+  if (exact) model.exact = async (...pixel) => { asked.push(pixel); throw new Error(exact); };
+  const source = createObjectURL(new Blob([script], { type: "text/javascript" }));
+  document.body.replaceChildren(document.createElement("main"));
+  const el = document.querySelector("main"), { default: viewer } = await import(source);
+  const fire = name => heard.filter(one => one[0] === name).forEach(one => one[1]());
+  window.host = { model, heard, urls, el, fire, asked, stop: viewer.render({ model, el }) };
+}"""
+
+
+def hosted(tab, view, exact="", **options):
+    """Show a view in a page of its own by a host that a test can ask."""
+    data = b64encode(payload.encode(view, **options)).decode()
+    tab.evaluate(HOST, [pages.script(), data, exact])
+    tab.wait_for_selector("main [data-ccnet-viewer]")
+    return tab
+
+
+def test_a_map_too_large_for_the_page_is_said(demo, opened, monkeypatch, picture):
+    monkeypatch.setattr(payload, "LARGEST", 0)
+    tab = opened(demo.look(picture(60, 92), 60), recurrences=(1, 2, 3))
+    assert tab.locator(".ccnet-wait:visible").all_inner_texts() == ["too large for this page"]
+    tab.mouse.click(*place(tab, 0.5, 0.5))
+    assert tab.locator(".ccnet-wait:visible").all_inner_texts() == ["too large for this page"]
+    tab.click(".ccnet-legend button >> nth=0")
+    assert tab.locator(".ccnet-wait:visible").all_inner_texts() == ["too large for this page"] * 3
+
+
+def test_a_map_that_the_server_refuses_is_said_and_asked_for_again(
+    demo, opened, monkeypatch, picture
+):
+    monkeypatch.setattr(payload, "LARGEST", 0)
+    view = demo.look(picture(60, 92), 60)
+    tab = hosted(opened(view), view, exact="the server is gone")
+    wait = tab.locator(".ccnet-wait:visible")
+    assert wait.all_inner_texts() == ["pin a pixel for this map"]
+    for times in (1, 2):
+        tab.mouse.click(*place(tab, 0.5, 0.5))
+        tab.wait_for_selector(".ccnet-wait:has-text('not computed: the server is gone')")
+        assert tab.evaluate("host.asked.length") == times
+
+
+def test_a_viewer_that_is_replaced_leaves_nothing_behind(scene, opened):
+    tab = hosted(opened(scene), scene)
+    heard = tab.evaluate("host.heard.length")
+    for _ in range(3):
+        tab.evaluate("document.querySelector('main [data-ccnet-viewer]').dataset.old = ''")
+        tab.evaluate("host.fire('change:payload')")
+        tab.wait_for_selector("main [data-ccnet-viewer]:not([data-old])")
+    assert tab.evaluate("[host.heard.length, host.urls.size]") == [heard, 1]
+    tab.evaluate("host.model.set('clip', 0.75); host.model.set('x', 500)")
+    tab.evaluate("host.fire('change:clip'); host.fire('change:x')")
+    assert state(tab, "clip", "x") == (0.75, 95)
+    tab.evaluate("host.stop()")
+    assert tab.evaluate("[host.heard.length, host.urls.size]") == [0, 0]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_layout_stands_still_while_the_pointer_moves(scene, opened, width):
+    tab = opened(scene)
+    tab.set_viewport_size({"width": width, "height": 900})
+    seen = set()
+    for across, down in ((0.1, 0.1), (0.3, 0.6), (0.5, 0.5), (0.9, 0.2), (0.15, 0.1), (0.7, 0.9)):
+        tab.mouse.move(*place(tab, across, down))
+        seen.add(
+            tab.evaluate("""() => [".ccnet-scale canvas", ".ccnet-facts", ".ccnet-matrix"]
+          .map(name => document.querySelector(name).getBoundingClientRect())
+          .map(({ left, top, height }) => `${left} ${top + scrollY} ${height}`).join()""")
+        )
+    assert len(seen) == 1
+
+
+def test_only_the_main_button_pins(scene, opened):
+    tab = opened(scene)
+    tab.mouse.click(*place(tab, 0.5, 0.5), button="right")
+    assert not state(tab, "pinned")
+
+
 def broken(data, kind):
     if kind == "cut":
         return data[: len(data) // 2]
@@ -359,4 +449,17 @@ def test_an_unknown_precision_or_recurrence_is_refused(scene):
 def test_its_script_parses_and_is_small():
     text = pages.script()
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
-    assert text.count("\n") <= 900
+    assert text.count("\n") <= 815
+    assert max(map(len, text.split("\n"))) <= 120
+
+
+def test_its_script_passes_a_type_check():
+    root = Path(__file__).parents[2]
+    tsc = shutil.which("tsc") or shutil.which(str(root / "node_modules" / ".bin" / "tsc"))
+    if tsc is None:
+        pytest.skip("no tsc on this machine (npm install typescript)")
+    options = "--allowJs --checkJs --noEmit --strict false --target es2022 --module esnext"
+    command = [tsc, *options.split(), "--lib", "es2022,dom,dom.iterable"]
+    file = root / "ccnet_lab" / "viewer" / "viewer.js"
+    result = subprocess.run([*command, file], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
