@@ -353,6 +353,9 @@ class View:
     def save_html(self, path: str | Path, **options: Any) -> Path:
         """Write this view as one interactive page that needs no server; returns its path.
 
+        Beyond 16 MB a warning says the size before; beyond about 110 x 110 cells the page has no
+        R = 3, which would take seconds there.
+
         Args:
             path: the file. options: `title`, `pixel` (x, y), `recurrences` (fewer make a smaller
                 file), `precision`, `settings`; see `viewer.payload.encode`.

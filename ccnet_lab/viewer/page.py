@@ -1,6 +1,7 @@
 """A view as one HTML file that needs no server and no network: viewer.js, viewer.css, the data."""
 
 import json
+import warnings
 from base64 import b64encode
 from collections.abc import Sequence
 from importlib.resources import files
@@ -14,6 +15,7 @@ from ccnet_lab.explore.explorer import View
 from ccnet_lab.files import write_text
 from ccnet_lab.viewer.payload import LARGEST, RECURRENCES, encode
 
+LARGE = 16_000_000  # bytes of a page beyond which its size is said before it is written
 _TEMPLATES = Environment(
     loader=PackageLoader("ccnet_lab", "viewer"), autoescape=True, undefined=StrictUndefined
 )
@@ -59,5 +61,8 @@ def save_html(view: View, path: str | Path, **options: Any) -> Path:
     """Write one self-contained interactive page; see `View.save_html`."""
     path = Path(path)
     text = html(view, **options)
+    if len(text) > LARGE:
+        smaller = "recurrences=(1, 2) or precision='float16' makes it smaller"
+        warnings.warn(f"{path} will have {len(text) / 1e6:.0f} MB; {smaller}", stacklevel=3)
     write_text(path, text, RunError)
     return path

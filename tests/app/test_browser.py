@@ -13,7 +13,7 @@ from conftest import CHROMIUM, FLAGS
 from PIL import Image
 from web import Served, serve
 
-from ccnet_lab import get_config, store
+from ccnet_lab import Explorer, get_config, store
 from ccnet_lab.app import explore_tab, server
 from ccnet_lab.app.examples import SCENE_SEEDS
 from ccnet_lab.app.session import Workbench
@@ -327,6 +327,22 @@ def test_another_model_and_one_that_is_not_there(tab):
     tab.wait_for_function(
         "() => /R trained 1/.test(document.querySelector('#about-model').innerText)"
     )
+
+
+def test_a_map_too_large_for_the_page_comes_from_the_server_once_pinned(tab):
+    tab.click("#size input")
+    another_view(tab, lambda: tab.get_by_role("option", name="short side 1024").click())
+    state = tab.evaluate(STATE)
+    assert state["grid"] == [256, 256]
+    assert ["sum" in found for found in state["subjects"][0]["maps"]] == [True, True, False]
+    click(tab, 0.3, 0.4)
+    tab.wait_for_function(f"'sum' in {STATE}.subjects[0].maps[2]", timeout=60_000)
+    pinned = tab.evaluate(STATE)
+    view = Explorer.open("demo").look(make_scene(SCENE_SEEDS[0]).image, 1024)
+    pixel = view.pixel(pinned["x"], pinned["y"])
+    for found, cross in zip(pinned["subjects"][0]["maps"], pixel.on_cross, strict=True):
+        assert found["sum"] == pytest.approx(1, abs=1e-3)
+        assert found["on_cross"] == pytest.approx(cross, abs=1e-4)
 
 
 def open_tab(tab, name):

@@ -439,6 +439,12 @@ def test_it_is_drawn_within_a_frame(demo, opened, picture):
     assert 0 < statistics.median(times[10:]) < 33
 
 
+def test_a_large_page_says_so_before_it_is_written(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "LARGE", 100_000)
+    with pytest.warns(UserWarning, match=r"view.html will have 0 MB; recurrences=\(1, 2\) or"):
+        scene.save_html(tmp_path / "view.html")
+
+
 def test_an_unknown_precision_or_recurrence_is_refused(scene):
     with pytest.raises(ValueError, match="precision is 'int8'"):
         payload.encode(scene, precision="int8")
