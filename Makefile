@@ -1,12 +1,15 @@
-# `make demo` and `make test` do all set-up themselves, in .venv, on a machine with Python 3.11 or newer.
+# `make demo`, `make lab` and `make test` do all set-up themselves, in .venv, on a machine with Python 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: demo test test-fast lint format clean
+.PHONY: demo lab test test-fast lint format clean
 
 demo: .venv/app-ready
 	$(BIN)/python app.py $(ARGS)
+
+lab: .venv/lab-ready
+	$(BIN)/python -m jupyter lab notebooks $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -32,9 +35,13 @@ format: .venv/dev-ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[app]"
 	@touch $@
 
+.venv/lab-ready: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[app,notebooks]"
+	@touch $@ .venv/app-ready
+
 .venv/dev-ready: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[app,notebooks,data,slurm,export,dev]"
-	@touch $@ .venv/app-ready
+	@touch $@ .venv/lab-ready .venv/app-ready
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -16,6 +16,7 @@ from ccnet_lab.ending import ending
 from ccnet_lab import Explorer
 from ccnet_lab.app.examples import SCENE_SEEDS
 from ccnet_lab.data.generated.beacons import make_scene
+from ccnet_lab.draw.pictures import reduced_png
 from ccnet_lab.explore.measures import first_pixel
 
 CHROMIUM = [
@@ -26,13 +27,23 @@ CHROMIUM = [
     "--no-first-run",
 ]
 WIDTHS = (1280, 390)
+SIZE = "() => String(document.querySelector('.ccnet-viewer')?.ccnetState().size)"
 READY = {  # what is waited for in each tab
-    "Explore": "#answer figure:nth-of-type(3) img",
+    "Explore": ".ccnet-facts .ccnet-bar",
     "Recurrence": "#recurrence img",
     "Configurations": "#board img",
     "Runs": "#curves img",
     "About": ".about",
 }
+
+
+def answers(address: str) -> bool:
+    """Whether something serves at an address."""
+    try:
+        urllib.request.urlopen(address).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -46,12 +57,10 @@ def serving(*options: str) -> Iterator[str]:
     )
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(address).close()
-                break
-            except OSError:
-                time.sleep(0.5)
+        while not answers(address):
+            if process.poll() is not None:
+                raise SystemExit(f"the app ended with {process.returncode} before it answered")
+            time.sleep(0.5)
         yield address
     finally:
         process.terminate()
@@ -67,23 +76,31 @@ def photograph_tabs(browser: Any, address: str, out: Path) -> None:
             page.get_by_role("tab", name=tab).click()
             page.wait_for_selector(ready, timeout=60_000)
             page.wait_for_timeout(1500)
-            page.screenshot(path=out / f"{tab.lower()}_{width}.png", full_page=True)
+            keep(page, out / f"{tab.lower()}_{width}.png")
         page.close()
 
 
 def photograph_street(browser: Any, address: str, out: Path) -> None:
-    """The street model on the Summer Palace, the deletion test run, as street.png."""
+    """The street model on U Street, a car's pixel pinned, the deletion test run, as street.png."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(address)
     page.wait_for_selector(READY["Explore"])
-    box = page.locator("#stage img").bounding_box()
-    page.mouse.click(box["x"] + 0.33 * box["width"], box["y"] + 0.42 * box["height"])
+    page.locator("#examples button").nth(len(SCENE_SEEDS)).click()
+    page.wait_for_function(f"({SIZE})() == '477,720'", timeout=60_000)
+    page.wait_for_timeout(1000)
+    box = page.locator(".ccnet-stage").bounding_box()
+    page.mouse.click(box["x"] + 0.87 * box["width"], box["y"] + 0.68 * box["height"])
     page.wait_for_timeout(1000)
     page.click("#test")
-    page.wait_for_selector("#truth img", timeout=60_000)
+    page.wait_for_selector("#truth img", timeout=120_000)
     page.wait_for_timeout(1000)
-    page.screenshot(path=out / "street.png", full_page=True)
+    keep(page, out / "street.png")
     page.close()
+
+
+def keep(page: Any, path: Path) -> None:
+    """Write the whole page as a small PNG."""
+    path.write_bytes(reduced_png(page.screenshot(full_page=True)))
 
 
 def main() -> None:
@@ -95,7 +112,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     view = Explorer.open("demo").look(make_scene(SCENE_SEEDS[0]).image)
-    view.figure(*first_pixel(view), clip=0.35).savefig(args.out / "attention.png", dpi=90)
+    figure = args.out / "attention.png"
+    view.figure(*first_pixel(view), clip=0.35).savefig(figure, dpi=90)
+    figure.write_bytes(reduced_png(figure.read_bytes()))
 
     from playwright.sync_api import sync_playwright
 

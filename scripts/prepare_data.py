@@ -9,7 +9,7 @@ from pathlib import Path
 from ccnet_lab.ending import ending
 
 from ccnet_lab.data.cache import build_cache
-from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.catalog import DATASETS, get_dataset
 from ccnet_lab.data.check import examine, histogram_figure, report_text
 from ccnet_lab.data.datasets import open_own, open_split
 from ccnet_lab.data.prepare import KEYS, prepare
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Download, examine, draw and decode what was asked for."""
     what, root = args.what, args.data or ""
     misspelt = not Path(what).is_dir() and get_close_matches(what, KEYS)
-    own = what not in KEYS and not misspelt
+    own = what not in DATASETS and not misspelt
     if not own and args.data is None:
         raise DataError(f"--data is missing: python scripts/prepare_data.py {what} --data ROOT")
     dataset = open_own(what) if own else get_dataset(what)

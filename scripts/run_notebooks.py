@@ -6,6 +6,7 @@ still, since a page on the web has no kernel to move them.
 
 import argparse
 import sys
+from base64 import b64decode, b64encode
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -69,7 +70,7 @@ def kept_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebook
         data = output.get("data", {})
         data.pop(WIDGET, None)
         if "image/png" in data:
-            data["image/png"] = reduced_png(data["image/png"])
+            data["image/png"] = b64encode(reduced_png(b64decode(data["image/png"]))).decode()
         if output.output_type in ("display_data", "execute_result") and not data:
             continue
         kept.append(output)

@@ -290,7 +290,7 @@ def test_a_training_told_to_stop_while_it_begins_ends_without_a_traceback(tmp_pa
 def test_ctrl_c_while_a_script_still_imports(tmp_path, script):
     code = "import runpy, sys; sys.argv = sys.argv[1:]\n"
     code += "class Finder:\n    def find_spec(self, name, *_):\n"
-    code += "        if name in ('tqdm', 'ccnet_lab.errors'): raise KeyboardInterrupt\n"
+    code += "        if name in ('tqdm', 'ccnet_lab.errors', 'nbclient'): raise KeyboardInterrupt\n"
     code += "sys.meta_path.insert(0, Finder()); runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", code, str(ROOT / "scripts" / script)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
