@@ -39,8 +39,8 @@ FLAGS = [
 ]
 # Test files that take more than some seconds, the longest first; `make test-fast` leaves them out.
 SLOW = (
-    "test_export", "test_train_all", "test_loop", "test_script_ends", "test_endings",
-    "test_notebooks", "test_scripts", "test_benchmark", "test_own", "test_step", "test_tracers",
+    "test_notebooks", "test_export", "test_train_all", "test_loop", "test_benchmark",
+    "test_scripts", "test_endings", "test_script_ends", "test_own", "test_step", "test_tracers",
     "test_app_failures", "test_recipe_parts", "test_score_published", "test_attention_cuda",
     "test_weights", "test_costs", "test_evaluate", "test_strange_files", "test_recipe",
     "test_foreign", "test_deletion", "test_visitors", "test_progress", "test_street",

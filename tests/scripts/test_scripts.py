@@ -2,12 +2,13 @@
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import ran
+from layouts import make_camvid
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +50,7 @@ def test_a_script_starts_from_anywhere(tmp_path):
 
 
 def test_make_demo_writes_weights_and_a_table(tmp_path):
-    result = run("scripts/make_demo.py", "--out", tmp_path, "--steps", 2, "--scenes", 3)
+    result = ran("scripts/make_demo.py", "--out", tmp_path, "--steps", 2, "--scenes", 3)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "README.md").read_text().count("| demo_r1 | 1 |") == 2
     from ccnet_lab import Explorer
@@ -57,15 +58,13 @@ def test_make_demo_writes_weights_and_a_table(tmp_path):
     assert Explorer.open(tmp_path / "demo_r1.safetensors").config.recurrence == 1
 
 
-def test_gpu_check_runs_through_without_a_gpu(tmp_path):
+def test_gpu_check_runs_through_without_a_gpu(door, tmp_path):
     """On a CPU with tiny work; one CamVid training begins before the time is up."""
-    from layouts import make_camvid
-
     make_camvid(tmp_path)
-    words = shlex.split("--device cpu --small --minutes 0.3 --parts check camvid --data")
-    words.append(tmp_path)
-    result = run("scripts/gpu_check.py", "--out", tmp_path / "out", *words)
-    assert result.returncode == 0, result.stderr
+    words = ["--out", tmp_path / "out", "--device", "cpu", "--small", "--data", tmp_path]
+    for part in ("check", "camvid"):
+        code, _, err = door("scripts/gpu_check.py", *words, "--minutes", 0.05, "--parts", part)
+        assert code == 0, err
     checked = json.loads((tmp_path / "out" / "gpu_check.json").read_text())["check"]
     assert {row["dtype"] for row in checked} == {"torch.float32", "torch.bfloat16", "torch.float16"}
     assert all(
@@ -77,7 +76,7 @@ def test_gpu_check_runs_through_without_a_gpu(tmp_path):
         "ccnet_resnet50os8_camvid_seed0"
         in json.loads((tmp_path / "out" / "gpu_camvid.json").read_text())["camvid"]
     )
-    assert run("scripts/gpu_check.py", "--out", tmp_path, "--device", "cuda:77").returncode == 2
+    assert door("scripts/gpu_check.py", "--out", tmp_path, "--device", "cuda:77")[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -95,12 +94,12 @@ def test_app_refuses_with_a_sentence(door, words, expected):
     assert err.count("\n") == 1
 
 
-def test_app_says_when_its_port_is_taken():
+def test_app_says_when_its_port_is_taken(door):
     import socket
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        result = run("app.py", "--port", taken.getsockname()[1])
-    assert result.returncode == 2
-    assert "--port" in result.stderr
+        code, _, err = door("app.py", "--port", taken.getsockname()[1])
+    assert code == 2
+    assert "--port" in err

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 from layouts import make_camvid
 
 from ccnet_lab import get_config
@@ -95,6 +96,19 @@ def own(tmp_path_factory):
     return write_shapes_dataset(tmp_path_factory.mktemp("data") / "shapes")
 
 
+def begin(words, torchrun):
+    if not torchrun:
+        return Forked(*words)
+    return subprocess.Popen(
+        [sys.executable, *torchrun, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 @pytest.fixture
 def end(own, tmp_path):
     """Run train.py with a fault: (exit code, stderr, seconds until the last process ended)."""
@@ -102,51 +116,19 @@ def end(own, tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("the faults are those of Linux")
 
-    def run(fault, *words, crop=32, batch=4, start=()):
-        mark = tmp_path / "mark"
-        command = [
-            sys.executable,
-            *start,
-            tmp_path / "faulty.py",
-            fault,
-            mark,
-            "scripts/train.py",
-            "street",
-            "--own",
-            own,
-            "--name",
-            "run",
-        ]
-        command += [
-            *OPTIONS,
-            "--runs",
-            tmp_path,
-            "--crop",
-            crop,
-            crop,
-            "--batch-size",
-            batch,
-            "--steps",
-            8,
-            *words,
-        ]
-        (tmp_path / "faulty.py").write_text(FAULTY)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(
-            [*map(str, command)],
-            cwd=ROOT,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def run(fault, *words, crop=32, batch=4, torchrun=()):
+        mark, faulty = tmp_path / "mark", tmp_path / "faulty.py"
+        faulty.write_text(FAULTY)
+        given = ["scripts/train.py", "street", "--own", own, "--name", "run", "--runs", tmp_path]
+        given += [*OPTIONS, "--steps", 8, "--crop", crop, crop, "--batch-size", batch, *words]
+        process = begin([faulty, fault, mark, *given], torchrun)
         try:
             _, err = process.communicate(
                 timeout=60
             )  # until all that hold stderr have ended: workers, too
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            pytest.fail(f"{fault}: it hangs: {process.communicate()[1]}")
+            pytest.fail(f"{fault}: it hangs: {process.communicate(timeout=60)[1]}")
         return (
             process.returncode,
             err,
@@ -205,7 +187,7 @@ def test_batch_norm_on_one_value(end):
 
 def test_one_of_two_processes(end):
     code, err, seconds = end(
-        "one of two", start=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+        "one of two", torchrun=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     )
     assert code != 0
     assert "train.py: error: something unforeseen (TypeError: a mistake of ours" in err

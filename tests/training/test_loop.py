@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import Forked, ran
 from layouts import make_camvid, write
 from safetensors.torch import load_file
 
@@ -26,6 +28,7 @@ from ccnet_lab.errors import (
 )
 from ccnet_lab.runs import Run
 from ccnet_lab.training import loop, step
+from ccnet_lab.training.distributed import processes
 from ccnet_lab.training.loop import train
 from ccnet_lab.training.settings import Settings
 from ccnet_lab.training.signals import Stopped, memory_advice
@@ -53,26 +56,7 @@ def settings(data):
 
 
 def start(data, runs, *more):
-    command = [
-        sys.executable,
-        "scripts/train.py",
-        "street",
-        "--data",
-        data,
-        "--runs",
-        runs,
-        *OPTIONS,
-        *more,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [str(word) for word in command],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Forked("scripts/train.py", "street", "--data", data, "--runs", runs, *OPTIONS, *more)
 
 
 def finish(process, timeout=120):
@@ -98,9 +82,19 @@ def wait_for_lines(process, runs, count, patience=60):
 
 @pytest.fixture(scope="module")
 def unbroken(data, tmp_path_factory):
+    """From a shell: a fresh interpreter, where the runs that are compared with it are forked."""
     runs = tmp_path_factory.mktemp("unbroken")
-    code, _, err = finish(start(data, runs))
-    assert code == 0, err
+    command = [sys.executable, "scripts/train.py", "street", "--data", data, "--runs", runs]
+    result = subprocess.run(
+        [*map(str, command), *OPTIONS],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
     return runs
 
 
@@ -140,13 +134,14 @@ def test_an_unbroken_run(unbroken):
     ]
 
 
-@pytest.mark.parametrize(("seed", "after"), [(1, 1), (2, 4), (3, 9)])
-def test_killed_and_resumed_is_bit_identical(data, unbroken, tmp_path, seed, after):
-    process = start(data, tmp_path)
-    wait_for_lines(process, tmp_path, after)
-    time.sleep(random.Random(seed).uniform(0, 0.1))
-    process.kill()
-    assert finish(process)[0] == -signal.SIGKILL
+def test_killed_and_resumed_is_bit_identical(data, unbroken, tmp_path):
+    """Killed three times: before its first checkpoint or just after, then further on."""
+    for seed, after in ((1, 1), (2, 4), (3, 9)):
+        process = start(data, tmp_path, "--resume")
+        wait_for_lines(process, tmp_path, after)
+        time.sleep(random.Random(seed).uniform(0, 0.05))
+        process.kill()
+        assert finish(process)[0] == -signal.SIGKILL
     code, _, err = finish(
         start(data, tmp_path, "--resume", "--workers", 1)
     )  # workers don't matter either
@@ -154,21 +149,25 @@ def test_killed_and_resumed_is_bit_identical(data, unbroken, tmp_path, seed, aft
     assert_same_run(tmp_path, unbroken)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_saves_and_goes_on(data, unbroken, tmp_path, number):
-    process = start(data, tmp_path)
-    wait_for_lines(process, tmp_path, 3)
-    process.send_signal(number)
-    code, _, err = finish(process)
-    assert code == 128 + number
-    assert "saved; continue with --resume" in err
-    assert "Traceback" not in err
-    run = Run.open(tmp_path / "street")
-    step = int(run.checkpoints()[0].name.split("-")[1])
-    assert step == run.metrics()[-1]["step"]
-    code, out, err = finish(start(data, tmp_path, "--resume"))
+def test_a_signal_saves_and_resume_ends_as_unbroken(data, unbroken, tmp_path):
+    """SIGTERM, then SIGINT in the resumed run."""
+    resume, said = [], ""
+    for number, after in ((signal.SIGTERM, 3), (signal.SIGINT, 6)):
+        process = start(data, tmp_path, *resume)
+        wait_for_lines(process, tmp_path, after)
+        process.send_signal(number)
+        code, out, err = finish(process)
+        assert code == 128 + number
+        assert said in out
+        assert "saved; continue with --resume" in err
+        assert "Traceback" not in err
+        run = Run.open(tmp_path / "street")
+        step = int(run.checkpoints()[0].name.split("-")[1])
+        assert step == run.metrics()[-1]["step"]
+        resume, said = ["--resume"], f"resuming {tmp_path / 'street'} at step {step}"
+    code, out, err = finish(start(data, tmp_path, *resume))
     assert code == 0, err
-    assert f"resuming {tmp_path / 'street'} at step {step}" in out
+    assert said in out
     assert_same_run(tmp_path, unbroken)
 
 
@@ -236,13 +235,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(data, tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "run.save_checkpoint({'x': torch.zeros(1_000_000)}, 2)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "run"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    (tmp_path / "full.py").write_text(code)
+    result = ran(tmp_path / "full.py", tmp_path / "run")
     assert "RunError: the checkpoint of step 2 cannot be written" in result.stderr
     assert "checkpoint-00000001" in result.stderr.splitlines()[-1]
     run = Run(tmp_path / "run")
@@ -472,15 +466,13 @@ def test_ohem_and_category_loss_train(settings, tmp_path):
     assert np.isfinite([record["loss"] for record in Run(tmp_path / "run").metrics()]).all()
 
 
-def frozen_losses(folder, settings, config=None):
+def frozen_losses(folder, settings, group=None):
     """The losses of a run without dropout whose batch norms stay in eval mode."""
-    from ccnet_lab.training.distributed import processes
     from ccnet_lab.training.loop import Trainer
 
-    config = config or replace(CONFIG, dropout=0.0)
-    with processes("cpu") as group:
+    with processes("cpu") if group is None else nullcontext(group) as group:
         if group.main:
-            Run.create(folder, config)
+            Run.create(folder, replace(CONFIG, dropout=0.0))
         group.wait()
         trainer = Trainer(Run.open(folder), settings, group, print)
         for module in trainer.stepper.wrapped.modules():
@@ -492,43 +484,42 @@ def frozen_losses(folder, settings, config=None):
 
 TWO = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 import torch
 from torch._dynamo.utils import counters
 sys.path[:0] = ["tests", "tests/training"]
-from test_loop import Settings, frozen_losses
+from test_loop import Settings, frozen_losses, processes
 
 def traced_only(self, **_):
     self._compiled_call_impl = torch.compile(self._call_impl, backend="aot_eager")
 
 torch.nn.Module.compile = traced_only
-folder, data = map(Path, sys.argv[1:3])
-compiled = sys.argv[3] == "True"
-settings = Settings(data=data, device="cpu", steps=4, workers=0, log_every=1, compile=compiled,
-                    accumulate=2 if compiled else 1)
-frozen_losses(folder, settings)
-assert counters["stats"]["unique_graphs"] == compiled, counters
+folder, data = map(Path, sys.argv[1:])
+plain = Settings(data=data, device="cpu", steps=4, workers=0, log_every=1)
+with processes("cpu") as group:
+    frozen_losses(folder / "plain", plain, group)
+    assert not counters["stats"]["unique_graphs"], counters
+    frozen_losses(folder / "compiled", replace(plain, compile=True, accumulate=2), group)
+assert counters["stats"]["unique_graphs"] == 1, counters
 assert not counters["graph_break"], counters
 """
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_two_processes_have_the_losses_of_one(settings, tmp_path, compiled):
+def test_two_processes_have_the_losses_of_one(settings, tmp_path):
     """Compiled (here without code generation) the network stays one graph beside the exchange."""
     expected = frozen_losses(tmp_path / "one", settings)
     (tmp_path / "two.py").write_text(TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [
-        str(word) for word in (tmp_path / "two.py", tmp_path / "two", settings.data, compiled)
-    ]
+    command += [*map(str, (tmp_path / "two.py", tmp_path, settings.data))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert [record["loss"] for record in Run.open(tmp_path / "two").metrics()] == pytest.approx(
-        expected, rel=1e-5
-    )
+    for name in ("plain", "compiled"):
+        found = [record["loss"] for record in Run.open(tmp_path / name).metrics()]
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -571,54 +562,16 @@ def test_own_data_from_the_command_line(tmp_path):
     (tmp_path / "my set" / "classes.json").write_text(
         json.dumps(["floor", "wall", "door", "a", "b", "c"])
     )
-    options = [
-        "--crop",
-        "32",
-        "32",
-        "--batch-size",
-        "2",
-        "--steps",
-        "2",
-        "--workers",
-        "0",
-        "--device",
-        "cpu",
-        "--name",
-        "mine",
-    ]
-    command = [
-        sys.executable,
-        "scripts/train.py",
-        "street",
-        "--own",
-        tmp_path / "my set",
-        "--data",
-        tmp_path,
-        "--runs",
-        tmp_path / "runs",
-    ]
-    result = subprocess.run(
-        [*map(str, command + options)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    words = ["--own", tmp_path / "my set", "--data", tmp_path, "--runs", tmp_path / "runs"]
+    words += shlex.split("--crop 32 32 --batch-size 2 --steps 2 --workers 0 --device cpu")
+    result = ran("scripts/train.py", "street", *words, "--name", "mine")
     assert result.returncode == 0, result.stderr
-    code = (
+    (tmp_path / "open.py").write_text(
         "import sys, ccnet_lab; e = ccnet_lab.Explorer.open(sys.argv[1]); "
         "print(e.config.name, e.class_names, e.model.classifier[-1].out_channels)"
     )
     for source in (tmp_path / "runs" / "mine", tmp_path / "runs" / "mine" / "model.safetensors"):
-        result = subprocess.run(
-            [sys.executable, "-c", code, source],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        result = ran(tmp_path / "open.py", source)
         assert (
             result.stdout.strip()
             == "ccnet_resnet1os4_myset ('floor', 'wall', 'door', 'a', 'b', 'c') 6"
