@@ -89,13 +89,17 @@ def attention_figure(
         _outline(axis, (left + cell[0], head + cell[1]), cell[2] - cell[0], cell[3] - cell[1])
         caption = captions[k] if k < len(captions) else ""
         _write(axis, left + w / 2, head + h + 6, caption, fontsize=9, ha="center", va="top")
-        row, start, end = head + h + 36, left + w // 5, left + w - w // 5  # of the colour scale
-        sheet[row : row + 10, start:end] = heat(np.arange(256.0)[None], 255, (10, end - start))
-        _write(axis, start - 5, row + 5, "0", fontsize=8, ha="right", va="center")
-        clipped = "≥ " if weights.max() > level else ""
-        _write(axis, end + 5, row + 5, f"{clipped}{level:.2g}", fontsize=8, va="center")
+        _scale(axis, sheet, head + h + 36, left + w // 5, left + w - w // 5, weights.max(), level)
     axis.imshow(sheet, extent=(0, wide, tall, 0), aspect="auto", interpolation="nearest")
     return figure
+
+
+def _scale(axis: Axes, sheet: Rgb, row: int, start: int, end: int, peak: float, top: float) -> None:
+    """A colour scale from 0 to `top` into the sheet, and its ends."""
+    sheet[row : row + 10, start:end] = heat(np.arange(256.0)[None], 255, (10, end - start))
+    _write(axis, start - 5, row + 5, "0", fontsize=8, ha="right", va="center")
+    clipped = "≥ " if peak > top else ""
+    _write(axis, end + 5, row + 5, f"{clipped}{top:.2g}", fontsize=8, va="center")
 
 
 def _frequent(labels: Ids, classes: int, most: int) -> list[int]:

@@ -58,51 +58,57 @@ def encode(
         raise ValueError(f"recurrence is {recurrences}; expected one or more, each 1 or more")
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected {' or '.join(PRECISIONS)}")
-    config, explorer = view.explorer.config, view.explorer
     picture, kind = _picture(view)
-    tables, error = _attention(view, max(recurrences), precision)
+    arrays, error = _attention(view, max(recurrences), precision)
+    x, y = pixel or first_pixel(view)
+    header = {
+        **_about(view),
+        "title": title,
+        "recurrences": list(recurrences),
+        "precision": precision,
+        "error": error,
+        "scaled": SCALED,
+        "picture_type": kind,
+        **{"x": x, "y": y, "recurrence": view.recurrence},
+        **{"labels": 0.45, "photo": 0.25, "clip": 0.35},
+        **(settings or {}),
+    }
+    if header["recurrence"] not in recurrences:
+        header["recurrence"] = recurrences[-1]
     logits = view.logits()[0].cpu().float().numpy()
     logits = logits - logits.max(axis=0)  # the same softmax; the largest are exact in float16
-    arrays: dict[str, NDArray[Any]] = {
-        **tables,
+    arrays |= {
         "logits": logits.astype(PRECISIONS[precision]),
-        "labels": label_ids(view.labels, shown_size(*view.size, STAGE)),
+        "labels": label_ids(view.labels, header["frame"]),
         "cell_labels": view.cell_labels(),
         "scale": SCALE,
         "picture": np.frombuffer(picture, np.uint8),
     }
-    palette = [list(map(int, colour)) for colour in explorer.palette]
     if (beacon := beacon_cells(view)) is not None:
         # It belongs to no class of discs, so it stands for itself: a class of cells alone.
         arrays["marked"] = beacon.astype(np.uint8)
-        arrays["cell_labels"] = np.where(beacon, np.uint8(len(palette)), arrays["cell_labels"])
-        palette.append([128, 128, 128])
-    x, y = pixel or first_pixel(view)
-    header = {
-        "model": config.name,
-        "trained": config.recurrence,
-        "title": title,
+        own = np.uint8(len(header["palette"]))
+        arrays["cell_labels"] = np.where(beacon, own, arrays["cell_labels"])
+        header["palette"].append([128, 128, 128])
+    data = _packed(header, arrays)
+    return gzip.compress(data, 6, mtime=0) if compress else data
+
+
+def _about(view: View) -> dict[str, Any]:
+    """What the header says of the model and the picture."""
+    explorer = view.explorer
+    return {
+        "model": explorer.config.name,
+        "trained": view.recurrence,
         "alt": "the image",
         "size": view.size,
         "grid": view.grid,
         "frame": shown_size(*view.size, STAGE),
         "sharp": max(view.size) * 3 <= STAGE,
         "classes": list(explorer.class_names),
-        "palette": palette,
+        "palette": [list(map(int, colour)) for colour in explorer.palette],
         "marked": "the beacon",
-        "recurrences": list(recurrences),
-        "precision": precision,
-        "error": error,
-        "scaled": SCALED,
-        "picture_type": kind,
-        **{"x": x, "y": y, "recurrence": config.recurrence},
-        **{"labels": 0.45, "photo": 0.25, "clip": 0.35},
-        **(settings or {}),
     }
-    if header["recurrence"] not in recurrences:
-        header["recurrence"] = recurrences[-1]
-    data = _packed(header, arrays)
-    return gzip.compress(data, 6, mtime=0) if compress else data
 
 
 def header_of(data: bytes) -> dict[str, Any]:
@@ -112,15 +118,14 @@ def header_of(data: bytes) -> dict[str, Any]:
     return dict(json.loads(data[len(MAGIC) + 4 :][:length]))
 
 
-def _attention(
-    view: View, steps: int, precision: str
-) -> tuple[dict[str, NDArray[np.floating]], float]:
+def _attention(view: View, steps: int, precision: str) -> tuple[dict[str, NDArray[Any]], float]:
     """Each step's attention (h, w, h + w), or query and key (h, w, d); the weights' largest error.
 
     Tables are what is sent unless they are too large; the page then computes single rows.
     """
     h, w = view.grid
-    dtype, arrays, error = PRECISIONS[precision], {}, 0.0
+    dtype, error = PRECISIONS[precision], 0.0
+    arrays: dict[str, NDArray[Any]] = {}
     if h * w * (h + w) <= LARGEST:
         for n, step in enumerate(view.steps(steps), 1):
             exact = Step(step.query.double(), step.key.double()) if precision == "float32" else step
