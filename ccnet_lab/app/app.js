@@ -5,7 +5,7 @@
     const viewer = document.querySelector("#view [data-ccnet-viewer]");
     if (changes) viewer?.ccnetShow?.(changes);
     const state = viewer?.ccnetState?.();
-    return state && Object.fromEntries(["x", "y", "recurrence", "labels", "photo", "clip", "pinned"].map(name => [name, state[name]]));
+    return state && Object.fromEntries(["x", "y", "recurrence", "labels", "photo", "clip", "pinned", "kind", "scale"].map(name => [name, state[name]]));
   };
 
   // Errors are shown above the picture; on a phone the visitor may be far below.

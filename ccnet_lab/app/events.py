@@ -6,15 +6,19 @@ from typing import Any
 SEEN = "(state, _, ...others) => [state, window.ccnetLooked?.() ?? null, ...others]"
 
 # Options of gradio's events. QUICK: an answer within a moment, the newest call wins. SLOW: the
-# network runs. STREAM: several answers. MEASURE: as STREAM, but one after the other.
+# network runs, one after the other: each begins from what the one before has chosen. STREAM:
+# several answers. MEASURE: as STREAM, but one after the other.
 QUICK: dict[str, Any] = dict(
     queue=False, show_progress="hidden", api_visibility="private", trigger_mode="always_last"
 )
-SLOW: dict[str, Any] = dict(api_visibility="private", trigger_mode="always_last")
+SLOW: dict[str, Any] = dict(
+    api_visibility="private", trigger_mode="always_last", concurrency_id="view", concurrency_limit=1
+)
 STREAM: dict[str, Any] = dict(
     show_progress="hidden", api_visibility="private", concurrency_limit=None
 )
 MEASURE: dict[str, Any] = STREAM | dict(
     concurrency_limit=1, concurrency_id="measuring", trigger_mode="multiple"
 )
-PINNED = SEEN.replace("()", "({ pinned: true })")  # as SEEN; what is asked about stays on show
+# As SEEN; the pixel that is asked about stays on show.
+PINNED = SEEN.replace("()", "({ pinned: true, mode: 'pixel', region: null })")

@@ -18,14 +18,16 @@ from ccnet_lab.draw.figures import deletion_figure
 from ccnet_lab.explore.deletion import deletion_test
 from ccnet_lab.viewer import page as viewer
 
-SIZES = [(f"short side {side}" if side else "as evaluated", side) for side in SHORT_SIDES]
+SIZES = [(f"short side up to {side}" if side else "as evaluated", side) for side in SHORT_SIDES]
 QUESTION = ("model", "image", "short_side")  # a deletion test's answer goes with these
 
 
 def lay_out(page: Page) -> None:
     """Make the tab's components and wire their events."""
 
-    def exact_map(asked: list[Any]) -> list[float]:  # gradio marks it, which methods don't bear
+    def exact_map(
+        asked: list[Any],
+    ) -> list[float] | str:  # gradio marks it
         return page.exact_map(asked)
 
     script = files("ccnet_lab.app").joinpath("viewer_host.js").read_text(encoding="utf-8")

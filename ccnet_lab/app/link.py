@@ -30,6 +30,8 @@ class Link:
     labels: float = 0.45  # the sliders, 0..1
     photo: float = 0.25
     clip: float = 0.35
+    kind: str = "attention"
+    scale: str = "clipped"
     tab: str = "Explore"
     board: str = ""  # from here on what Configurations and Runs show; "" for their first choice
     order: str = ""
@@ -71,6 +73,7 @@ def link_to(state: ViewState, view: View, weights: Path) -> Link:
         image=picture_hash(view.image), weights=weights_hash(weights), model=state.model,
         config=view.explorer.config.name, input=state.short_side, r=state.recurrence,
         x=state.x, y=state.y, labels=state.labels, photo=state.photo, clip=state.clip,
+        kind=state.kind, scale=state.scale,
     )  # fmt: skip
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import gradio as gr
 
 from ccnet_lab.app import visitor_files
-from ccnet_lab.app.callbacks import safely
+from ccnet_lab.app.callbacks import explain, safely
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.errors import ImageError
-from ccnet_lab.viewer.payload import RECURRENCES
+from ccnet_lab.viewer.payload import CHOICES, RECURRENCES
 
 TABS = ("Explore", "Recurrence", "Configurations", "Runs", "About")
 Updates = dict[Any, Any]  # component: its new value
@@ -67,15 +67,23 @@ class Page:
         state = self.views[file] = replace(state, file=file)
         return {self.state: state, self.problem: "", self.view: json.dumps(state.shown())}
 
-    def exact_map(self, asked: list[Any]) -> list[float]:
-        """A map that is too large for the page: (file, x, y, R, "attention" or "listeners")."""
-        file, x, y, recurrence, kind = asked
-        state = self.views.get(str(file))
-        if state is None:
-            raise ImageError("this picture is no longer on show; load the page again")
+    def exact_map(self, asked: list[Any]) -> list[float] | str:
+        """A map too large for the page: (file, x, y, R, "attention" or "listeners"), row by row.
+
+        A sentence where there is none: gradio keeps what is raised here from the page.
+        """
+        try:
+            return self._exact_map(*asked)
+        except Exception as error:
+            return explain(error)
+
+    def _exact_map(self, file: str, x: int, y: int, recurrence: int, kind: str) -> list[float]:
+        state = self.views.get(file)
+        if state is None or recurrence not in RECURRENCES or kind not in CHOICES["kind"]:
+            raise ImageError("this picture or map is no longer on show; load the page again")
         view = self.bench.view(state)
         find = view.listeners if kind == "listeners" else view.attention
-        found: list[float] = find(int(x), int(y), _allowed(recurrence)).ravel().tolist()
+        found: list[float] = find(int(x), int(y), recurrence).ravel().tolist()
         return found
 
     def show_all(self, state: ViewState) -> Updates:
@@ -94,8 +102,10 @@ class Page:
     def failed(self, html: str, *arguments: Any) -> Updates:
         """The message above the picture; the model menu shows the visitor's model again."""
         state = arguments[0] if arguments else None
-        menu = {self.models: state.model, self.upload: None} if isinstance(state, ViewState) else {}
-        return {self.problem: html, **menu}
+        if not isinstance(state, ViewState):
+            return {self.problem: html}
+        before = {self.models: state.model, self.size: state.short_side, self.upload: None}
+        return {self.problem: html, **before}
 
     def safely(self, callback: Callable[..., Any], *emptied: Any) -> Callable[..., Any]:
         """A callback `(state, ...)`; where it fails, only the components `emptied` change."""
@@ -128,12 +138,6 @@ class Page:
         looked = inspect.Parameter("looked", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         found.__signature__ = inspect.Signature([first, looked, *others])  # type: ignore[attr-defined]
         return found
-
-
-def _allowed(recurrence: Any) -> int:
-    if recurrence not in RECURRENCES:
-        raise ImageError(f"recurrence is {recurrence}; expected {', '.join(map(str, RECURRENCES))}")
-    return int(recurrence)
 
 
 def on_show(state: ViewState) -> ViewState:

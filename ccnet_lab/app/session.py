@@ -118,7 +118,7 @@ class Workbench(Models):
             labels=link.labels,
             photo=link.photo,
             clip=link.clip,
-        )
+        ).looking({"kind": link.kind, "scale": link.scale})
         height, width = self.view(state).size
         x, y = _within(link.x, 0, width - 1), _within(link.y, 0, height - 1)
         return replace(state, x=x, y=y, pinned=True), link

@@ -34,7 +34,7 @@ def lay_out(page: Page, on_board: Sequence[Any], picked: gr.State) -> None:
         def write(state: ViewState) -> Updates:
             path = new_folder(page.folder, "saved") / f"attention.{kind}"
             if kind == "html":
-                page.bench.view(state).save_html(path, settings=state.shown())
+                page.bench.view(state).save_html(path, settings=state.settings())
             else:
                 page.bench.figure(state).savefig(path, dpi=160)
             return {saved: str(path)}

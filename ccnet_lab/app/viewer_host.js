@@ -8,7 +8,7 @@ const model = {
   set: (name, value) => { values[name] = value; },
   save_changes() {},
   on: (name, act) => { (listeners[name] ??= []).push(act); },
-  exact: (x, y, recurrence, kind) => server.exact_map([values.file, x, y, recurrence, kind]),
+  exact: async (...asked) => (await server.exact_map([values.file, ...asked])) ?? "the server does not answer; load the page again",
 };
 document.head.append(Object.assign(document.createElement("style"), { textContent: VIEWER_STYLE })); // gradio drops @container
 const source = URL.createObjectURL(new Blob([VIEWER_SOURCE], { type: "text/javascript" }));

@@ -44,7 +44,7 @@ def html(
     small = h * w * (h + w) <= LARGEST
     data = encode(
         view,
-        recurrences or (RECURRENCES if small else (1, 2)),
+        (RECURRENCES if small else (1, 2)) if recurrences is None else recurrences,
         title=title,
         compress=True,
         **options,

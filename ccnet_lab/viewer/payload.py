@@ -8,7 +8,7 @@ import gzip
 import io
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,17 @@ STAGE = 640  # longer side of the picture as the page lays it out
 PICTURE = 1280  # longer side of the picture that is sent, at most
 LARGEST = 2_400_000  # attention weights of a step that are sent; beyond, its queries and keys
 SCALED = 2.0**15  # times every attention weight: small ones keep their digits in float16
+BEGIN = {  # of the settings
+    **{"labels": 0.45, "photo": 0.25, "clip": 0.35, "pinned": False},
+    **{"kind": "attention", "scale": "clipped"},
+}
+CHOICES = {"kind": ("attention", "listeners"), "scale": ("raw", "clipped", "log")}
 PRECISIONS = {"float16": np.float16, "float32": np.float32}
 
 
 def encode(
     view: View,
-    recurrences: Sequence[int] = RECURRENCES,
+    recurrences: Iterable[int] = RECURRENCES,
     precision: str = "float16",
     *,
     pixel: tuple[int, int] | None = None,
@@ -47,31 +52,37 @@ def encode(
         precision: of attention and logits, "float16" or "float32"; the header's `error` says how
             far an attention weight is from the view's own at most.
         pixel: (x, y) that is shown first; None for a telling one.
-        settings: what the viewer begins with: `recurrence`, `clip`, `labels`, `photo`.
+        settings: what the viewer begins with: `recurrence`, `clip`, `labels`, `photo`, `kind`
+            ("attention" or "listeners"), `scale` ("raw", "clipped" or "log"), `pinned`.
         title: a line above the pictures.
         compress: gzip the whole, for a file.
 
     Raises:
-        ValueError: a recurrence below 1, or an unknown precision.
+        ValueError: a recurrence below 1, an unknown precision, or an impossible setting.
+        ImageError: a pixel outside the image.
     """
-    if not recurrences or min(recurrences) < 1:
-        raise ValueError(f"recurrence is {recurrences}; expected one or more, each 1 or more")
+    recurrences = list(dict.fromkeys(recurrences))
+    if len(recurrences) == 0 or any(r < 1 or r != int(r) for r in recurrences):
+        raise ValueError(f"recurrences are {recurrences}; expected one or more, each 1 or more")
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected {' or '.join(PRECISIONS)}")
+    recurrences = [int(r) for r in recurrences]
+    settings = _checked(view, recurrences, settings or {})
+    x, y = map(int, pixel if pixel is not None else first_pixel(view))
+    view.cell(x, y)  # raises outside the image
     picture, kind = _picture(view)
     arrays, error = _attention(view, max(recurrences), precision)
-    x, y = pixel or first_pixel(view)
     header = {
         **_about(view),
         "title": title,
-        "recurrences": list(recurrences),
+        "recurrences": recurrences,
         "precision": precision,
         "error": error,
         "scaled": SCALED,
         "picture_type": kind,
         **{"x": x, "y": y, "recurrence": view.recurrence},
-        **{"labels": 0.45, "photo": 0.25, "clip": 0.35},
-        **(settings or {}),
+        **BEGIN,
+        **settings,
     }
     if header["recurrence"] not in recurrences:
         header["recurrence"] = recurrences[-1]
@@ -92,6 +103,26 @@ def encode(
         header["palette"].append([128, 128, 128])
     data = _packed(header, arrays)
     return gzip.compress(data, 6, mtime=0) if compress else data
+
+
+def _checked(view: View, recurrences: list[int], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings; `ValueError` for one that is unknown or impossible."""
+    for name, value in settings.items():
+        if name in CHOICES:
+            fine, expected = value in CHOICES[name], f"one of {', '.join(CHOICES[name])}"
+        elif name in ("x", "y"):
+            side = view.size[name == "x"]
+            fine, expected = 0 <= value < side, f"0 to {side - 1}"
+        elif name == "recurrence":
+            fine, expected = value in (*recurrences, view.recurrence), f"one of {recurrences}"
+        elif name == "pinned":
+            fine, expected = isinstance(value, bool), "True or False"
+        else:
+            fine = name in BEGIN and 0 <= value <= 1
+            expected = "0 to 1" if name in BEGIN else f"a setting: {', '.join(BEGIN)}"
+        if not fine:
+            raise ValueError(f"{name} is {value!r}; expected {expected}")
+    return dict(settings)
 
 
 def _about(view: View) -> dict[str, Any]:

@@ -239,6 +239,9 @@ const PAGE = `<div class="ccnet-viewer" data-ccnet-viewer>
     <button data-act="copy" title="everything shown, as JSON">Copy numbers</button>
     <button data-act="png" title="save what is shown">PNG</button>
     <button data-act="svg" title="save with text as text">SVG</button>
+    <button data-act="compare" title="a second pixel beside the first; again to end it">Compare</button>
+    <button data-act="large" title="one map large">Large</button>
+    <button data-act="free" title="let the pixel follow the pointer again">Free</button>
     <button data-act="farther" title="zoom out">−</button>
     <button data-act="closer" title="zoom in; Shift and drag moves">+</button>
     <span data-part="said" role="status"></span>
@@ -257,6 +260,7 @@ const BAR = `<div class="ccnet-bar"><u></u><span></span><b><s></s><q></q></b><i>
 const CHIP = `<button title="click: the mean map of its cells"><u></u><span></span><i></i></button>`;
 
 const SHARED = ["x", "y", "recurrence", "clip", "labels", "photo"]; // what a host may read and set
+const FREE = { pinned: false, second: null, placing: false, region: null, mode: "pixel", large: false };
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const ZOOMS = { "+": 1.5, "=": 1.5, "-": 1 / 1.5, 0: 1e-9 };
 
@@ -330,8 +334,9 @@ function view(el, model, { header, arrays }, kept) {
     ({ table: arrays[`attention${n + 1}`], query: arrays[`query${n + 1}`], key: arrays[`key${n + 1}`] }));
   const maps = new Maps(h, w, steps, arrays.cell_labels, names.length);
   const state = {
-    kind: "attention", scale: "clipped", mode: "pixel", second: null, region: null, large: false, zoom: 1,
-    centre: [0.5, 0.5], ...kept, pinned: !!model.get("pinned"),
+    mode: "pixel", second: null, placing: false, region: null, large: false, zoom: 1, centre: [0.5, 0.5],
+    kind: model.get("kind") ?? header.kind, scale: model.get("scale") ?? header.scale, ...kept,
+    pinned: !!(model.get("pinned") ?? header.pinned),
     ...Object.fromEntries(SHARED.map(name => [name, allowed(name, model.get(name) ?? header[name])])),
   };
   const answers = new Map(); // the server's: maps, or sentences, by what was asked
@@ -352,8 +357,9 @@ function view(el, model, { header, arrays }, kept) {
   }
   /** The class, region or pixel that the maps are of. @returns {Subject} */
   function subject() {
-    const { mode, region } = state, same = (mode === "class" && maps.cells[region?.k]) || [], cells = [];
-    if (same.length) return { cells: same, name: `all ${same.length} cells of ${names[region.k]}` };
+    const { mode, region } = state, same = mode === "class" && maps.cells[region?.k], cells = [];
+    const many = same?.length ? `all ${same.length} cells` : "no cell";
+    if (same) return { cells: same, name: `${many} of ${names[region.k]}` };
     if (mode !== "region" || !region?.from) return pixel(state);
     const [from, to] = [region.from, region.to].map(([x, y]) => pixel({ x, y }).cell);
     const [[top, bottom], [left, right]] = between(from, to);
@@ -362,6 +368,8 @@ function view(el, model, { header, arrays }, kept) {
   }
   /** For each R a subject's map, or a sentence where there is none. @param {Subject} subject */
   function mapsOf(subject) {
+    const none = `${subject.name}: the class is nowhere the largest in a cell`;
+    if (!subject.cells.length) return recurrences.map(() => none);
     const quick = recurrences.filter(r => maps.quick(r, state.kind, subject.cells.length));
     const found = quick.length ? maps.of(subject.cells, quick, state.kind) : [];
     return recurrences.map(r => found[quick.indexOf(r)] ?? exact(subject, r));
@@ -372,10 +380,16 @@ function view(el, model, { header, arrays }, kept) {
     if (!state.pinned) return "pin a pixel for this map";
     const asked = [x, y, r, state.kind].join();
     if (!answers.has(asked)) {
+      const { kind } = state, shows = at => at?.x === x && at.y === y && state.kind === kind;
       answers.set(asked, "computing …");
-      (async () => Float64Array.from(await model.exact(x, y, r, state.kind)))()
-        .catch(error => `this map was not computed: ${error?.message ?? error}`)
-        .then(answer => { answers.set(asked, answer); refresh(); });
+      setTimeout(async () => { // the pixel may only be on its way
+        if (closed || !(shows(state) || shows(state.second))) return answers.delete(asked);
+        const failed = error => `this map was not computed: ${error?.message ?? error}`;
+        const answer = await Promise.resolve(model.exact(x, y, r, kind)).catch(failed);
+        answers.set(asked, typeof answer === "string" ? answer : Float64Array.from(answer));
+        if (answers.size > 24) answers.delete(answers.keys().next().value);
+        refresh();
+      }, 250);
     }
     return answers.get(asked);
   }
@@ -433,10 +447,11 @@ function view(el, model, { header, arrays }, kept) {
     const cuts = rows.flatMap(({ element, panels }, n) => {
       element.hidden = n >= subjects.length;
       if (element.hidden) return [];
-      element.firstElementChild.textContent = subjects.length > 1 ? `${"AB"[n]}: ${subjects[n].name}` : "";
+      element.firstElementChild.textContent = subjects.length > 1 ? `${"AB"[n]}: ${subjects[n].name}` : hint();
       return panels.map((panel, at) => drawPanel(panel, found[n][at], subjects[n]));
     });
-    const above = cuts.some(cut => cut > 5e-4) && `above its end: ${cuts.map(percent).join(", ")} of the mass`;
+    const listed = cuts.map(cut => (cut === "-" ? cut : percent(cut))).join(", ");
+    const above = cuts.some(cut => cut !== "-" && cut > 5e-4) && `above its end: ${listed} of the mass`;
     parts.low.textContent = state.scale === "log" ? short(peak / 1e4) : "0";
     parts.high.textContent = `${top < peak ? "≥ " : ""}${short(top)}`;
     parts.cut.textContent = `one scale; ${above || "nothing is clipped"}`;
@@ -449,7 +464,14 @@ function view(el, model, { header, arrays }, kept) {
     drawFacts(main, found[0][recurrences.indexOf(state.recurrence)]);
     drawMatrix();
   }
-  /** Draw a map, or say why there is none; returns what share of it is above the scale's end. */
+  /** What is to be done in a mode before there is anything to show. */
+  function hint() {
+    if (state.region) return "";
+    if (state.mode === "class") return "click a class, in the picture or below it";
+    if (state.mode === "region") return "drag a rectangle over the picture";
+    return state.placing ? "click the second pixel" : "";
+  }
+  /** Draw a map, or say why there is none; returns what share of it is above the scale's end, "-" for no map. */
   function drawPanel(panel, found, /** @type {Subject} */ { cell }) {
     const weights = typeof found === "string" ? null : found, { top } = shown, log = state.scale === "log";
     panel.weights = weights;
@@ -458,7 +480,7 @@ function view(el, model, { header, arrays }, kept) {
     panel.wait.textContent = weights ? "" : found;
     panel.note.textContent = "";
     cover(panel.cell, cell);
-    if (!weights) return 0;
+    if (!weights) return "-";
     const numbers = new Uint8ClampedArray(h * w), sum = total(weights);
     let cut = 0, marked = 0;
     for (let n = 0; n < h * w; n++) {
@@ -507,7 +529,8 @@ function view(el, model, { header, arrays }, kept) {
   function light(k) {
     const veils = palette.map((_, other) => (other === k ? [255, 255, 255, 90] : [0, 0, 0, 150]));
     parts.lit.hidden = k === undefined;
-    if (k !== undefined) paint(parts.lit, header.arrays.labels.shape, arrays.labels, packed(veils));
+    if (k < classes.length) paint(parts.lit, header.arrays.labels.shape, arrays.labels, packed(veils));
+    else if (k !== undefined) paint(parts.lit, [h, w], maps.labels, packed(veils)); // a class of cells alone
   }
   /** A title, and a bar for each of the largest shares; a tick where `chance` would end it. */
   function drawBars(section, title, shares, words, chance) {
@@ -532,7 +555,7 @@ function view(el, model, { header, arrays }, kept) {
     clearTimeout(speaking);
     parts.likely.hidden = !main.cell;
     drawBars(parts.likely, `Pixel (${main.x}, ${main.y}) is taken for`, taken, share => share.toFixed(2));
-    if (typeof weights === "string") return drawBars(parts.looks, `${title} …`, []);
+    if (typeof weights === "string") return drawBars(parts.looks, `${title}: no map here`, []);
     const { mass, chance } = maps.shares(weights, main.cells, state.recurrence);
     drawBars(parts.looks, title, mass, percent, chance);
     speaking = setTimeout(() => {
@@ -551,7 +574,8 @@ function view(el, model, { header, arrays }, kept) {
     const found = matrixOf(), grid = document.createElement("table");
     const head = grid.createTHead(), body = grid.createTBody();
     const line = (name, cells) => [worded("th", name), ...cells];
-    head.insertRow().append(...line(`of … with R = ${state.recurrence}`, found.map(({ k }) => worded("th", names[k]))));
+    const titles = found.map(({ k }) => worded("th", names[k]));
+    head.insertRow().append(...line(`of … with R = ${state.recurrence}`, titles));
     for (const { k, mass, chance } of found)
       body.insertRow().append(...line(names[k], found.map(({ k: other }) => {
         const cell = worded("td", percent(mass[other]));
@@ -605,7 +629,7 @@ function view(el, model, { header, arrays }, kept) {
   /** What a press does on the picture that is no drag. */
   function choose(event) {
     const { x, y } = under(event);
-    if (event.shiftKey) change({ second: { x, y } });
+    if (event.shiftKey || state.placing) change({ second: { x, y }, placing: false });
     else if (state.mode === "class") chooseClass(maps.labels[pixel({ x, y }).cells[0]]);
     else if (state.mode === "pixel") change({ x, y, pinned: true });
   }
@@ -614,6 +638,10 @@ function view(el, model, { header, arrays }, kept) {
     const { set, value, class: k, act } = event.target.closest("button")?.dataset ?? {};
     if (act === "copy") copy();
     else if (act === "png" || act === "svg") savePicture(act);
+    else if (act === "compare" && state.second) change({ second: null });
+    else if (act === "compare") change({ placing: !state.placing, mode: "pixel", region: null });
+    else if (act === "large") change({ large: !state.large });
+    else if (act === "free") change(FREE);
     else if (act) zoom(act === "closer" ? 1.5 : 1 / 1.5);
     else if (k) chooseClass(+k);
     else if (set === "mode") change({ mode: value, region: null });
@@ -639,7 +667,7 @@ function view(el, model, { header, arrays }, kept) {
     if (event.button) return;
     down = event; dragged = false;
     stage.setPointerCapture(event.pointerId);
-    if (event.pointerType !== "mouse" && state.mode === "pixel") follow(event);
+    if (event.pointerType !== "mouse" && state.mode === "pixel" && !state.placing) follow(event);
   });
   stage.addEventListener("pointermove", event => {
     dragged ||= !!down && Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) > 4;
@@ -665,8 +693,11 @@ function view(el, model, { header, arrays }, kept) {
     const r = recurrences.find(number => String(number) === key);
     const middle = (cell, cells, pixels) => Math.floor(((clamp(cell, 0, cells - 1) + 0.5) * pixels) / cells);
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (arrow) change({ x: middle(j + arrow[0], w, width), y: middle(i + arrow[1], h, height), pinned: true });
-    else if (key === "Escape") change({ pinned: false, second: null, region: null, mode: "pixel", large: false });
+    if (arrow) {
+      const [x, y] = [middle(j + arrow[0], w, width), middle(i + arrow[1], h, height)];
+      change({ x, y, pinned: true, mode: "pixel", region: null, centre: [x / width, y / height] });
+    }
+    else if (key === "Escape") change(FREE);
     else if (key === "Enter" || key === " ") change({ pinned: !state.pinned });
     else if (key.toLowerCase() === "l") change({ large: !state.large });
     else if (r) change({ recurrence: r });
@@ -737,11 +768,13 @@ function view(el, model, { header, arrays }, kept) {
       });
     });
     const all = subjects.map(({ name }) => name).join(" and ");
-    const words = state.kind === "attention" ? `what ${all} looks at` : `who listens to ${all}`;
+    const look = subjects.length > 1 || all.startsWith("all") ? "look" : "looks";
+    const words = state.kind === "attention" ? `what ${all} ${look} at` : `who listens to ${all}`;
     text(wide / 2, 16, `${header.model}, trained at R = ${header.trained}: ${words}`, 13);
     text(4 + step, high - 17, parts.low.textContent, 10, "end");
     picture(10 + step, high - 26, parts.gradient, 200, 10);
-    text(216 + step, high - 17, parts.high.textContent, 10, "start");
+    const end = state.scale === "log" ? ", logarithmic" : "";
+    text(216 + step, high - 17, `${parts.high.textContent}${end}`, 10, "start");
     return `<svg xmlns="http://www.w3.org/2000/svg" width="${wide}" height="${high}" viewBox="0 0 ${wide} ${high}" `
       + `font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>${drawn.join("")}</svg>`;
   }

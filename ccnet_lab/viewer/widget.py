@@ -40,11 +40,11 @@ class ViewWidget(anywidget.AnyWidget):
         precision: str = "float16",
         **settings: Any,
     ) -> None:
-        data = encode(view, recurrences, precision, pixel=pixel)
+        data = encode(view, recurrences, precision, pixel=pixel, settings=settings)
         begin = header_of(data)
         names = ("x", "y", "recurrence", "clip", "labels", "photo")
-        super().__init__(payload=data, **{name: begin[name] for name in names} | settings)
-        self.view, self._recurrences = view, tuple(recurrences)
+        super().__init__(payload=data, **{name: begin[name] for name in names})
+        self.view, self._recurrences = view, tuple(begin["recurrences"])
 
     def __repr__(self) -> str:
         height, width = self.view.size

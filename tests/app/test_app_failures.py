@@ -134,7 +134,7 @@ def test_every_callback_tells_what_went_wrong(built, monkeypatch, capsys, tmp_pa
         in last[TELLING[element, event]]
     )
     assert "ZeroDivisionError: a mistake of ours" in capsys.readouterr().err
-    assert set(last) <= {TELLING[element, event], "model", "upload", "saved", None}
+    assert set(last) <= {TELLING[element, event], "model", "size", "upload", "saved", None}
     assert last.get("saved") is None
 
 

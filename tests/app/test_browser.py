@@ -331,7 +331,7 @@ def test_another_model_and_one_that_is_not_there(tab):
 
 def test_a_map_too_large_for_the_page_comes_from_the_server_once_pinned(tab):
     tab.click("#size input")
-    another_view(tab, lambda: tab.get_by_role("option", name="short side 1024").click())
+    another_view(tab, lambda: tab.get_by_role("option", name="short side up to 1024").click())
     state = tab.evaluate(STATE)
     assert state["grid"] == [256, 256]
     assert ["sum" in found for found in state["subjects"][0]["maps"]] == [True, True, False]
@@ -343,6 +343,21 @@ def test_a_map_too_large_for_the_page_comes_from_the_server_once_pinned(tab):
     for found, cross in zip(pinned["subjects"][0]["maps"], pixel.on_cross, strict=True):
         assert found["sum"] == pytest.approx(1, abs=1e-3)
         assert found["on_cross"] == pytest.approx(cross, abs=1e-4)
+
+
+def test_two_quick_choices_both_hold(tab, tmp_path, picture):
+    """Each begins from what the one before has chosen, whichever control it is of."""
+    Image.fromarray(picture(300, 400)).save(tmp_path / "mine.png")
+    tab.set_input_files("#upload input[type=file]", tmp_path / "mine.png")
+    tab.click("#size input")
+    tab.get_by_role("option", name="short side up to 512").click()
+    tab.wait_for_function(f"{STATE}.size[0] === 300 && {STATE}.grid[0] === 128", timeout=60_000)
+    tab.click("#model input")
+    tab.locator("[role=option]", has_text="trained at R = 1").click()
+    tab.locator("#examples button img").nth(4).click()
+    tab.wait_for_function(f"{STATE}.size[0] === 427", timeout=60_000)
+    tab.wait_for_timeout(500)
+    assert tab.evaluate(STATE)["model"] == "demo_r1"
 
 
 def open_tab(tab, name):

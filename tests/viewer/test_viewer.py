@@ -14,7 +14,7 @@ import pytest
 from conftest import CHROMIUM, FLAGS
 from PIL import Image
 
-from ccnet_lab import Explorer
+from ccnet_lab import Explorer, ImageError
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.explore.maps import Step, attention_map, listeners_map, uniform_map
 from ccnet_lab.viewer import page as pages
@@ -439,6 +439,32 @@ def test_it_is_drawn_within_a_frame(demo, opened, picture):
     assert 0 < statistics.median(times[10:]) < 33
 
 
+def test_modes_without_a_subject_say_what_to_do(demo, opened):
+    tab = opened(demo.look(make_scene(10_000_018).image))
+    tab.click("[data-value=region]")
+    assert "drag a rectangle" in tab.inner_text(".ccnet-row >> nth=0")
+    tab.click("[data-value=class]")
+    assert "click a class" in tab.inner_text(".ccnet-row >> nth=0")
+    tab.evaluate("document.querySelector('[data-ccnet-viewer]').ccnetShow({ region: { k: 1 } })")
+    assert "nowhere the largest in a cell" in tab.inner_text(".ccnet-row >> nth=0")
+    tab.get_by_role("button", name="Free").click()
+    tab.get_by_role("button", name="Compare").click()
+    tab.mouse.click(*place(tab, 0.8, 0.2))
+    assert len(state(tab, "subjects")) == 2
+    tab.get_by_role("button", name="Compare").click()
+    assert len(state(tab, "subjects")) == 1
+
+
+def test_arrows_keep_the_pixel_in_a_zoomed_picture(scene, opened):
+    tab = opened(scene)
+    tab.focus(".ccnet-stage")
+    for key in ("+", "+", "+", "+", *("ArrowLeft",) * 12):
+        tab.keyboard.press(key)
+    cell = tab.locator(".ccnet-stage .ccnet-cell").bounding_box()
+    frame = tab.locator(".ccnet-stage").bounding_box()
+    assert frame["x"] <= cell["x"] <= frame["x"] + frame["width"]
+
+
 def test_a_large_page_says_so_before_it_is_written(scene, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "LARGE", 100_000)
     with pytest.warns(UserWarning, match=r"view.html will have 0 MB; recurrences=\(1, 2\) or"):
@@ -450,12 +476,20 @@ def test_an_unknown_precision_or_recurrence_is_refused(scene):
         payload.encode(scene, precision="int8")
     with pytest.raises(ValueError, match="expected one or more"):
         payload.encode(scene, ())
+    for settings in ({"clip": 7}, {"recurrence": 9}, {"kind": "x"}, {"foo": 1}, {"x": 96}):
+        with pytest.raises(ValueError, match="expected"):
+            payload.encode(scene, settings=settings)
+    with pytest.raises(ImageError, match="outside"):
+        payload.encode(scene, pixel=(5000, -3))
+    at = np.unravel_index(scene.attention(3, 4).argmax(), scene.grid)
+    header = payload.header_of(payload.encode(scene, np.array([1, 2, 2]), pixel=at[::-1]))
+    assert (header["recurrences"], header["x"]) == ([1, 2], int(at[1]))
 
 
 def test_its_script_parses_and_is_small():
     text = pages.script()
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
-    assert text.count("\n") <= 815
+    assert text.count("\n") <= 850
     assert max(map(len, text.split("\n"))) <= 120
 
 

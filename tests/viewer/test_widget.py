@@ -31,6 +31,12 @@ def test_what_it_shows_can_be_read_set_and_observed(view):
     assert (widget.x, widget.y, widget.recurrence, widget.clip) == (31, 40, 2, 0.6)
 
 
+def test_what_it_begins_with_is_checked_too(view):
+    for options in ({"x": 999}, {"recurrence": 9}, {"foo": 3}):
+        with pytest.raises(ValueError, match="expected"):
+            view.widget(**options)
+
+
 def test_a_payload_is_read_back(view):
     data = payload.encode(view, (1, 2), compress=True, pixel=(3, 4))
     header = payload.header_of(data)
