@@ -5,7 +5,9 @@ still, since a page on the web has no kernel to move them.
 """
 
 import argparse
+import re
 import sys
+import tempfile
 from base64 import b64decode, b64encode
 from pathlib import Path
 from queue import Empty
@@ -24,6 +26,7 @@ from traitlets import Type
 from ccnet_lab.draw.pictures import reduced_png
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
+TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}/\w+/")  # of this run alone
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -67,6 +70,8 @@ def kept_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebook
     for output in outputs:
         if output.output_type == "stream" and output.name == "stderr":
             continue
+        if "text" in output:
+            output.text = re.sub(TEMPORARY, "folder/", output.text)
         data = output.get("data", {})
         data.pop(WIDGET, None)
         if "image/png" in data:

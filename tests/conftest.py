@@ -45,7 +45,7 @@ SLOW = (
     "test_weights", "test_costs", "test_evaluate", "test_strange_files", "test_recipe",
     "test_foreign", "test_deletion", "test_visitors", "test_progress", "test_street",
 )  # fmt: skip
-BROWSER = ("test_browser", "test_pictures_as_seen", "test_viewer")
+BROWSER = ("test_browser", "test_pictures_as_seen", "test_viewer", "test_jupyterlab")
 HERE = Path(__file__).parent
 PARITY = HERE / "data" / "parity"
 SHARED = HERE.parent.parent / "shared" / "data"
