@@ -57,8 +57,18 @@ function decoded(bytes) {
 // ---- Computing: no DOM; the same answers as explore/maps.py ----
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-const total = values => values.reduce((sum, value) => sum + value, 0);
-const largest = values => values.reduce((a, b) => (a > b ? a : b));
+// Loops, which a browser computes in a tenth of the time of reduce.
+function total(values) {
+  let sum = 0;
+  for (let n = 0; n < values.length; n++) sum += values[n];
+  return sum;
+}
+
+function largest(values) {
+  let top = values[0];
+  for (let n = 1; n < values.length; n++) if (values[n] > top) top = values[n];
+  return top;
+}
 
 /** Add `share` times some values to `out`; four at a time, which takes half the time. */
 function add(out, at, count, values, from, share) {
@@ -68,6 +78,14 @@ function add(out, at, count, values, from, share) {
     out[at + 2] += share * values[from + 2]; out[at + 3] += share * values[from + 3];
   }
   for (; at < end; at++, from++) out[at] += share * values[from];
+}
+
+/** As `add` for four runs of values, `step` apart, with weights `apart` from each other: one write for four. */
+function addFour(out, at, count, values, from, step, weights, first, apart) {
+  const a = weights[first], b = weights[first + apart], c = weights[first + 2 * apart], d = weights[first + 3 * apart];
+  if (!a && !b && !c && !d) return;
+  for (const end = at + count; at < end; at++, from++)
+    out[at] += a * values[from] + b * values[from + step] + c * values[from + 2 * step] + d * values[from + 3 * step];
 }
 
 /** The sum of `count` products; of the first array each number at a distance of `stride`. */
@@ -131,12 +149,23 @@ class Maps {
   /** The row vector `weights` times a step's attention. @param {Float64Array} weights */
   pulled(weights, step) {
     const { h, w } = this, across = new Float64Array(h * w), down = new Float64Array(h * w); // down is transposed
-    for (let i = 0, cell = 0; i < h; i++)
-      for (let j = 0; j < w; j++, cell++) {
-        if (!weights[cell]) continue;
-        const row = this.row(step, cell);
-        add(down, j * h, h, row, this.start, weights[cell]);
-        add(across, i * w, w, row, this.start + h, weights[cell]);
+    const { table } = this.steps[step], most = table ? 4 : 1, n = h + w;
+    for (let top = 0; top < h; top += most)
+      for (let left = 0; left < w; left += most) {
+        const bottom = Math.min(top + most, h), right = Math.min(left + most, w), whole = most === 4;
+        const rows = whole && right - left === 4, columns = whole && bottom - top === 4;
+        // Four cells of a row add to one row, four of a column to one column.
+        for (let i = top, cell = top * w + left; rows && i < bottom; i++, cell += w)
+          addFour(across, i * w, w, table, cell * n + h, n, weights, cell, 1);
+        for (let j = left, cell = top * w + left; columns && j < right; j++, cell++)
+          addFour(down, j * h, h, table, cell * n, w * n, weights, cell, w);
+        for (let i = top; (!rows || !columns) && i < bottom; i++)
+          for (let j = left, cell = i * w + left; j < right; j++, cell++) {
+            if (!weights[cell]) continue;
+            const row = this.row(step, cell);
+            if (!columns) add(down, j * h, h, row, this.start, weights[cell]);
+            if (!rows) add(across, i * w, w, row, this.start + h, weights[cell]);
+          }
       }
     for (let i = 0; i < h; i++) for (let j = 0; j < w; j++) across[i * w + j] += down[j * h + i];
     return across;
