@@ -10,11 +10,22 @@
 const DAMAGED = "the view's data is damaged or cut short; save or make it again";
 const TYPES = { float16: Uint16Array, float32: Float32Array, uint8: Uint8Array };
 
-/** The values of float16 numbers: their bits moved to where float32 has them. @param {Uint16Array} bits */
-function fromHalves(bits) {
-  const words = Uint32Array.from(bits, half => ((half & 0x8000) << 16) | ((half & 0x7fff) << 13));
-  const values = new Float32Array(words.buffer); // whose exponents begin 112 lower
-  return values.map((value, n) => ((bits[n] & 0x7c00) === 0x7c00 ? NaN : value * 2 ** 112));
+/** The values of float16 numbers over `scaled`, looked up by their bits. @param {Uint16Array} bits */
+function fromHalves(bits, scaled) {
+  const table = new Float32Array(1 << 16), values = new Float32Array(bits.length);
+  for (let half = 0; half < table.length; half++) {
+    const exponent = (half >> 10) & 31, fraction = (half & 1023) / 1024, sign = half & 0x8000 ? -1 : 1;
+    const size = exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction;
+    table[half] = exponent === 31 ? NaN : (sign * size) / scaled;
+  }
+  for (let n = 0; n < bits.length; n++) values[n] = table[bits[n]];
+  return values;
+}
+
+/** Whether all values are finite. */
+function finite(values) {
+  for (let n = 0; n < values.length; n++) if (values[n] - values[n] !== 0) return false;
+  return true;
 }
 
 /** The bytes of a payload from an address, a DataView or an array, unpacked if they are gzipped. */
@@ -44,10 +55,11 @@ function decoded(bytes) {
   for (const [name, { dtype, shape, offset }] of Object.entries(header.arrays)) {
     const size = shape.reduce((product, side) => product * side, 1);
     if (begin + offset + size * TYPES[dtype].BYTES_PER_ELEMENT > data.byteLength) throw new Error(DAMAGED);
+    const scaled = name.startsWith("attention") ? header.scaled : 1;
     let values = new TYPES[dtype](data, begin + offset, size);
-    if (dtype === "float16") values = fromHalves(values);
-    if (name.startsWith("attention")) values = values.map(weight => weight / header.scaled);
-    if (dtype !== "uint8" && values.some(value => !Number.isFinite(value)))
+    if (dtype === "float16") values = fromHalves(values, scaled);
+    else if (scaled !== 1) values = values.map(weight => weight / scaled);
+    if (dtype !== "uint8" && !finite(values))
       throw new Error(`the view's array ${name} holds NaN or infinity; look at the picture again with finite weights`);
     arrays[name] = values;
   }
