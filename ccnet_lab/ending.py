@@ -5,6 +5,7 @@ Scripts import this before anything slow, so that Ctrl-C during imports has no t
 
 import multiprocessing
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -32,10 +33,11 @@ def ending(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _quiet(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The exception hook while a script imports: Ctrl-C without a traceback."""
+    """The exception hook of scripts: no traceback for Ctrl-C during imports, or a lost worker."""
+    in_thread = threading.current_thread() is not threading.main_thread()
     if issubclass(kind, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
-    else:
+    elif not (in_thread and issubclass(kind, ConnectionError | EOFError)):  # that main() reports
         sys.__excepthook__(kind, error, trace)
 
 
