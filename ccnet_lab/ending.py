@@ -5,7 +5,6 @@ Scripts import this before anything slow, so that Ctrl-C during imports has no t
 
 import multiprocessing
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -34,10 +33,13 @@ def ending(main: Callable[[], int | None]) -> NoReturn:
 
 def _quiet(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The exception hook of scripts: no traceback for Ctrl-C during imports, or a lost worker."""
-    in_thread = threading.current_thread() is not threading.main_thread()
+    where = trace.tb_frame.f_code.co_filename if trace else ""
     if issubclass(kind, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
-    elif not (in_thread and issubclass(kind, ConnectionError | EOFError)):  # that main() reports
+    # A worker that was killed leaves a connection open; that it was killed is reported by `main`.
+    elif not (
+        where.endswith("resource_sharer.py") and issubclass(kind, ConnectionError | EOFError)
+    ):
         sys.__excepthook__(kind, error, trace)
 
 

@@ -30,7 +30,7 @@
     const button = event.target.closest("button.png");
     if (!button) return;
     try {
-      const shown = document.querySelector(button.dataset.of ?? "#none") ?? button.closest("figure").querySelector("img");
+      const shown = button.closest("figure").querySelector("img");
       if (!shown?.naturalWidth) throw new Error("no picture is on show");
       const address = URL.createObjectURL(await drawn(shown));
       Object.assign(document.createElement("a"), { href: address, download: `${button.dataset.name}.png` }).click();

@@ -8,6 +8,8 @@ import pytest
 from conftest import CHROMIUM, FLAGS
 from PIL import Image
 
+from ccnet_lab.viewer.page import as_string, script, style
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "gallery"
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "make_gallery.py"))
@@ -22,6 +24,13 @@ def test_it_is_what_its_script_lists():
         text = (FOLDER / f"{page.name}.html").read_text(encoding="utf-8")
         title = re.search("<title>(.*?)</title>", text, re.DOTALL).group(1)
         assert title.replace("&#39;", "'") == page.title
+
+
+def test_its_pages_hold_today_s_viewer():
+    for name in NAMES:
+        text = (FOLDER / f"{name}.html").read_text(encoding="utf-8")
+        assert as_string(script()) in text, "run scripts/make_gallery.py"
+        assert style().strip() in text, "run scripts/make_gallery.py"
 
 
 def test_it_is_small():
