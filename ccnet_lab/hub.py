@@ -1,5 +1,6 @@
 """A model from a name, a run folder or a file; weights.py reads the file, store.py downloads it."""
 
+import os.path
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -58,7 +59,8 @@ def source_and_config(text: str) -> tuple[str, str | None]:
     text = text.strip()
     source, _, config = (part.strip() for part in text.rpartition(" as "))
     looks_like_path = "/" in config or "." in config
-    if not source or Path(text).exists() or (looks_like_path and not Path(source).exists()):
+    there = os.path.exists  # Path.exists raises for a name that is too long
+    if not source or there(text) or (looks_like_path and not there(source)):
         return text, None
     return source, config
 
@@ -91,12 +93,12 @@ def find_weights(source: str | Path) -> Path:
             f"downloads it, or download {CONFIGS[name].published_url} and put it at {published}"
         )
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         weights = Run.open(path).weights
         if not weights.is_file():
             raise MissingFileError(f"the run {path} has no weights yet ({weights.name} is missing)")
         return weights
-    if not path.is_file():
+    if not os.path.isfile(path):
         remedy = "check the path" if path.name != name else near(name, [*EXTRAS, *CONFIGS])
         raise ConfigError(
             f"{name!r} is neither a model's name nor a file or run folder on disk; {remedy}"

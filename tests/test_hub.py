@@ -38,5 +38,7 @@ def test_the_file_is_read_once(monkeypatch):
 def test_what_cannot_be_opened():
     with pytest.raises(ConfigError, match="did you mean 'demo'"):
         load("demmo")
+    with pytest.raises(ConfigError, match="neither a model's name nor a file"):
+        load("x" * 3000)  # longer than the name of a file may be
     with pytest.raises(DeviceError, match="cpu"):
         load("demo", "cuda:99")

@@ -9,10 +9,10 @@ import gradio as gr
 
 from ccnet_lab.app.callbacks import safely, working
 from ccnet_lab.app.events import PINNED, SEEN, SLOW, STREAM
-from ccnet_lab.app.page import Page, Updates, on_show
+from ccnet_lab.app.page import Page, Updates
 from ccnet_lab.app.rendering import render, sheet
 from ccnet_lab.app.session import SHORT_SIDES, Workbench
-from ccnet_lab.app.view_state import ViewState
+from ccnet_lab.app.view_state import ViewState, on_show
 from ccnet_lab.app.visitor_files import kept_upload
 from ccnet_lab.draw.figures import deletion_figure
 from ccnet_lab.explore.deletion import deletion_test
@@ -32,6 +32,7 @@ def lay_out(page: Page) -> None:
 
     script = files("ccnet_lab.app").joinpath("viewer_host.js").read_text(encoding="utf-8")
     script = script.replace("VIEWER_STYLE", viewer.as_string(viewer.style()))
+    script = script.replace("TABLES_SOURCE", viewer.as_string(viewer.tables()))
     page.view = gr.HTML(
         html_template="<div class='ccnet-host'></div>",
         js_on_load=script.replace("VIEWER_SOURCE", viewer.as_string(viewer.script())),

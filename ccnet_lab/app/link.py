@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from ccnet_lab.app.kept_pictures import DIGITS, damaged, picture_hash
+from ccnet_lab.app.kept_pictures import DIGITS, damaged
 from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.errors import ConfigError
-from ccnet_lab.explore.explorer import View
 from ccnet_lab.files import sha256
 from ccnet_lab.hub import source_and_config
 
@@ -67,11 +66,11 @@ class Link:
         return cls(**found)
 
 
-def link_to(state: ViewState, view: View, weights: Path) -> Link:
-    """The link to a state, its view and its model's weights file."""
+def link_to(state: ViewState, image: str, config: str, weights: Path) -> Link:
+    """The link to a state, with its picture's hash, its configuration and its weights file."""
     return Link(
-        image=picture_hash(view.image), weights=weights_hash(weights), model=state.model,
-        config=view.explorer.config.name, input=state.short_side, r=state.recurrence,
+        image=image, weights=weights_hash(weights), model=state.model, config=config,
+        input=state.short_side, r=state.recurrence,
         x=state.x, y=state.y, labels=state.labels, photo=state.photo, clip=state.clip,
         kind=state.kind, scale=state.scale,
     )  # fmt: skip
@@ -88,8 +87,17 @@ def _file_hash(path: Path, _size: int, _changed: int) -> str:
     return sha256(path)[:DIGITS]
 
 
-def python_of(link: Link, picture: str, device: str = "cpu") -> str:
-    """Python that computes the map on screen as `weights` (h, w); `picture` is an expression."""
+def python_of(
+    link: Link,
+    picture: str,
+    device: str = "cpu",
+    region: tuple[int, int, int, int] | None = None,
+    label: int | None = None,
+) -> str:
+    """Python that computes the map on screen as `weights` (h, w); `picture` is an expression.
+
+    With a `region` or a class's `label` that is the mean map of many cells, as of `View.figure`.
+    """
     source, config = source_and_config(link.model)
     arguments = [repr(source)]
     if config:
@@ -99,10 +107,22 @@ def python_of(link: Link, picture: str, device: str = "cpu") -> str:
     scene = "from ccnet_lab.data.generated.beacons import make_scene\n"
     size = f", short_side={link.input}" if link.input else ""
     at = f"x={link.x}, y={link.y}"
+    clip = link.clip if link.scale == "clipped" else 0.0
+    options = f"clip={clip}, labels={link.labels}"
+    if link.kind == "listeners":
+        options += ", kind='listeners'"
+    weights = f"view.{link.kind}({at}, recurrence={link.r})"
+    means = subject = ""
+    if region is not None or label is not None:
+        many = f"label={label}" if label is not None else f"region={region}"
+        means, options = "from ccnet_lab.explore.subject import subject_of\n", f"{options}, {many}"
+        subject = f"subject = subject_of(view, {at}, {many})\n"
+        weights = f"subject.maps(view, [{link.r}], {link.kind!r})[0]"
+    sums = ", sums to 1" if link.kind == "attention" else ""
     return f"""import ccnet_lab
-{scene if "make_scene" in picture else ""}
+{scene if "make_scene" in picture else ""}{means}
 explorer = ccnet_lab.Explorer.open({", ".join(arguments)})
 view = explorer.look({picture}{size})
-weights = view.attention({at}, recurrence={link.r})  # (h, w), sums to 1
-figure = view.figure({at}, clip={link.clip}, labels={link.labels})
+{subject}weights = {weights}  # (h, w){sums}
+figure = view.figure({at}, {options})
 """

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import gradio as gr
 from ccnet_lab.app import visitor_files
 from ccnet_lab.app.callbacks import explain, safely
 from ccnet_lab.app.session import Workbench
-from ccnet_lab.app.view_state import ViewState
+from ccnet_lab.app.view_state import ViewState, on_show
 from ccnet_lab.errors import ImageError
 from ccnet_lab.viewer.payload import CHOICES, RECURRENCES
 
@@ -59,13 +60,18 @@ class Page:
         return [self.state, *top, self.view, self.truth, self.size, self.upload]
 
     def show_view(self, state: ViewState) -> Updates:
-        """The view as a file that the page fetches, and what it shows first."""
+        """The view as a file that the page fetches, and what it shows first.
+
+        A visitor's file is replaced, not removed: the page may be about to fetch the one before.
+        """
         payload = self.bench.payload(state)
-        file = visitor_files.write_file(Path(self.view.GRADIO_CACHE), payload)
-        self.forget(state)
-        self.view.keep_in_cache.add(file)  # whatever its age, until another one is on show
+        before = state.file if state.file in self.views else ""
+        file = visitor_files.write_file(Path(self.view.GRADIO_CACHE), payload, before)
+        self.view.keep_in_cache.add(file)  # whatever its age, until the visitor goes
         state = self.views[file] = replace(state, file=file)
-        return {self.state: state, self.problem: "", self.view: json.dumps(state.shown())}
+        turn = secrets.token_hex(8)  # else gradio sees no change
+        shown = state.shown() | {"turn": turn, "link": self.bench.address(state)}
+        return {self.state: state, self.problem: "", self.view: json.dumps(shown)}
 
     def exact_map(self, asked: list[Any]) -> list[float] | str:
         """A map too large for the page: (file, x, y, R, "attention" or "listeners"), row by row.
@@ -138,13 +144,3 @@ class Page:
         looked = inspect.Parameter("looked", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         found.__signature__ = inspect.Signature([first, looked, *others])  # type: ignore[attr-defined]
         return found
-
-
-def on_show(state: ViewState) -> ViewState:
-    """The state itself; `ImageError` where gradio lost it and gives the one of a new visitor."""
-    if not state.file:
-        raise ImageError(
-            "the app was restarted, or this page lay idle too long, and your picture is gone; "
-            "load the page again"
-        )
-    return state

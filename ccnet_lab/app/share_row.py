@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from ccnet_lab.app.callbacks import problem, safely
+from ccnet_lab.app.configurations_tab import datasets
 from ccnet_lab.app.events import SEEN, SLOW
 from ccnet_lab.app.page import TABS, Page, Updates
 from ccnet_lab.app.view_state import ViewState
@@ -34,7 +35,7 @@ def lay_out(page: Page, on_board: Sequence[Any], picked: gr.State) -> None:
         def write(state: ViewState) -> Updates:
             path = new_folder(page.folder, "saved") / f"attention.{kind}"
             if kind == "html":
-                page.bench.view(state).save_html(path, settings=state.settings())
+                page.bench.view(state).save_html(path, settings=state.settings(), tables=False)
             else:
                 page.bench.figure(state).savefig(path, dpi=160)
             return {saved: str(path)}
@@ -78,7 +79,12 @@ def connect_load(
                 tab = link.tab if link.tab in TABS else TABS[0]
                 for part, (name, first) in zip(on_board, ON_BOARD.items(), strict=True):
                     choices[part] = gr.Dropdown(value=getattr(link, name) or first)
+                boards = datasets(page.bench)
+                if link.board not in dict(boards).values():  # gradio would refuse what it isn't
+                    choices[on_board[0]] = ON_BOARD["board"]
                 choices[picked] = link.drawn.split("|") if link.drawn else None
+            elif model := request.query_params.get("model"):
+                state = page.bench.first(model)
         except Exception as error:  # the page begins as without the link
             failure = problem(error)
         return {

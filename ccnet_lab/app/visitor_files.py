@@ -9,10 +9,12 @@ from pathlib import Path
 from ccnet_lab.errors import ImageError
 
 
-def write_file(folder: Path, content: bytes) -> str:
-    """Write a file into `folder`; returns its path."""
-    path = folder / f"{secrets.token_hex(16)}.bin"
-    path.write_bytes(content)
+def write_file(folder: Path, content: bytes, before: str = "") -> str:
+    """Write a file into `folder`, in the place of the one `before` if given; returns its path."""
+    path = Path(before) if before else folder / f"{secrets.token_hex(16)}.bin"
+    part = path.with_suffix(".part")
+    part.write_bytes(content)
+    part.replace(path)
     return str(path)
 
 

@@ -38,21 +38,22 @@ def attention_figure(
     labels: Ids,
     palette: Palette,
     class_names: Sequence[str],
-    pixel: tuple[int, int],
-    box: tuple[float, float, float, float],
+    pixel: tuple[int, int] | None,
+    box: tuple[float, float, float, float] | None,
     maps: Mapping[str, Array],
     captions: Sequence[str] = (),
     top: float | Sequence[float] | None = None,
     opacity: float = 0.45,
     title: str = "",
 ) -> Figure:
-    """An image with its labels and a chosen pixel, and that pixel's maps, each over its scale.
+    """An image with its labels and what was chosen, and the maps of that, each over its scale.
 
     Made for sliders: one finished picture draws several times faster than axes for each panel.
 
     Args:
         image: (H, W, 3). labels: (H, W) class ids. palette, class_names: K of each.
-        pixel: (x, y). box: (left, top, right, bottom) of its cell, image pixels.
+        pixel: (x, y), or None for maps of many cells.
+        box: (left, top, right, bottom) of its cell or of a region, image pixels; None for no box.
         maps: title -> (h, w), drawn over the image's extent. captions: a line below each.
         top: where the colour scales end, one for all maps or one each; None for the maps' peak.
         opacity: 0..1, of the labels over the image.
@@ -71,22 +72,19 @@ def attention_figure(
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, wide), ylim=(tall, 0))
     axis.set_axis_off()
     _write(axis, wide / 2, 8, title, fontsize=11, ha="center", va="top")
-    names = ["labels and the chosen pixel", *maps]
+    chosen = " and the chosen pixel" if pixel else " and the chosen region" if box else ""
+    names = [f"labels{chosen}", *maps]
     for k, (name, part) in enumerate(zip(names, panels, strict=True)):
         left = GAP + k * (w + GAP)
         sheet[head : head + h, left : left + w] = part
         _write(axis, left + w / 2, head - 7, name, fontsize=10, ha="center", va="bottom")
-    x, y = GAP + (pixel[0] + 0.5) * w / width, head + (pixel[1] + 0.5) * h / height
-    for colour, length, edge in (("white", 11, 3), ("black", 9, 1)):
-        axis.plot(x, y, "+", color=colour, markersize=length, markeredgewidth=edge)
-    for k, i in enumerate(_frequent(labels, len(palette), 6)):
-        left, upper = GAP + k % 3 * w // 3, head + h + 12 + 20 * (k // 3)
-        sheet[upper : upper + 11, left : left + 11] = palette[i]
-        _write(axis, left + 16, upper + 6, class_names[i], fontsize=8, va="center")
-    cell = np.array(box) * np.tile([w / width, h / height], 2)  # left, top, right, bottom
+    scale = w / width, h / height
+    _mark(axis, (GAP, head), scale, pixel, box)
+    frequent = _frequent(labels, len(palette), 6)
+    _legend(axis, sheet, head + h + 12, w, {class_names[i]: palette[i] for i in frequent})
     for k, (weights, level) in enumerate(zip(maps.values(), tops, strict=True)):
         left = GAP + (k + 1) * (w + GAP)
-        _outline(axis, (left + cell[0], head + cell[1]), cell[2] - cell[0], cell[3] - cell[1])
+        _mark(axis, (left, head), scale, None, box)
         caption = captions[k] if k < len(captions) else ""
         _write(axis, left + w / 2, head + h + 6, caption, fontsize=9, ha="center", va="top")
         _scale(axis, sheet, head + h + 36, left + w // 5, left + w - w // 5, weights.max(), level)
@@ -100,6 +98,32 @@ def _scale(axis: Axes, sheet: Rgb, row: int, start: int, end: int, peak: float, 
     _write(axis, start - 5, row + 5, "0", fontsize=8, ha="right", va="center")
     clipped = "≥ " if peak > top else ""
     _write(axis, end + 5, row + 5, f"{clipped}{top:.2g}", fontsize=8, va="center")
+
+
+def _mark(
+    axis: Axes,
+    corner: tuple[float, float],
+    scale: tuple[float, float],
+    pixel: tuple[int, int] | None,
+    box: tuple[float, float, float, float] | None,
+) -> None:
+    """The cross of a pixel, else the outline of a box, on a panel with that upper left corner."""
+    (left, top), (across, down) = corner, scale
+    if pixel is not None:
+        x, y = left + (pixel[0] + 0.5) * across, top + (pixel[1] + 0.5) * down
+        for colour, length, edge in (("white", 11, 3), ("black", 9, 1)):
+            axis.plot(x, y, "+", color=colour, markersize=length, markeredgewidth=edge)
+    elif box is not None:
+        first = left + box[0] * across, top + box[1] * down
+        _outline(axis, first, (box[2] - box[0]) * across, (box[3] - box[1]) * down)
+
+
+def _legend(axis: Axes, sheet: Rgb, upper: int, width: int, colours: Mapping[str, Any]) -> None:
+    """Three names in a row below a panel, each with its colour."""
+    for k, (name, colour) in enumerate(colours.items()):
+        left, top = GAP + k % 3 * width // 3, upper + 20 * (k // 3)
+        sheet[top : top + 11, left : left + 11] = colour
+        _write(axis, left + 16, top + 6, name, fontsize=8, va="center")
 
 
 def _frequent(labels: Ids, classes: int, most: int) -> list[int]:

@@ -14,10 +14,10 @@ SCALE = (colormaps[COLOURS](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8)
 _SHARP = Image.Resampling.NEAREST
 
 
-def shown_size(height: int, width: int, longest: int) -> tuple[int, int]:
-    """(height, width) with the longer side `longest`, the other at least a quarter, to click on."""
-    factor = longest / max(height, width)
-    return max(longest // 4, round(height * factor)), max(longest // 4, round(width * factor))
+def shown_size(height: int, width: int, longest: int, most: int = 4) -> tuple[int, int]:
+    """(height, width): the longer side is `longest`, at most `most` times the other, to be seen."""
+    factor, least = longest / max(height, width), longest // most
+    return max(least, round(height * factor)), max(least, round(width * factor))
 
 
 def resized(image: Rgb, size: tuple[int, int]) -> Rgb:

@@ -5,8 +5,10 @@ Maps are composed in maps.py, models found in hub.py, figures drawn in draw/figu
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,7 @@ class View:
         self._stage4 = stage4
         self._states = [start]  # x_0, x_1, ...: (1, C, h, w)
         self._steps: list[Step] = []
+        self._projected: tuple[Tensor, Tensor, Tensor]  # query, key, value of the last step
         self._labels: dict[int, NDArray[np.uint8]] = {}
         self._logits: dict[int, Tensor] = {}
         self._lock = threading.RLock()  # visitors of one app may share a view of an example
@@ -199,22 +202,28 @@ class View:
         """x_R, (1, C, h, w): the features after R criss-cross steps, on the model's device."""
         if recurrence < 0:
             raise ValueError(f"recurrence is {recurrence}; expected 0 or more")
-        attention = self.explorer.model.attention
         with self._lock:
             while len(self._states) <= recurrence:
-                x = self._states[-1]
-                query, key, value = attention.project(x)
+                self.steps(len(self._states))
+                attend = self.explorer.model.attention.residual
+                self._states.append(attend(self._states[-1], *self._projected))
+            return self._states[recurrence]
+
+    @torch.inference_mode()
+    def steps(self, recurrence: int) -> list[Step]:
+        """Queries and keys of the first R steps, each (h, w, d)."""
+        if recurrence < 0:
+            raise ValueError(f"recurrence is {recurrence}; expected 0 or more")
+        with self._lock:
+            while len(self._steps) < recurrence:
+                x = self.state(len(self._steps))
+                self._projected = self.explorer.model.attention.project(x)
+                query, key, _ = self._projected
                 what = f"features for this picture at R = {len(self._steps)}"
                 check_finite([x, query, key], self.explorer.model, what)
                 parts = (t[0].permute(1, 2, 0).float().contiguous() for t in (query, key))
                 self._steps.append(Step(*parts))
-                self._states.append(attention.residual(x, query, key, value))
-        return self._states[recurrence]
-
-    def steps(self, recurrence: int) -> list[Step]:
-        """Queries and keys of the first R steps, each (h, w, d)."""
-        self.state(recurrence)
-        return self._steps[:recurrence]
+            return self._steps[:recurrence]
 
     def cell(self, x: int, y: int) -> tuple[int, int]:
         """(i, j) of the cell under image pixel (x, y); raises `ImageError` outside the image."""
@@ -324,30 +333,48 @@ class View:
         recurrence: int | Sequence[int] = (1, 2, 3),
         clip: float = 0.0,
         labels: float = 0.45,
+        *,
+        region: tuple[int, int, int, int] | None = None,
+        label: int | None = None,
+        kind: str = "attention",
     ) -> Figure:
         """The labels with pixel (x, y) beside its map for each R, all on one colour scale.
 
         Args:
             x, y: image coordinates. Raises as `cell`.
-            recurrence: one R or several, each 1 or more.
+            recurrence: one R or several, each 1 or more, else `ValueError`.
             clip: 0..1, lowers the top of the colour scale as `pictures.clip_level` says.
             labels: opacity 0..1 of the labels over the image.
+            region: (left, top, right, bottom), the pixels of two corners; instead of the pixel's,
+                the mean of the maps of the cells there. Raises as `cell`.
+            label: a class's id; instead, the mean of the maps of all its cells. `ImageError` where
+                it has none.
+            kind: "attention", or "listeners" for who looks at it.
         """
-        asked = (recurrence,) if isinstance(recurrence, int) else recurrence
-        pixel, explorer = self.pixel(x, y, asked), self.explorer
-        trained = f"{explorer.config.name}, trained at R = {self.recurrence}"
+        from ccnet_lab.explore.subject import subject_of
+
+        asked = _recurrences(recurrence)
+        explorer, subject = self.explorer, subject_of(self, x, y, region, label)
+        found = subject.maps(self, asked, kind)
+        what = f"who listens to {subject.name}" if kind == "listeners" else subject.looks
+        captions = [
+            f"on the cross {100 * maps.on_cross_share(torch.as_tensor(m), *subject.cell):.0f} %"
+            if subject.cell
+            else f"mean of {int(subject.cells.sum())} cells"
+            for m in found
+        ]
         return figures.attention_figure(
             self.image,
             self.labels,
             explorer.palette,
             explorer.class_names,
-            (x, y),
-            pixel.box,
-            {f"R = {r}": m for r, m in zip(pixel.recurrences, pixel.maps, strict=True)},
-            [f"on the cross {100 * share:.0f} %" for share in pixel.on_cross],
-            top=clip_level(pixel.maps, clip),
+            (x, y) if subject.cell else None,
+            subject.box,
+            {f"R = {r}": m for r, m in zip(asked, found, strict=True)},
+            captions,
+            top=clip_level(found, clip),
             opacity=labels,
-            title=f"{trained}: what pixel ({x}, {y}) looks at",
+            title=f"{explorer.config.name}, trained at R = {self.recurrence}: {what}",
         )
 
     def save_html(self, path: str | Path, **options: Any) -> Path:
@@ -358,7 +385,7 @@ class View:
 
         Args:
             path: the file. options: `title`, `pixel` (x, y), `recurrences` (fewer make a smaller
-                file), `precision`, `settings`; see `viewer.payload.encode`.
+                file), `precision`, `settings`, `tables`; see `viewer.payload.encode`.
 
         Raises:
             RunError: the file cannot be written; the message says how large it would be.
@@ -372,6 +399,15 @@ class View:
         from ccnet_lab.viewer.widget import ViewWidget
 
         return ViewWidget(self, **options)
+
+
+def _recurrences(asked: int | Sequence[int]) -> list[int]:
+    """One R or several as a list; `ValueError` unless each is a whole number from 1 on."""
+    with suppress(TypeError):
+        found = [index(recurrence) for recurrence in np.atleast_1d(asked)]
+        if found and min(found) >= 1:
+            return found
+    raise ValueError(f"recurrence is {asked!r}; expected a whole number from 1 on, or several")
 
 
 def _array(tensor: Tensor) -> Floats:

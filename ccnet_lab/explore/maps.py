@@ -76,12 +76,22 @@ def listeners_map(steps: list[Step], i: int, j: int) -> Tensor:
     weights[:, j] = of_column[:, i]
     weights[i] = of_row[:, height + j]
     for step in steps[1:]:
-        taken = torch.empty_like(weights)
-        for rows in _row_blocks(step):
-            cross = block_weights(*_block(step, rows, slice(None)))  # (n, w, h + w)
-            column = (cross[..., :height].transpose(0, 1) @ weights.T[..., None])[..., 0].T
-            taken[rows] = column + (cross[..., height:] @ weights[rows, :, None])[..., 0]
-        weights = taken
+        weights = _gather(weights, step)
+    return weights
+
+
+def mean_map(steps: list[Step], cells: Tensor, kind: str = "attention") -> Tensor:
+    """The mean of the maps of some cells, a mask (h, w) of one or more: (h, w).
+
+    `kind` is "attention", whose mean sums to 1, or "listeners".
+    """
+    weights = cells.to(steps[0].key) / cells.sum()
+    if kind == "listeners":
+        for step in steps:
+            weights = _gather(weights, step)
+    else:
+        for step in reversed(steps):
+            weights = _pull_all(weights, step)
     return weights
 
 
@@ -176,6 +186,12 @@ def _pull(weights: Tensor, step: Step, i: int, j: int, hops: int) -> Tensor:
         out[:, j] += column @ of_column[:, :height]
         out[i] += row @ of_row[:, height:]
         return out
+    return _pull_all(weights, step)
+
+
+def _pull_all(weights: Tensor, step: Step) -> Tensor:
+    """The row vector `weights` times the step's attention."""
+    height = step.key.shape[0]
     across, down = torch.empty_like(weights), weights.new_zeros(weights.shape[1], 1, height)
     for rows in _row_blocks(step):
         query, of_rows, of_columns, first = _block(step, rows, slice(None))
@@ -191,6 +207,16 @@ def _pull(weights: Tensor, step: Step, i: int, j: int, hops: int) -> Tensor:
         across[rows] = (share[:, None] @ row)[:, 0]
         down += share.T[:, None] @ column
     return across + down[:, 0].T
+
+
+def _gather(weights: Tensor, step: Step) -> Tensor:
+    """The step's attention times the column vector `weights`."""
+    height, taken = step.key.shape[0], torch.empty_like(weights)
+    for rows in _row_blocks(step):
+        cross = block_weights(*_block(step, rows, slice(None)))  # (n, w, h + w)
+        column = (cross[..., :height].transpose(0, 1) @ weights.T[..., None])[..., 0].T
+        taken[rows] = column + (cross[..., height:] @ weights[rows, :, None])[..., 0]
+    return taken
 
 
 def _row_blocks(step: Step) -> Iterator[slice]:

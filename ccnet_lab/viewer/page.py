@@ -3,7 +3,7 @@
 import json
 import warnings
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ def script() -> str:
     return files("ccnet_lab.viewer").joinpath("viewer.js").read_text(encoding="utf-8")
 
 
+def tables() -> str:
+    """The text of tables.js, a worker's."""
+    return files("ccnet_lab.viewer").joinpath("tables.js").read_text(encoding="utf-8")
+
+
 def style() -> str:
     """The text of viewer.css."""
     return files("ccnet_lab.viewer").joinpath("viewer.css").read_text(encoding="utf-8")
@@ -37,22 +42,24 @@ def as_string(text: str) -> str:
 
 
 def html(
-    view: View, title: str = "", recurrences: Sequence[int] | None = None, **options: Any
+    view: View,
+    title: str = "",
+    recurrences: Sequence[int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> str:
     """The page's text; arguments as `save_html`."""
-    h, w = view.grid
-    small = h * w * (h + w) <= LARGEST
-    data = encode(
-        view,
-        (RECURRENCES if small else (1, 2)) if recurrences is None else recurrences,
-        title=title,
-        compress=True,
-        **options,
-    )
+    (h, w), settings = view.grid, dict(settings or {})
+    if recurrences is None:
+        recurrences = RECURRENCES if h * w * (h + w) <= LARGEST else (1, 2)
+        if settings.get("recurrence") in RECURRENCES:  # the page may be without it
+            settings["recurrence"] = min(settings["recurrence"], recurrences[-1])
+    data = encode(view, recurrences, title=title, settings=settings, compress=True, **options)
     return _TEMPLATES.get_template("page.html").render(
         title=title or f"{view.explorer.config.name}: what a pixel looks at",
         style=style(),
         script=as_string(script()),
+        tables=as_string(tables()),
         data=b64encode(data).decode(),
     )
 

@@ -9,7 +9,7 @@ import io
 import json
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,12 @@ from ccnet_lab.draw.pictures import SCALE, label_ids, png, resized, shown_size
 from ccnet_lab.explore.explorer import View
 from ccnet_lab.explore.maps import Step, dense_weights
 from ccnet_lab.explore.measures import beacon_cells, first_pixel
+from ccnet_lab.explore.subject import cell_classes
 
 MAGIC = b"CCNV"
 RECURRENCES = (1, 2, 3)
 STAGE = 640  # longer side of the picture as the page lays it out
+NARROWEST = 20  # a picture's longer side, in shorter ones, up to which it has its true shape
 PICTURE = 1280  # longer side of the picture that is sent, at most
 LARGEST = 2_400_000  # attention weights of a step that are sent; beyond, its queries and keys
 SCALED = 2.0**15  # times every attention weight: small ones keep their digits in float16
@@ -34,6 +36,13 @@ CHOICES = {"kind": ("attention", "listeners"), "scale": ("raw", "clipped", "log"
 PRECISIONS = {"float16": np.float16, "float32": np.float32}
 
 
+class Body(NamedTuple):
+    """What the payload of a view holds whatever it begins with: kept, it needn't be made again."""
+
+    header: dict[str, Any]
+    data: bytes  # the arrays, as the header lists them
+
+
 def encode(
     view: View,
     recurrences: Iterable[int] = RECURRENCES,
@@ -43,6 +52,7 @@ def encode(
     settings: Mapping[str, Any] | None = None,
     title: str = "",
     compress: bool = False,
+    tables: bool = True,
 ) -> bytes:
     """A view as bytes for viewer.js.
 
@@ -56,53 +66,78 @@ def encode(
             ("attention" or "listeners"), `scale` ("raw", "clipped" or "log"), `pinned`.
         title: a line above the pictures.
         compress: gzip the whole, for a file.
+        tables: whether attention is sent as tables of weights; without, its queries and keys are, a
+            third of the bytes, and the page's host makes the tables.
 
     Raises:
         ValueError: a recurrence below 1, an unknown precision, or an impossible setting.
         ImageError: a pixel outside the image.
     """
+    made = body(view, recurrences, precision, tables)
+    data = with_header(view, made, pixel=pixel, settings=settings, title=title)
+    return gzip.compress(data, 6, mtime=0) if compress else data
+
+
+def body(
+    view: View,
+    recurrences: Iterable[int] = RECURRENCES,
+    precision: str = "float16",
+    tables: bool = True,
+) -> Body:
+    """The arrays of a view and what the header says of them; arguments and errors as `encode`."""
     recurrences = list(dict.fromkeys(recurrences))
     if len(recurrences) == 0 or any(r < 1 or r != int(r) for r in recurrences):
         raise ValueError(f"recurrences are {recurrences}; expected one or more, each 1 or more")
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected {' or '.join(PRECISIONS)}")
     recurrences = [int(r) for r in recurrences]
-    settings = _checked(view, recurrences, settings or {})
-    x, y = map(int, pixel if pixel is not None else first_pixel(view))
-    view.cell(x, y)  # raises outside the image
     picture, kind = _picture(view)
-    arrays, error = _attention(view, max(recurrences), precision)
+    arrays, error = _attention(view, max(recurrences), precision, tables)
     header = {
         **_about(view),
-        "title": title,
         "recurrences": recurrences,
         "precision": precision,
         "error": error,
         "scaled": SCALED,
+        "tabulate": not tables and _small(view),
         "picture_type": kind,
-        **{"x": x, "y": y, "recurrence": view.recurrence},
-        **BEGIN,
-        **settings,
     }
-    if header["recurrence"] not in recurrences:
-        header["recurrence"] = recurrences[-1]
     logits = view.logits()[0].cpu().float().numpy()
     logits = logits - logits.max(axis=0)  # the same softmax; the largest are exact in float16
     arrays |= {
         "logits": logits.astype(PRECISIONS[precision]),
         "labels": label_ids(view.labels, header["frame"]),
-        "cell_labels": view.cell_labels(),
+        "cell_labels": cell_classes(view),
         "scale": SCALE,
         "picture": np.frombuffer(picture, np.uint8),
     }
     if (beacon := beacon_cells(view)) is not None:
         # It belongs to no class of discs, so it stands for itself: a class of cells alone.
         arrays["marked"] = beacon.astype(np.uint8)
-        own = np.uint8(len(header["palette"]))
-        arrays["cell_labels"] = np.where(beacon, own, arrays["cell_labels"])
         header["palette"].append([128, 128, 128])
-    data = _packed(header, arrays)
-    return gzip.compress(data, 6, mtime=0) if compress else data
+    header["arrays"], data = _packed(arrays)
+    return Body(header, data)
+
+
+def with_header(
+    view: View,
+    made: Body,
+    *,
+    pixel: tuple[int, int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    title: str = "",
+) -> bytes:
+    """The payload of a view's body; arguments and errors as `encode`."""
+    recurrences = made.header["recurrences"]
+    settings = _checked(view, recurrences, settings or {})
+    x, y = map(int, pixel if pixel is not None else first_pixel(view))
+    view.cell(x, y)  # raises outside the image
+    begin = {"x": x, "y": y, "recurrence": view.recurrence, **BEGIN, **settings}
+    if begin["recurrence"] not in recurrences:
+        begin["recurrence"] = recurrences[-1]
+    text = json.dumps({**made.header, "title": title, **begin}).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([MAGIC, struct.pack("<I", len(text)), text, made.data])
 
 
 def _checked(view: View, recurrences: list[int], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +169,7 @@ def _about(view: View) -> dict[str, Any]:
         "alt": "the image",
         "size": view.size,
         "grid": view.grid,
-        "frame": shown_size(*view.size, STAGE),
+        "frame": shown_size(*view.size, STAGE, NARROWEST),
         "sharp": max(view.size) * 3 <= STAGE,
         "classes": list(explorer.class_names),
         "palette": [list(map(int, colour)) for colour in explorer.palette],
@@ -149,15 +184,22 @@ def header_of(data: bytes) -> dict[str, Any]:
     return dict(json.loads(data[len(MAGIC) + 4 :][:length]))
 
 
-def _attention(view: View, steps: int, precision: str) -> tuple[dict[str, NDArray[Any]], float]:
+def _small(view: View) -> bool:
+    """Whether the page can hold the tables of attention weights."""
+    h, w = view.grid
+    return h * w * (h + w) <= LARGEST
+
+
+def _attention(
+    view: View, steps: int, precision: str, tables: bool
+) -> tuple[dict[str, NDArray[Any]], float]:
     """Each step's attention (h, w, h + w), or query and key (h, w, d); the weights' largest error.
 
-    Tables are what is sent unless they are too large; the page then computes single rows.
+    Of queries and keys that are too large for tables, the page computes single rows.
     """
-    h, w = view.grid
     dtype, error = PRECISIONS[precision], 0.0
     arrays: dict[str, NDArray[Any]] = {}
-    if h * w * (h + w) <= LARGEST:
+    if tables and _small(view):
         for n, step in enumerate(view.steps(steps), 1):
             exact = Step(step.query.double(), step.key.double()) if precision == "float32" else step
             weights = dense_weights(exact).cpu().numpy()
@@ -172,7 +214,7 @@ def _attention(view: View, steps: int, precision: str) -> tuple[dict[str, NDArra
 
 def _picture(view: View) -> tuple[bytes, str]:
     """The image as a file, and its type."""
-    size = shown_size(*view.size, min(PICTURE, max(view.size)))
+    size = shown_size(*view.size, min(PICTURE, max(view.size)), NARROWEST)
     image = resized(view.image, size)
     if max(size) <= 256:
         return png(image), "image/png"
@@ -181,13 +223,12 @@ def _picture(view: View) -> tuple[bytes, str]:
     return file.getvalue(), "image/jpeg"
 
 
-def _packed(header: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+def _packed(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], bytes]:
+    """Where each array lies, by name; and all of them in a row."""
     parts, offset, listed = [], 0, {}
     for name, array in arrays.items():
         data = np.ascontiguousarray(array).tobytes()
         listed[name] = {"dtype": str(array.dtype), "shape": array.shape, "offset": offset}
         parts += [data, bytes(-len(data) % 8)]
         offset += len(data) + -len(data) % 8
-    text = json.dumps({**header, "arrays": listed}).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join([MAGIC, struct.pack("<I", len(text)), text, *parts])
+    return listed, b"".join(parts)

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from ccnet_lab.app.examples import SCENE_SEEDS
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.explore.deletion import deletion_test
+from ccnet_lab.explore.explorer import View
 from ccnet_lab.runs import Run
 
 pytestmark = pytest.mark.skipif(
@@ -88,6 +90,11 @@ def wait_for_pixel(tab, x, y, near=1):
         arg=[x, y, near],
         timeout=15_000,
     )
+
+
+def wait_for_maps(tab):
+    """Until the page has made its tables of attention."""
+    tab.wait_for_function(f"{STATE}.subjects[0].maps.every(map => 'sum' in map)")
 
 
 def another_view(tab, act):
@@ -260,10 +267,64 @@ def test_another_picture_keeps_the_sliders_and_the_files_are_right(tab, tmp_path
     page = tab.context.new_page()
     page.goto((tmp_path / "saved.html").as_uri())
     page.wait_for_selector(".ccnet-facts")
+    wait_for_maps(tab)
     same = ("x", "y", "recurrence", "clip", "size", "subjects")
     shown, saved = tab.evaluate(STATE), page.evaluate(STATE)
     assert [saved[name] for name in same] == [shown[name] for name in same]
     page.close()
+
+
+def test_the_tab_key_passes_the_model_menu_by(tab):
+    """It opens for an arrow key or a click."""
+    options = tab.locator("[role=option]:visible")
+    for key, inside in (("Tab", True), ("Tab", False), ("Shift+Tab", True)):
+        tab.keyboard.press(key)
+        tab.wait_for_timeout(400)  # it would fade in
+        assert tab.evaluate("!!document.activeElement.closest('#model')") == inside
+        assert options.count() == 0
+    tab.keyboard.press("ArrowDown")
+    options.first.wait_for()
+    tab.keyboard.press("Escape")
+    options.first.wait_for(state="hidden")
+
+
+@pytest.mark.parametrize("size", [(30, 600), (600, 30)])
+def test_long_pictures_have_their_true_shape(tab, tmp_path, picture, size):
+    Image.fromarray(picture(*size)).save(tmp_path / "long.png")
+    upload(tab, tmp_path / "long.png")
+    for shown in (tab.locator(".ccnet-stage"), tab.locator(".ccnet-map >> nth=0")):
+        box = shown.bounding_box()
+        assert box["height"] / box["width"] == pytest.approx(size[0] / size[1], rel=0.05)
+        assert min(box["height"], box["width"]) > 20
+        assert box["height"] < 700
+    click(tab, 0.25, 0.75)
+    wait_for_pixel(tab, size[1] // 4, 3 * size[0] // 4, near=size[1] // 100 + 2)
+
+
+def test_the_figure_is_of_the_region_or_class_on_show(tab, monkeypatch):
+    asked, draw = [], View.figure
+    monkeypatch.setattr(View, "figure", lambda *a, **o: asked.append(o) or draw(*a, **o))
+
+    def figure():
+        with tab.expect_download():
+            tab.click("#save")
+        return asked[-1]["region"], asked[-1]["label"], asked[-1]["kind"]
+
+    tab.click("[data-value=region]")
+    stage = tab.locator(".ccnet-stage").bounding_box()
+    tab.mouse.move(stage["x"] + 0.5 * stage["width"], stage["y"] + 0.5 * stage["height"])
+    tab.mouse.down()
+    tab.mouse.move(stage["x"] + 0.25 * stage["width"], stage["y"] + 0.75 * stage["height"])
+    tab.mouse.up()
+    (left, top, right, bottom), label, kind = figure()
+    assert (left, top, right, bottom) == pytest.approx((48, 48, 24, 72), abs=1)
+    assert (label, kind) == (None, "attention")
+    tab.click("[data-value=listeners]")
+    tab.locator(".ccnet-legend button").nth(1).click()
+    k = int(tab.locator(".ccnet-legend button").nth(1).get_attribute("data-class"))
+    assert figure() == (None, k, "listeners")
+    tab.click("[data-value=pixel]")
+    assert figure() == (None, None, "listeners")
 
 
 def test_the_keyboard_moves_the_pixel_cell_by_cell(tab):
@@ -294,6 +355,7 @@ def test_a_copied_link_reopens_to_the_same_bytes_and_the_copied_python_runs(
     link = tab.evaluate("navigator.clipboard.readText()")
     assert link == tab.url == tab.input_value("#shared textarea, #shared input")
     seen = f"(({{milliseconds, ...state}}) => state)({STATE})"
+    wait_for_maps(tab)
     before = tab.evaluate(seen)
     assert before["recurrence"] == 3
     assert before["labels"] > 0.7
@@ -310,11 +372,68 @@ def test_a_copied_link_reopens_to_the_same_bytes_and_the_copied_python_runs(
     other = tab.context.new_page()
     other.goto(link)
     wait_for_pixel(other, *chosen(tab), near=0)
+    wait_for_maps(other)
     assert other.evaluate(seen) == before
     shutil.rmtree(tmp_path / "home")
     other.goto(link)
     other.wait_for_selector("#problem .problem:has-text('needs a picture')")
     wait_for_pixel(other, 77, 67, near=0)  # what everybody sees first
+
+
+def parameters(tab):
+    return dict(parse_qsl(urlsplit(tab.url).query))
+
+
+def test_the_address_follows_the_view_of_an_example(tab, address, tmp_path, picture):
+    assert parameters(tab) == {}  # until the visitor does something
+    click(tab, 0.3, 0.6)
+    x, y = chosen(tab)
+    tab.wait_for_url(f"**/?*r=2&x={x}&y={y}&*")
+    tab.keyboard.press("3")
+    tab.wait_for_url("**/?*r=3&*")
+    first = parameters(tab)
+    another_view(tab, lambda: tab.locator("#examples button img").nth(1).click())
+    tab.wait_for_url(lambda url: first["image"] not in url)
+    tab.click("#model input")
+    another_view(tab, lambda: tab.locator("[role=option]", has_text="trained at R = 1").click())
+    tab.wait_for_url("**/?*model=demo_r1&*")
+    found = parameters(tab)
+    open_tab(tab, "Recurrence")
+    tab.wait_for_url("**/?*tab=Recurrence*")
+    other = tab.context.new_page()
+    other.goto(tab.url)
+    other.wait_for_selector("#recurrence img", timeout=30_000)
+    same = ("model", "x", "y", "recurrence", "clip", "labels", "kind", "scale")
+    shown, reopened = tab.evaluate(STATE), other.evaluate(STATE)
+    assert [reopened[name] for name in same] == [shown[name] for name in same]
+    assert parameters(other) == found | {"tab": "Recurrence"}
+    other.close()
+    open_tab(tab, "Explore")
+    Image.fromarray(picture(40, 60)).save(tmp_path / "mine.png")
+    upload(tab, tmp_path / "mine.png")
+    tab.wait_for_url(lambda url: "image=" not in url)  # the old link would show another picture
+
+
+def test_an_address_may_name_a_model_alone(browser, address):
+    tab = browser.new_page()
+    tab.goto(f"{address}?model=street")
+    tab.wait_for_function(f"document.querySelector('.ccnet-facts') && {STATE}.model === 'street'")
+    assert tab.evaluate(STATE)["size"] == [477, 720]
+    assert "CamVid" in tab.inner_text("#about-model")
+    tab.goto(f"{address}?model=nonsense")
+    tab.wait_for_selector("#problem .problem:has-text('neither a model')")
+    tab.wait_for_selector(".ccnet-facts")  # the page fetches the view after that
+    assert tab.evaluate(STATE)["model"] == "demo"
+    tab.close()
+
+
+def test_an_address_of_an_unknown_board_shows_the_first(tab):
+    click(tab, 0.3, 0.6)
+    tab.wait_for_url("**/?*tab=Explore*")
+    tab.goto(tab.url.replace("tab=Explore", "tab=Configurations&board=nonsense&order=nonsense"))
+    tab.wait_for_selector("#board img", timeout=60_000)
+    assert tab.input_value("#board-dataset input") == "PASCAL VOC 2012"
+    assert tab.locator(".toast-body").count() == 0
 
 
 def test_another_model_and_one_that_is_not_there(tab):
@@ -343,6 +462,24 @@ def test_a_map_too_large_for_the_page_comes_from_the_server_once_pinned(tab):
     for found, cross in zip(pinned["subjects"][0]["maps"], pixel.on_cross, strict=True):
         assert found["sum"] == pytest.approx(1, abs=1e-3)
         assert found["on_cross"] == pytest.approx(cross, abs=1e-4)
+
+
+def test_the_page_makes_its_tables_with_and_without_a_worker(browser, address):
+    """All three maps and a class's come, and are the library's."""
+    view = Explorer.open("demo").look(make_scene(SCENE_SEEDS[0]).image)
+    broken = "window.Worker = class { postMessage() { throw new Error('no memory') } }"
+    for before in ("", "window.Worker = undefined", broken):
+        tab = browser.new_page()
+        tab.add_init_script(before)
+        tab.goto(address)
+        tab.wait_for_selector(".ccnet-facts")
+        wait_for_maps(tab)
+        at = "document.querySelector('[data-ccnet-viewer]').ccnetMap(5, 7, 3)"
+        found = np.reshape(tab.evaluate(f"[...{at}]"), view.grid)
+        assert found == pytest.approx(view.attention(30, 22, 3), abs=1e-6)
+        tab.locator(".ccnet-legend button").first.click()
+        tab.wait_for_function("!document.querySelector('.ccnet-wait:not(:empty)')")
+        tab.close()
 
 
 def test_two_quick_choices_both_hold(tab, tmp_path, picture):

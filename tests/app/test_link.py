@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from ccnet_lab import ConfigError, Explorer, save_weights
@@ -19,6 +20,7 @@ from ccnet_lab.app.session import Workbench
 from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.data.images import read_image
 from ccnet_lab.errors import ImageError, LabError, MissingFileError
+from ccnet_lab.explore.subject import subject_of
 
 
 @pytest.fixture
@@ -201,6 +203,22 @@ def test_the_python_to_copy_gives_the_array_on_screen(bench, uploaded):
         )
         assert found["figure"].get_figwidth() > 8
     assert "make_scene(10000018)" in bench.python(bench.start("demo"))
+
+
+def test_the_python_of_listeners_regions_and_classes(bench):
+    scene = replace(bench.start("demo"), x=33, y=50, kind="listeners", scale="raw")
+    view, found = bench.view(scene), {}
+    exec(bench.python(scene), found)
+    assert np.array_equal(found["weights"], view.listeners(33, 50, scene.recurrence))
+    for many in ({"region": (9, 30, 17, 41)}, {"label": 0}):
+        for kind in ("attention", "listeners"):
+            text = bench.python(replace(scene, kind=kind, **many))
+            exec(text, found)
+            subject = subject_of(view, 33, 50, **many)
+            assert np.array_equal(found["weights"], subject.maps(view, [2], kind)[0])
+            titles = [text.get_text() for text in found["figure"].findobj(Text)]
+            assert any(subject.name in title for title in titles)
+            assert "clip=0.0" in text  # the colour scale is "raw"
 
 
 def test_the_python_names_the_configuration_the_input_and_the_device():

@@ -8,10 +8,11 @@ from dataclasses import replace
 import gradio
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from ccnet_lab import ConfigError, Explorer, ImageError
-from ccnet_lab.app import server
+from ccnet_lab.app import server, views
 from ccnet_lab.app.page import Page
 from ccnet_lab.app.recent_results import RecentResults
 from ccnet_lab.app.session import Workbench
@@ -41,6 +42,22 @@ def test_the_first_thing_seen_is_already_an_answer(bench, scene):
     assert notice == ""
 
 
+def test_a_view_s_arrays_are_made_once_and_without_tables(bench, scene, monkeypatch):
+    """They are what takes time and bytes; the page makes the tables."""
+    made = []
+    monkeypatch.setattr(views, "body", lambda *a, **k: made.append(1) or payload.body(*a, **k))
+    first = bench.payload(scene)
+    again = bench.payload(replace(scene, x=5, y=7))
+    header = payload.header_of(again)
+    assert (header["x"], header["y"], header["tabulate"]) == (5, 7, True)
+    assert len(made) == 1
+    assert first.endswith(again[-1000:])
+    assert {"query3", "key3"} < set(header["arrays"])
+    assert "attention1" not in header["arrays"]
+    bench.payload(replace(scene, short_side=256))
+    assert len(made) == 2
+
+
 def test_what_a_page_says_that_it_shows_is_taken_with_care(bench, scene):
     looked = {"x": 4000, "y": -5, "recurrence": 3, "labels": 7, "clip": 0.25, "pinned": True}
     state = scene.looking(looked)
@@ -50,6 +67,24 @@ def test_what_a_page_says_that_it_shows_is_taken_with_care(bench, scene):
     assert (header["x"], header["y"]) == (95, 0)
     strange = ("text", None, 7, [], {"x": "../../etc", "clip": None, "y": 1e300, "model": "x"})
     assert all(scene.looking(looked) == scene for looked in strange)
+    for recurrence in (0, 4, 999_999, 2.5, [2]):  # a larger one would be computed
+        assert scene.looking({"recurrence": recurrence}).recurrence == scene.recurrence
+
+
+def test_the_figure_to_keep_shows_what_the_page_shows(bench, scene):
+    def title(state):
+        return max((text.get_text() for text in bench.figure(state).findobj(Text)), key=len)
+
+    at = {"x": scene.x, "y": scene.y}
+    assert title(scene.looking(at)).endswith(f"what pixel ({scene.x}, {scene.y}) looks at")
+    region = scene.looking(at | {"corners": [0, 0, 11, 7], "kind": "listeners"})
+    assert title(region).endswith("who listens to a region of 3 × 2 cells")
+    a_class = region.looking(at | {"corners": None, "label": 0, "kind": "attention"})
+    assert re.search(r"what all \d+ cells of \w+ look at$", title(a_class))
+    assert a_class.looking(at) == scene.looking(at)
+    assert bench.with_image(region, bench.examples[1]).region is None
+    for strange in ({"corners": [1, 2]}, {"corners": ["a"] * 4}, {"label": -1}, {"label": True}):
+        assert scene.looking(strange) == scene
 
 
 def test_the_exact_map_of_a_page_s_own_file_only(bench, tmp_path):

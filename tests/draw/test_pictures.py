@@ -15,6 +15,8 @@ def test_shown_size_keeps_the_ratio_and_stays_clickable():
     assert pictures.shown_size(360, 480, 640) == (480, 640)
     assert pictures.shown_size(480, 360, 640) == (640, 480)
     assert pictures.shown_size(1, 4000, 640) == (160, 640)
+    assert pictures.shown_size(1, 4000, 640, 20) == (32, 640)
+    assert pictures.shown_size(1500, 100, 640, 20) == (640, 43)
 
 
 def test_heat_has_one_scale_and_clips():

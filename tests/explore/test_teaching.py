@@ -1,5 +1,6 @@
 """explore/teaching.py: dense against criss-cross, reach, published costs; a view's figures."""
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
@@ -8,6 +9,8 @@ import ccnet_lab
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.explore import teaching
 from ccnet_lab.explore.maps import Step, attention_map
+from ccnet_lab.explore.measures import beacon_cells
+from ccnet_lab.explore.subject import cell_classes, subject_of
 from ccnet_lab.model.attention import criss_cross_weights
 
 H, W = 5, 7
@@ -134,6 +137,64 @@ def test_a_view_s_figure_wherever_a_slider_goes(view, x, y, recurrence):
     asked = (recurrence,) if isinstance(recurrence, int) else recurrence
     titles = [text.get_text() for text in figure.findobj(Text)]
     assert [title for title in titles if title.startswith("R = ")] == [f"R = {r}" for r in asked]
+
+
+@pytest.mark.parametrize("kind", ["attention", "listeners"])
+def test_the_mean_maps_of_regions_and_classes(view, kind):
+    """The mean of the cells' own maps, whichever corner comes first; the figure says of what."""
+    find = view.attention if kind == "attention" else view.listeners
+    label = int(view.cell_labels()[20, 20])
+    name = view.explorer.class_names[label]
+    for arguments, cells, words in (
+        ({"region": (17, 41, 9, 30)}, (slice(7, 11), slice(2, 5)), "a region of 3 × 4 cells"),
+        (
+            {"label": label},
+            cell_classes(view) == label,
+            f"cells of {name}",
+        ),
+        ({"label": 5}, beacon_cells(view), "cells of the beacon"),
+    ):
+        mask = np.zeros(view.grid, bool)
+        mask[cells] = True
+        subject = subject_of(view, 0, 0, **arguments)
+        assert np.array_equal(subject.cells, mask)
+        for r, found in zip((1, 2, 3), subject.maps(view, (1, 2, 3), kind), strict=True):
+            each = [find(4 * j + 1, 4 * i + 1, r) for i, j in np.argwhere(mask)]
+            assert found == pytest.approx(np.mean(each, axis=0), abs=1e-6)
+        texts = [t.get_text() for t in view.figure(3, 4, kind=kind, **arguments).findobj(Text)]
+        assert any(words in text for text in texts)
+        assert sum(text == f"mean of {mask.sum()} cells" for text in texts) == 3
+        assert any("listens" in text for text in texts) == (kind == "listeners")
+
+
+def test_a_figure_of_no_cells_is_refused(view):
+    absent = next(k for k in range(5) if not (cell_classes(view) == k).any())
+    for arguments, message in (
+        ({"label": absent}, "nowhere the largest in a cell"),
+        ({"label": 6}, "label is 6; expected a class's id, 0 to 5"),
+        ({"region": (0, 0, 96, 3)}, "outside the image"),
+        ({"region": (0, 0, 9)}, "expected left, top, right and bottom"),
+        ({"label": "car"}, "label is 'car'; expected a class's id, 0 to 5"),
+        ({"label": 1.5}, "label is 1.5"),
+    ):
+        with pytest.raises(ccnet_lab.ImageError, match=message):
+            view.figure(3, 4, **arguments)
+
+
+def test_only_scenes_with_a_beacon_have_its_cells():
+    street = ccnet_lab.Explorer.open("street").look(make_scene(10_000_009).image)
+    with pytest.raises(ccnet_lab.ImageError, match="label is 11; expected a class's id, 0 to 10"):
+        street.figure(3, 4, label=11)
+
+
+@pytest.mark.parametrize("recurrence", [0, -1, (), (1, 0), 1.5, "2"])
+def test_a_figure_of_an_impossible_recurrence_is_refused(view, recurrence):
+    view.steps(3)  # the first R - 1 of those were taken for R = -1
+    with pytest.raises(ValueError, match="expected a whole number from 1 on"):
+        view.figure(3, 4, recurrence)
+    with pytest.raises(ValueError, match="recurrence is -1; expected 0 or more"):
+        view.attention(3, 4, -1)
+    assert view.figure(3, 4, np.int64(2)) is not None
 
 
 def test_a_view_s_figure_refuses_a_pixel_outside(view):

@@ -6,7 +6,7 @@ import re
 import shutil
 import statistics
 import subprocess
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +212,90 @@ def test_a_finger_drags_the_pixel(browser, scene, tmp_path):
     context.close()
 
 
+def test_two_fingers_zoom_and_move_the_picture(browser, scene, tmp_path):
+    context = browser.new_context(viewport={"width": 390, "height": 840}, has_touch=True)
+    tab = context.new_page()
+    tab.goto(scene.save_html(tmp_path / "view.html").as_uri())
+    tab.wait_for_selector(".ccnet-facts")
+    touch = context.new_cdp_session(tab)
+
+    def fingers(kind, *shares):
+        points = [
+            {"x": x, "y": y, "id": n}
+            for n, (x, y) in enumerate(place(tab, across, down) for across, down in shares)
+        ]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    before = state(tab, "x", "y", "pinned")
+    fingers("touchStart", (0.4, 0.5))
+    assert state(tab, "x", "y") == (38, 48)
+    fingers("touchStart", (0.4, 0.5), (0.6, 0.5))
+    assert state(tab, "x", "y", "pinned") == before  # the first finger was no drag
+    fingers("touchMove", (0.35, 0.5), (0.65, 0.5))
+    fingers("touchMove", (0.3, 0.5), (0.7, 0.5))
+    assert state(tab, "zoom") == pytest.approx(2, rel=0.02)
+    assert state(tab, "centre") == pytest.approx([0.5, 0.5], abs=0.01)
+    fingers("touchMove", (0.2, 0.6), (0.6, 0.6))  # the picture goes with the fingers
+    assert state(tab, "centre") == pytest.approx([0.55, 0.45], abs=0.01)
+    fingers("touchEnd", (0.2, 0.6))
+    fingers("touchMove", (0.5, 0.9))  # the finger that is left drags nothing
+    fingers("touchEnd")
+    assert state(tab, "x", "y", "pinned") == before
+    assert state(tab, "zoom") == pytest.approx(2, rel=0.02)
+    assert tab.evaluate("[scrollY, visualViewport.scale]") == [0, 1]
+    fingers("touchStart", (0.5, 0.5))  # one finger finds what the eye sees, zoomed
+    fingers("touchEnd")
+    assert state(tab, "x", "y", "pinned") == (pytest.approx(52, abs=1), pytest.approx(43, abs=1), 1)
+    context.close()
+
+
+def test_two_fingers_at_one_place_or_while_a_region_is_drawn(scene, opened):
+    tab = opened(scene)
+    point = """list => {
+      const stage = document.querySelector(".ccnet-stage");
+      const { left, top } = stage.getBoundingClientRect();
+      stage.setPointerCapture = () => {}; // these fingers are made up
+      for (const [type, pointerId, x, y] of list) {
+        const at = { clientX: left + x, clientY: top + y, pointerType: "touch", bubbles: true };
+        stage.dispatchEvent(new PointerEvent(`pointer${type}`, { pointerId, ...at }));
+      }
+    }"""
+    end = [["up", 1, 100, 100], ["up", 2, 100, 100]]
+    tab.evaluate(point, [["down", 1, 100, 100], ["down", 2, 100, 100], ["move", 2, 100, 100]])
+    assert state(tab, "zoom") == 1
+    tab.evaluate(point, end)
+    tab.click("[data-value=region]")
+    drag = [["down", 1, 100, 100], ["move", 1, 150, 150]]
+    tab.evaluate(point, [*drag, *end])
+    drawn = state(tab, "region")
+    assert drawn["from"] < drawn["to"]
+    tab.evaluate(point, [["down", 1, 10, 10], ["move", 1, 90, 90], ["down", 2, 200, 200], *end])
+    assert state(tab, "region") == drawn
+
+
+def test_two_pixels_have_their_facts_side_by_side(scene, opened):
+    tab = opened(scene, pixel=(70, 21), settings={"pinned": True})
+    assert tab.locator(".ccnet-facts section").count() == 2
+    tab.get_by_role("button", name="Compare").click()
+    tab.mouse.click(*place(tab, 0.2, 0.8))
+    first, second = state(tab, "subjects")
+    for width in (1280, 390):
+        tab.set_viewport_size({"width": width, "height": 900})
+        sections = tab.locator(".ccnet-facts section")
+        boxes = [sections.nth(n).bounding_box() for n in range(4)]
+        assert boxes[0]["x"] == boxes[1]["x"] < boxes[2]["x"] == boxes[3]["x"]
+        assert boxes[0]["y"] == boxes[2]["y"] < boxes[1]["y"] == boxes[3]["y"]
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    for n, subject in ((0, first), (2, second)):
+        assert subject["name"] in sections.nth(n).inner_text()
+        shares = subject["maps"][1]["class_shares"]
+        largest = max(shares, key=shares.get)
+        bar = sections.nth(n + 1).locator(".ccnet-bar >> nth=0")
+        assert bar.locator("span").inner_text() == largest
+        share = float(bar.locator("i").inner_text().removesuffix("%"))
+        assert share == pytest.approx(100 * shares[largest], abs=0.51)
+
+
 def shown_map(tab, nth):
     """A map's colours as on the screen, (h, w, 3), and its frame."""
     import io
@@ -291,7 +375,7 @@ def test_odd_pictures_are_shown(demo, opened, picture, size):
     assert tab.locator(".ccnet-bar").count() >= 2
 
 
-HOST = """async ([script, data, exact]) => {
+HOST = """async ([script, data, exact, maker]) => {
   const payload = Uint8Array.from(atob(data), letter => letter.charCodeAt(0)), asked = [];
   const values = { payload }, heard = [], urls = new Set();
   const { createObjectURL, revokeObjectURL } = URL;
@@ -300,21 +384,53 @@ HOST = """async ([script, data, exact]) => {
   const model = { get: name => values[name], set: (name, value) => { values[name] = value; },
     save_changes() {}, on: (name, act) => heard.push([name, act]),
     off: (name, act) => heard.splice(heard.findIndex(a => a[0] === name && a[1] === act), 1) };
+  const link = text => createObjectURL(new Blob([text], { type: "text/javascript" }));
+  const make = (await import(link(maker))).default, tables = [];
+  model.tabulate = (query, key, h, w) => new Promise(resolve =>
+    tables.push({ query, key, make: () => resolve(make(query, key, h, w)) }));
+  const tabulated = () => tables.splice(0).forEach(table => table.make());
   if (exact) model.exact = async (...pixel) => { asked.push(pixel); throw new Error(exact); };
-  const source = createObjectURL(new Blob([script], { type: "text/javascript" }));
+  const source = link(script);
   document.body.replaceChildren(document.createElement("main"));
   const el = document.querySelector("main"), { default: viewer } = await import(source);
   const fire = name => heard.filter(one => one[0] === name).forEach(one => one[1]());
-  window.host = { model, heard, urls, el, fire, asked, stop: viewer.render({ model, el }) };
+  const stop = viewer.render({ model, el });
+  window.host = { model, heard, urls, el, fire, asked, tables, tabulated, stop };
 }"""
 
 
-def hosted(tab, view, exact="", **options):
+def hosted(tab, view, exact="", tables=True, **options):
     """Show a view in a page of its own by a host that a test can ask."""
-    data = b64encode(payload.encode(view, **options)).decode()
-    tab.evaluate(HOST, [pages.script(), data, exact])
+    made = payload.body(view, tables=tables)
+    data = b64encode(payload.with_header(view, made, **options)).decode()
+    tab.evaluate(HOST, [pages.script(), data, exact, pages.tables()])
     tab.wait_for_selector("main [data-ccnet-viewer]")
     return tab
+
+
+@pytest.mark.parametrize("size", [(60, 92), (4, 96), (40, 4), (4, 4)])
+def test_tables_that_the_host_makes(demo, opened, picture, size):
+    """The first maps are there before; then every map is the library's."""
+    view = demo.look(picture(*size), min(size))
+    h, w = view.grid
+    tab = hosted(opened(view), view, tables=False, pixel=(1, 2))
+    maps = f"{STATE}.subjects[0].maps"
+    assert tab.evaluate(f"{maps}.map(map => map.sum > 0.99)") == [True, True, False]
+    assert tab.locator(".ccnet-wait:visible").all_inner_texts() == ["computing …"]
+    for key in ("query", "key"):
+        assert tab.evaluate(f"host.tables[0].{key}.length") == h * w * 16
+    tab.evaluate("host.tabulated()")
+    tab.wait_for_function(f"{maps}[2].sum > 0.99")
+    for i, j in {(0, 0), (h - 1, w - 1), (h // 2, w // 3)}:
+        for recurrence in (1, 2, 3):
+            for kind in ("attention", "listeners"):
+                found = tab.evaluate(MAP, [i, j, recurrence, kind])
+                right = expected(view, i, j, recurrence, kind)
+                assert np.abs(np.reshape(found, (h, w)) - right).max() <= 1e-5 * right.max()
+    tab.locator(".ccnet-legend button").first.click()
+    assert tab.locator(".ccnet-wait:visible").count() == 0
+    tab.click(".ccnet-matrix summary")
+    tab.wait_for_selector(".ccnet-matrix td")
 
 
 def test_a_map_too_large_for_the_page_is_said(demo, opened, monkeypatch, picture):
@@ -471,6 +587,16 @@ def test_a_large_page_says_so_before_it_is_written(scene, tmp_path, monkeypatch)
         scene.save_html(tmp_path / "view.html")
 
 
+def test_a_page_without_the_chosen_recurrence_begins_with_its_last(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "LARGEST", 0)
+    text = scene.save_html(tmp_path / "view.html", settings={"recurrence": 3}).read_text()
+    data = re.search('id="data">(.*?)</script>', text, re.DOTALL).group(1)
+    header = payload.header_of(b64decode(data))
+    assert (header["recurrences"], header["recurrence"]) == ([1, 2], 2)
+    with pytest.raises(ValueError, match="recurrence is 9"):
+        scene.save_html(tmp_path / "view.html", settings={"recurrence": 9})
+
+
 def test_an_unknown_precision_or_recurrence_is_refused(scene):
     with pytest.raises(ValueError, match="precision is 'int8'"):
         payload.encode(scene, precision="int8")
@@ -489,7 +615,7 @@ def test_an_unknown_precision_or_recurrence_is_refused(scene):
 def test_its_script_parses_and_is_small():
     text = pages.script()
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
-    assert text.count("\n") <= 890
+    assert text.count("\n") <= 847
     assert max(map(len, text.split("\n"))) <= 120
 
 

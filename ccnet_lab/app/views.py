@@ -1,0 +1,102 @@
+"""The views kept for all visitors, and what is shown of them; session.py has links to them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ccnet_lab.app import explore_html
+from ccnet_lab.app.examples import SCENE_SEEDS, write_examples
+from ccnet_lab.app.models import Models
+from ccnet_lab.app.recent_results import RecentResults
+from ccnet_lab.app.view_state import ViewState, within
+from ccnet_lab.explore.explorer import View
+from ccnet_lab.explore.measures import first_pixel
+from ccnet_lab.hub import obtain_weights, source_and_config
+from ccnet_lab.viewer.payload import RECURRENCES, Body, body, with_header
+
+FIRST_ON_CPU = 512  # short side of the first look where the evaluation's is larger
+
+
+class Views(Models):
+    """Models and views for all visitors of one process; `folder` takes the example pictures.
+
+    A view is found only by its picture's path and the model's name.
+    """
+
+    def __init__(self, folder: Path, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = write_examples(folder)
+        self._views, self._bodies = RecentResults(6), RecentResults(6)
+
+    def view(self, state: ViewState) -> View:
+        """The view of a state, computed if the picture is new. Raises as `Explorer.look`."""
+        explorer, side = self.explorer(state.model), state.short_side or None
+        view: View = self._views.get(_key(state), lambda: explorer.look(Path(state.image), side))
+        return view
+
+    def start(self, model: str) -> ViewState:
+        """What a visitor sees first, the model downloaded: it was asked for on the command line."""
+        obtain_weights(source_and_config(model)[0])
+        return self.first(model)
+
+    def first(self, model: str) -> ViewState:
+        """An example of the model's kind. Raises as `explorer` where it is not to be opened."""
+        dataset = self.explorer(model).config.dataset
+        example = {"beacons": 0, "camvid": len(SCENE_SEEDS)}.get(dataset, -1)
+        return self.with_image(self.with_model(ViewState(model), model), self.examples[example])
+
+    def with_model(self, state: ViewState, model: str) -> ViewState:
+        """The state with another model, its input as evaluated unless that is slow on a CPU."""
+        config = self.explorer(model).config
+        small = config.resize[1] > FIRST_ON_CPU and self.device == "cpu"
+        state = replace(
+            state,
+            model=model,
+            short_side=FIRST_ON_CPU if small else 0,
+            recurrence=within(config.recurrence, RECURRENCES[0], RECURRENCES[-1]),
+        )
+        if state.image:
+            self.view(state)
+        return state
+
+    def with_image(self, state: ViewState, image: str) -> ViewState:
+        """The state with another picture, a good pixel chosen. Raises as `Explorer.look`."""
+        state = replace(state, image=image)
+        x, y = first_pixel(self.view(state))
+        return replace(state, x=x, y=y, pinned=False, region=None, label=None)
+
+    def payload(self, state: ViewState) -> bytes:
+        """The view of a state for the viewer."""
+        view = self.view(state)
+        height, width = view.size
+        at = within(state.x, 0, width - 1), within(state.y, 0, height - 1)
+        made: Body = self._bodies.get(_key(state), lambda: body(view, RECURRENCES, tables=False))
+        return with_header(view, made, pixel=at)
+
+    def around(self, state: ViewState) -> tuple[str, str]:
+        """The lines around the pictures, as HTML: on the model, a notice."""
+        view, generated = self.view(state), state.image in self.examples[: len(SCENE_SEEDS)]
+        return explore_html.model_line(view), explore_html.notice(view, generated)
+
+    def figure(self, state: ViewState) -> Figure:
+        """The pictures of a state as one figure with captions, to keep."""
+        clip = state.clip if state.scale == "clipped" else 0.0
+        return self.view(state).figure(
+            state.x,
+            state.y,
+            RECURRENCES,
+            clip,
+            state.labels,
+            region=state.region,
+            label=state.label,
+            kind=state.kind,
+        )
+
+
+def _key(state: ViewState) -> tuple[Any, ...]:
+    """What a view is kept under: its model, the picture, which may be written again, its input."""
+    path = Path(state.image)
+    written = path.stat().st_mtime_ns if path.is_file() else 0
+    return state.model, state.image, written, state.short_side
