@@ -32,6 +32,7 @@ class Config:
     depth: int  # of the ResNet, 50 or 101; `TINY` or `SLIM` for the small backbones
     output_stride: int  # image pixels per feature cell, 8 or 16 (the small networks also 4)
     width: int = 64  # of the small backbones, see model/backbone.py
+    divisor: int = 1  # of the channels of a ResNet; 8 in the miniatures, see `MINIATURES`
     crop_size: tuple[int, int]  # (H, W) of a training crop, pixels
     batch_size: int  # over all processes
     epochs: int
@@ -70,7 +71,7 @@ class Config:
             ("aux_channels", self.aux_channels >= 0, "0 (as many as channels) or more"),
             ("recurrence", self.recurrence >= 0, "0 or more"),
         ]
-        for name in ("batch_size", "epochs", "channels", "query_channels", "width"):
+        for name in ("batch_size", "epochs", "channels", "query_channels", "width", "divisor"):
             checks.append((name, getattr(self, name) >= 1, "1 or more"))
         for name in ("crop_size", "resize"):
             pair = tuple(int(v) for v in getattr(self, name))
@@ -144,6 +145,20 @@ _TWELVE = tuple(
     for depth, stride in product((50, 101), (8, 16))
 )
 CONFIGS: Mapping[str, Config] = MappingProxyType({config.name: config for config in _TWELVE})
+# The twelve in miniature: the same layers at an eighth of the channels, on generated data sets.
+_SMALLER: dict[str, Any] = dict(
+    divisor=8, channels=64, query_channels=8, batch_size=4, epochs=7, lr=0.1, min_lr=None, gamma=1.0
+)
+_SIZES: dict[str, dict[str, Any]] = {
+    "voc": dict(crop_size=(128, 128), resize=(384, 96)),
+    "ade20k": dict(crop_size=(128, 128), resize=(384, 96)),
+    "cityscapes": dict(crop_size=(96, 192), resize=(320, 80)),
+}
+_MINIATURES = (
+    replace(row, dataset=f"{row.dataset}_mini", **_SMALLER, **_SIZES[row.dataset])
+    for row in _TWELVE
+)
+MINIATURES: Mapping[str, Config] = MappingProxyType({row.name: row for row in _MINIATURES})
 
 # SSSegmentation's CCNet page; per data set R-50-D8, R-50-D16, R-101-D8, R-101-D16.
 _PUBLISHED = dict(
@@ -210,7 +225,7 @@ def get_config(name: str | Config) -> Config:
     """
     if isinstance(name, Config):
         return name
-    known = {**CONFIGS, **EXTRAS}
+    known = {**CONFIGS, **EXTRAS, **MINIATURES}
     if name not in known:
         raise ConfigError(f"there is no configuration {name!r}; {near(str(name), known)}")
     return known[name]

@@ -6,6 +6,8 @@ One GPU per run:       the same command once per GPU, each with its own CUDA_VIS
                        they share the runs out
 A Slurm array:         python scripts/train_all.py --data ROOT --runs runs
                        --slurm gpus_per_node=1 timeout_min=2880 slurm_partition=gpu
+Without data or a GPU: python scripts/train_all.py --miniature
+                       trains the same networks at an eighth of the channels, on generated data
 """
 
 import argparse
@@ -20,9 +22,17 @@ from ccnet_lab.configs import Config
 from ccnet_lab.errors import LabError
 from ccnet_lab.training.settings import add_options, from_options, varied
 
+NO_DATA = (
+    "--data ROOT is missing: the folder of VOCdevkit/, ADEChallengeData2016/, cityscapes/. Without "
+    "the data sets, `python scripts/train_all.py --miniature` trains the same twelve networks in "
+    "miniature, on generated data, on two cores in under half an hour"
+)
+
 
 def main() -> int:
     """Parse; then estimate, submit, or train one after another and print the table."""
+    if "--miniature" in sys.argv[1:]:
+        return miniature()
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     option = own.add_argument
     option("--only", nargs="+", metavar="GLOB", help="such as '*os16_voc'; quote it")
@@ -39,8 +49,13 @@ def main() -> int:
         description=__doc__, formatter_class=raw, parents=[own], allow_abbrev=False
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folders are")
-    add_options(parser)
+    parser.add_argument(
+        "--miniature", action="store_true", help="see above; --help has its options"
+    )
+    add_options(parser, needs_data=False)
     args = parser.parse_args()
+    if args.data is None:
+        parser.error(NO_DATA)
     passed = own.parse_known_args()[1]
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         parser.error(
@@ -57,6 +72,53 @@ def main() -> int:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 128 + stopped.number
+
+
+def miniature() -> int:
+    """Generate the miniature data sets, train the twelve in miniature and print the table."""
+    parser = argparse.ArgumentParser(
+        description="The twelve networks at an eighth of the channels, on generated data sets.",
+        allow_abbrev=False,
+    )
+    option = parser.add_argument
+    option("--miniature", action="store_true", help=argparse.SUPPRESS)
+    option("--seeds", type=int, default=1, metavar="N", help="train each with the seeds 0 to N - 1")
+    again = "also train the R-50-D8 of each data set with R = 0, 1 and 3"
+    option("--recurrences", action="store_true", help=again)
+    option("--only", nargs="+", metavar="GLOB", help="such as '*os16_voc_mini'; quote it")
+    where = "where the run folders are, one folder per seed"
+    option("--runs", type=Path, default=Path("runs/miniature"), help=where)
+    generated = "where the data sets are generated, a folder of its own"
+    option("--data", type=Path, default=Path("data/miniature"), metavar="FOLDER", help=generated)
+    args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error(f"--seeds is {args.seeds}; expected 1 or more")
+
+    from ccnet_lab.data.generated.worlds import generate
+    from ccnet_lab.downloads import progress_bar
+    from ccnet_lab.training import miniature as mini
+    from ccnet_lab.training.signals import Stopped
+
+    try:
+        wanted = mini.jobs(args.seeds, args.recurrences, args.only)
+        generate(args.data, progress=progress_bar("generating", "scene"))
+        script = Path(__file__).with_name("train.py")
+        outcomes = mini.train_miniatures(wanted, args.runs, args.data, script)
+    except LabError as error:
+        parser.error(str(error))
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.number
+    print(mini.miniature_table(wanted, args.runs))
+    return report(outcomes)
+
+
+def report(outcomes: list[Any]) -> int:
+    """Print which runs failed; the exit code."""
+    for outcome in outcomes:
+        if outcome.status in ("failed", "busy"):
+            print(f"{outcome.status}: {outcome.name}: {outcome.reason}", file=sys.stderr)
+    return int(any(outcome.status == "failed" for outcome in outcomes))
 
 
 def chosen(args: argparse.Namespace) -> dict[str, tuple[str, Config]]:
@@ -120,10 +182,7 @@ def train_all(args: argparse.Namespace, passed: list[str]) -> int:
         return 0
     outcomes = campaign.run_all(list(runs), args.runs, command, done=done)
     print(results_table(runs, args.runs))
-    for outcome in outcomes:
-        if outcome.status in ("failed", "busy"):
-            print(f"{outcome.status}: {outcome.name}: {outcome.reason}", file=sys.stderr)
-    return int(any(outcome.status == "failed" for outcome in outcomes))
+    return report(outcomes)
 
 
 if __name__ == "__main__":

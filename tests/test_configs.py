@@ -106,6 +106,7 @@ def test_round_trip_through_plain_values():
 
 def test_catalogue_names_and_colours():
     counts = {"voc": 21, "ade20k": 150, "cityscapes": 19, "camvid": 11, "beacons": 5}
+    counts |= {"voc_mini": 13, "ade20k_mini": 26, "cityscapes_mini": 16}
     published = {
         key: dataset for key, dataset in DATASETS.items() if not dataset.classes
     }  # the others are tests' own

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.figure import Figure
 
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.draw.charts import Point, class_heatmap, cost_scatter, difference_bars
+from ccnet_lab.draw.charts import BLUE, ORANGE, Point, class_heatmap, cost_scatter, difference_bars
 from ccnet_lab.evaluation.published import SPREAD
 from ccnet_lab.reports.board import Board, Comparison, Row, pareto
 
@@ -72,10 +72,15 @@ def _points(rows: Sequence[Row], cost: str, measured: bool, alike: bool) -> list
     ]
 
 
-def comparison_figure(comparison: Comparison) -> Figure:
+def tie_of(comparison: Comparison) -> str:
+    """What a tie is: by the seeds' spread where there are several, by the authors' otherwise."""
+    return "the interval holds 0" if comparison.seeded else TIE
+
+
+def comparison_figure(comparison: Comparison, colours: tuple[str, str] = (BLUE, ORANGE)) -> Figure:
     """`difference_bars` of a comparison."""
     c = comparison
     title = f"{c.labels[0]} less {c.labels[1]}: mIoU {c.miou:+.2f} points, {c.verdict}"
-    return difference_bars(
-        c.class_names, c.difference, c.low, c.high, c.ties, c.labels, title, f"tie: {TIE}"
-    )
+    over = "images and seeds" if c.seeded else "the images"
+    bars = c.class_names, c.difference, c.low, c.high, c.ties, c.labels
+    return difference_bars(*bars, title, f"tie: {tie_of(c)}", over, colours)

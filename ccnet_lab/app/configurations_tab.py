@@ -6,45 +6,53 @@ from typing import Any
 
 import gradio as gr
 
-from ccnet_lab.app import board_figures, board_page
+from ccnet_lab.app.board_views import KINDS, View, open_view
 from ccnet_lab.app.callbacks import safely
-from ccnet_lab.app.events import MEASURE, STREAM
+from ccnet_lab.app.events import LAST, MEASURE, STREAM
 from ccnet_lab.app.growth_html import growth_by_formula, measured_growth
 from ccnet_lab.app.page import TABS, Page, Updates
 from ccnet_lab.app.rendering import Html, render
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.configs import CONFIGS
-from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.catalog import DATASETS
 from ccnet_lab.model.costs import cost
 from ccnet_lab.reports import board as boards
-
-PRICES = list(board_figures.COSTS)  # what can stand against mIoU
+from ccnet_lab.reports.miniatures import read_miniatures
 
 
 def lay_out(page: Page) -> tuple[dict[str, Any], list[Any]]:
     """Make the tab's components and wire their events.
 
-    Returns the event that fills it, and the choices: data set, order, two rows to compare.
+    Returns the event that fills it, and the choices: kind of score, data set, order, two rows.
     """
     bench = page.bench
     with gr.Row(elem_id="board-controls"):
+        kind = gr.Radio([*KINDS], label="scores", elem_id="board-kind")
         dataset = gr.Dropdown(
-            datasets(bench), value="voc", label="data set", elem_id="board-dataset"
-        )
+            [(data.title, key) for key, data in DATASETS.items()], value=None, label="data set",
+            elem_id="board-dataset",
+        )  # fmt: skip
         order = gr.Dropdown(
             ["configuration"], value="configuration", label="sorted by", elem_id="board-order",
             allow_custom_value=True,
         )  # fmt: skip
-        price = gr.Dropdown(PRICES, value=PRICES[0], label="cost", elem_id="board-cost")
     shown = gr.HTML(elem_id="board")
-    with gr.Row(elem_id="compare-controls"):
-        one = gr.Dropdown([], label="compare", elem_id="one", allow_custom_value=True)
-        other = gr.Dropdown([], label="with", elem_id="other", allow_custom_value=True)
-    compared = gr.HTML(elem_id="compared")
-    gr.HTML(render("board.growth"), elem_id="growth-words")
-    grow = gr.Button("Measure it on this machine", elem_id="grow", elem_classes="quiet")
-    growth, drawn = gr.HTML(elem_id="growth"), gr.State(False)
-    outputs = [shown, dataset, order, one, other, compared, growth, drawn]
+    with gr.Row(elem_id="board-pair"):
+        with gr.Column(elem_id="compare"):
+            with gr.Row(elem_id="compare-controls"):
+                typed: dict[str, Any] = dict(allow_custom_value=True, container=False)
+                one = gr.Dropdown([], label="compare", elem_id="one", **typed)
+                other = gr.Dropdown([], label="with", elem_id="other", **typed)
+            compared = gr.HTML(elem_id="compared")
+        with gr.Column(elem_id="prices"):
+            price = gr.Dropdown([], label="cost", elem_id="board-cost", container=False)
+            costs = gr.HTML(elem_id="costs")
+    rest = gr.HTML(elem_id="board-rest")
+    with gr.Accordion("What attention costs as the picture grows", open=False, elem_id="growing"):
+        gr.HTML(render("board.growth"), elem_id="growth-words")
+        grow = gr.Button("Measure it on this machine", elem_id="grow", elem_classes="quiet")
+        growth, drawn = gr.HTML(elem_id="growth"), gr.State(False)
+    outputs = [shown, kind, dataset, order, price, one, other, compared, costs, rest, growth, drawn]
 
     def refresh(tab: str, *choices: Any) -> Iterator[Updates]:
         if tab == TABS[2]:
@@ -52,65 +60,76 @@ def lay_out(page: Page) -> tuple[dict[str, Any], list[Any]]:
         else:  # a generator that yields nothing would empty all its outputs
             yield {shown: gr.skip()}
 
-    def show_pair(key: str, first: str | None, second: str | None) -> Html:
-        return board_page.compare(boards.read_board(_folders(bench), key), first, second)
+    def switch(tab: str, *choices: Any) -> Iterator[Updates]:
+        yield from filling(bench, outputs, *choices, switched=True)
+
+    def show_pair(which: str, key: str, first: str | None, second: str | None) -> Html:
+        return open_view(which, _folders(bench), key)[1].compare(first, second)
 
     filled: dict[str, Any] = dict(
         fn=safely(refresh, lambda html, *_: {shown: html}),
-        inputs=[page.tab, dataset, order, price, one, other, drawn],
+        inputs=[page.tab, kind, dataset, order, price, one, other, drawn],
         outputs=outputs,
         **STREAM,
     )
+    kind.input(**(filled | LAST | {"fn": safely(switch, lambda html, *_: {shown: html})}))
     for choice in (dataset, order, price):
-        choice.input(**filled)
+        choice.input(**(filled | LAST))
     for choice in (one, other):
-        choice.input(safely(show_pair), [dataset, one, other], compared, **STREAM)
+        choice.input(safely(show_pair), [kind, dataset, one, other], compared, **LAST)
     grow.click(safely(measured_growth), None, growth, **MEASURE)
-    return filled, [dataset, order, one, other]
+    return filled, [kind, dataset, order, one, other]
 
 
 def filling(
     bench: Workbench,
     parts: list[Any],
-    key: str,
+    which: str | None,
+    key: str | None,
     by: str,
-    price: str,
+    cost_of: str,
     first: str | None,
     second: str | None,
     growth_drawn: bool,
+    *,
+    switched: bool = False,
 ) -> Iterator[Updates]:
-    """The updates that fill the tab with the board of a data set; unknown choices become the first.
+    """The updates that fill the tab with a kind of score; unknown choices become the first.
 
     Args:
         bench: has the folder of runs. parts: the components.
-        key, by, price: the data set, the order, the x axis of the scatter.
-        first, second: labels of the rows to compare. growth_drawn: whether the costs' growth is.
+        which, key, by, cost_of: the kind, the data set, the order, the x axis of the scatter.
+        first, second: the rows to compare. growth_drawn: whether the costs' growth is.
+        switched: whether the kind was just chosen, so that the data set may be another.
     """
-    shown, dataset, order, one, other, compared, growth, drawn = parts
-    yield {shown: render("page.working", what="reading the runs")}
-    board = boards.read_board(_folders(bench), key)
-    orders = [*boards.ORDERS, *board.class_names]
-    by = by if by in orders else orders[0]
-    choices = {order: gr.Dropdown(orders, value=by)}
-    choices[dataset] = gr.Dropdown(datasets(bench), value=key)
-    for html in board_page.board_html(board, by, price if price in PRICES else PRICES[0]):
-        yield {shown: html, **choices}
-    rows = [row.label for row in board.rows if row.run and row.run.confusions.is_file()]
-    pair = [first, second]
-    if first == second or not {first, second} <= {*rows}:
-        pair = [*rows, None, None][:2]
+    shown, kind, dataset, order, price, one, other, compared, costs, rest, growth, drawn = parts
+    if not growth_drawn:
+        yield {shown: render("page.working", what="reading the runs")}
+    which, view = open_view(which, _folders(bench), key, switched)
+    by = by if by in view.orders else view.orders[0]
+    cost_of = cost_of if cost_of in view.prices else view.prices[0]
+    pair = _pair(view, first, second)
     yield {
-        one: gr.Dropdown(rows, value=pair[0]),
-        other: gr.Dropdown(rows, value=pair[1]),
-        compared: board_page.compare(board, *pair),
+        shown: view.top(by),
+        kind: gr.Radio(value=which),
+        dataset: gr.Dropdown(view.datasets, value=view.dataset or None),
+        order: gr.Dropdown(view.orders, value=by),
+        price: gr.Dropdown(view.prices, value=cost_of),
+        one: gr.Dropdown(view.rows, value=pair[0]),
+        other: gr.Dropdown(view.rows, value=pair[1]),
     }
+    yield {compared: view.compare(*pair), rest: view.rest(by)}
+    yield {costs: view.scatter(cost_of)}
     if not growth_drawn:
         yield {growth: growth_by_formula(), drawn: True}
 
 
-def datasets(bench: Workbench) -> list[tuple[str, str]]:
-    """(title, key) of the data sets that have a board."""
-    return [(get_dataset(key).title, key) for key in boards.board_datasets(_folders(bench))]
+def _pair(view: View, first: str | None, second: str | None) -> list[str | None]:
+    """The two rows, or the first two there are."""
+    rows = [name for _, name in view.rows]
+    if first == second or not {first, second} <= {*rows}:
+        return [*rows, None, None][:2]
+    return [first, second]
 
 
 def _folders(bench: Workbench) -> list[Path]:
@@ -118,7 +137,13 @@ def _folders(bench: Workbench) -> list[Path]:
     return [*{folder.resolve(): folder for folder in reversed(folders)}.values()]
 
 
-def count_costs() -> None:
-    """Count the twelve's operations once, about two seconds, so that the first board opens fast."""
-    for config in CONFIGS.values():
+def prepare(bench: Workbench) -> None:
+    """Read and count once what takes seconds, so that the first board opens fast."""
+    view = open_view(None, _folders(bench), None)[1]
+    view.top(view.orders[0])
+    view.compare(*_pair(view, None, None))
+    view.rest(view.orders[0])
+    view.scatter(view.prices[0])
+    studies = read_miniatures(_folders(bench)).studies.values()
+    for config in [*CONFIGS.values(), *(c for study in studies for c in study.configs.values())]:
         cost(config)

@@ -7,7 +7,8 @@ SEEN = "(state, _, ...others) => [state, window.ccnetLooked?.() ?? null, ...othe
 
 # Options of gradio's events. QUICK: an answer within a moment, the newest call wins. SLOW: the
 # network runs, one after the other: each begins from what the one before has chosen. STREAM:
-# several answers. MEASURE: as STREAM, but one after the other.
+# several answers. LAST: as STREAM, what is chosen meanwhile follows. MEASURE: as STREAM, but one
+# after the other.
 QUICK: dict[str, Any] = dict(
     queue=False, show_progress="hidden", api_visibility="private", trigger_mode="always_last"
 )
@@ -17,6 +18,7 @@ SLOW: dict[str, Any] = dict(
 STREAM: dict[str, Any] = dict(
     show_progress="hidden", api_visibility="private", concurrency_limit=None
 )
+LAST = STREAM | dict(trigger_mode="always_last")
 MEASURE: dict[str, Any] = STREAM | dict(
     concurrency_limit=1, concurrency_id="measuring", trigger_mode="multiple"
 )

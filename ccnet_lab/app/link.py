@@ -32,7 +32,8 @@ class Link:
     kind: str = "attention"
     scale: str = "clipped"
     tab: str = "Explore"
-    board: str = ""  # from here on what Configurations and Runs show; "" for their first choice
+    scores: str = ""  # from here on what Configurations and Runs show; "" for their first choice
+    board: str = ""  # the data set
     order: str = ""
     one: str = ""
     other: str = ""

@@ -118,7 +118,7 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
         raise ConfigError(
             f"cannot listen on {args.host}:{args.port} ({error}); choose another port with --port"
         ) from None
-    threading.Thread(target=configurations_tab.count_costs, daemon=True).start()
+    threading.Thread(target=configurations_tab.prepare, args=(bench,), daemon=True).start()
     try:
         blocks.block_thread()
     finally:

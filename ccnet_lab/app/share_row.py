@@ -1,21 +1,25 @@
 """Below the tabs: save the picture, copy the link, copy the Python; and opening a link."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import gradio as gr
 
+from ccnet_lab.app.board_views import KINDS
 from ccnet_lab.app.callbacks import problem, safely
-from ccnet_lab.app.configurations_tab import datasets
 from ccnet_lab.app.events import SEEN, SLOW
 from ccnet_lab.app.page import TABS, Page, Updates
 from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.app.visitor_files import new_folder
+from ccnet_lab.data.catalog import DATASETS
 
 OPEN_SAVED = (
     "() => document.querySelector('#saved a, a#saved, #saved button, button#saved')?.click()"
 )
-ON_BOARD = {"board": "voc", "order": "configuration", "one": None, "other": None}  # at first
+ON_BOARD = {  # at first
+    "scores": None, "board": None, "order": "configuration", "one": None, "other": None
+}  # fmt: skip
+KNOWN: dict[str, Container[str]] = {"scores": KINDS, "board": DATASETS}  # gradio refuses others
 
 
 def lay_out(page: Page, on_board: Sequence[Any], picked: gr.State) -> None:
@@ -78,10 +82,9 @@ def connect_load(
                 state, link = page.bench.reopen(dict(request.query_params))
                 tab = link.tab if link.tab in TABS else TABS[0]
                 for part, (name, first) in zip(on_board, ON_BOARD.items(), strict=True):
-                    choices[part] = gr.Dropdown(value=getattr(link, name) or first)
-                boards = datasets(page.bench)
-                if link.board not in dict(boards).values():  # gradio would refuse what it isn't
-                    choices[on_board[0]] = ON_BOARD["board"]
+                    value = getattr(link, name) or first
+                    known = value in KNOWN[name] if name in KNOWN else True
+                    choices[part] = gr.update(value=value if known else first)
                 choices[picked] = link.drawn.split("|") if link.drawn else None
             elif model := request.query_params.get("model"):
                 state = page.bench.first(model)

@@ -86,7 +86,7 @@ def open_split(dataset: Dataset, root: str | Path, split: str | None = None) -> 
     if not folder.is_dir():
         raise DataError(_missing(dataset, Path(root), folder))
     split = split or dataset.train_split
-    pairs = _FINDERS.get(dataset.key, find_own)(folder, split)
+    pairs = _FINDERS.get(dataset.layout or dataset.key, find_own)(folder, split)
     if not pairs:
         raise DataError(f"the split {split!r} of {dataset.title} at {folder} is empty")
     return Split(dataset, split, tuple(pairs), folder / "cache" / split)

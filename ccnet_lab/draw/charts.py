@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 Lines = Mapping[str, Floats]
 INK, SOFT, GREY = "#1d2430", "#667085", "#9a9a9a"
 BLUE, ORANGE, YELLOW = "#0072b2", "#d55e00", "#e69f00"
+GREEN = "#00775b"  # miniatures, and nothing else on the board
 # Okabe and Ito's colours (2008) without yellow, distinct with any colour vision, then five that
 # differ from them in lightness; markers differ with them.
 LINES = (
@@ -33,6 +34,7 @@ MARKERS = "os^DvP*XphH<"
 BLOCK = 50  # classes side by side in a heat map
 NUMBERS = 25  # classes up to which every cell of it has its number
 MOST = 40  # classes of a comparison that are drawn
+ACROSS = 30  # classes on a line of the miniatures' heat map
 GROWTH = ("#56b4e9", BLUE, "#332288", ORANGE)  # R = 1, 2, 3 from light to dark, full attention
 LABELLED = 97  # the side the authors' numbers are for: 769 x 769 pixels at stride 8
 PANELS = {  # what is drawn: its title, factor
@@ -53,6 +55,23 @@ class Point(NamedTuple):
     front: bool  # whether on its kind's Pareto front
     interval: tuple[float, float] | None = None  # 95 %
     alike: bool = True  # whether measured as the others were; else it is on no front
+    miniature: bool = False  # on generated data, so that it stands beside no other kind
+
+
+class Block(NamedTuple):
+    """A data set's part of `miniature_heatmap`."""
+
+    title: str
+    rows: Sequence[str]  # labels of C configurations
+    class_names: Sequence[str]  # K
+    table: Floats  # (C, K) IoU in %, NaN unknown
+
+
+class Panel(NamedTuple):
+    """A factor's part of `effects_figure`: series -> (4, N) effect, low, high, whether clear."""
+
+    title: str
+    series: Lines
 
 
 class Bar(NamedTuple):
@@ -111,24 +130,121 @@ def class_heatmap(
     return figure
 
 
+def miniature_heatmap(blocks: Sequence[Block]) -> Figure:
+    """The IoU of every class (columns) in every configuration (rows), a block per data set.
+
+    Blocks stand side by side as long as a line has room. The colours are the miniatures' own.
+    """
+    import seaborn as sns
+
+    colours, left, above, below = sns.light_palette(GREEN, as_cmap=True), 1.25, 0.3, 0.74
+    lines: list[list[Block]] = []
+    for block in blocks:
+        wide = len(block.class_names)
+        fitting = [x for x in lines if wide + sum(len(b.class_names) for b in x) <= ACROSS]
+        if not fitting:
+            lines.append([])
+            fitting = lines[-1:]
+        fitting[0].append(block)
+    high = [0.235 * max(len(block.rows) for block in line) for line in lines]
+    width = 12.4
+    height = sum(high) + len(lines) * (above + below)
+    figure, top = Figure(figsize=(width, height)), height
+    look: dict[str, Any] = {"vmin": 0, "vmax": 100, "cbar": False, "linewidths": 0.8, "fmt": ".0f"}
+    for line, tall in zip(lines, high, strict=True):
+        x, bottom = left, top - above - tall
+        cell = (width - 0.1 - left * len(line)) / sum(len(b.class_names) for b in line)
+        for block in line:
+            across = cell * len(block.class_names)
+            place = (x / width, bottom / height, across / width, tall / height)
+            axis = figure.add_axes(place, facecolor="#e6e6e6")
+            sns.heatmap(
+                block.table, ax=axis, cmap=colours, annot=True, annot_kws={"fontsize": 8},
+                xticklabels=False, yticklabels=False, **look,
+            )  # fmt: skip
+            _name_cells(axis, block, across, tall)
+            x += across + left
+        top = bottom - below
+    return figure
+
+
+def _name_cells(axis: Axes, block: Block, wide: float, tall: float) -> None:
+    """The title of a block, its rows and its classes, as text: faster than ticks."""
+    axis.set_title(block.title, loc="left", fontsize=10, fontweight="bold", pad=5)
+    across, down = axis.get_xaxis_transform(), axis.get_yaxis_transform()
+    for i, name in enumerate(block.class_names):
+        short = name if len(name) <= 14 else f"{name[:13]}…"
+        style: dict[str, Any] = {"ha": "right", "va": "top", "rotation": 50, **as_it_is()}
+        place = (i + 0.65, -0.04 / tall)
+        axis.text(*place, short, transform=across, fontsize=8, rotation_mode="anchor", **style)
+    for i, label in enumerate(block.rows):
+        style = {"ha": "right", "va": "center", "fontsize": 8.5}
+        axis.text(-0.06 / wide, i + 0.5, label, transform=down, **style)
+
+
+def effects_figure(rows: Sequence[str], panels: Sequence[Panel], group: int = 3) -> Figure:
+    """What each factor changes: a small panel each, a point with its 95 % interval by row.
+
+    Filled where the difference is clear, hollow and grey where it isn't.
+
+    Args:
+        rows: N, from top to bottom, in groups of `group`. panels: the factors.
+    """
+    width, height = 12.4, 0.205 * len(rows) + 0.75
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    figure.subplots_adjust(1.25 / width, 0.46 / height, 1 - 0.1 / width, 1 - 0.24 / height, 0.05)
+    places = np.arange(len(rows)) + 0.5 * (np.arange(len(rows)) // group)
+    for axis, found in zip(axes, panels, strict=True):
+        apart = 0.24 * (np.arange(len(found.series)) - (len(found.series) - 1) / 2)
+        for (name, values), by, marker in zip(found.series.items(), apart, "oD^v", strict=False):
+            value, low, high, clear = values
+            for k in np.flatnonzero(np.isfinite(value)):
+                colour = GREEN if clear[k] else GREY
+                axis.plot((low[k], high[k]), [places[k] + by] * 2, color=colour, linewidth=1.5)
+                fill = colour if clear[k] else "white"
+                look: dict[str, Any] = {"markersize": 5.5, "color": colour}
+                axis.plot(value[k], places[k] + by, marker, markerfacecolor=fill, **look)
+            if len(found.series) > 1:
+                axis.plot([], [], marker, color=GREEN, markersize=5.5, label=name)
+        axis.axvline(0, color=INK, linewidth=0.8)
+        axis.set_title(found.title, loc="left", fontsize=10, fontweight="bold")
+        axis.set_xlabel("points of mean IoU", fontsize=8.5)
+        tidy(axis, bars=True)
+        if len(found.series) > 1:
+            place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.02, 0.98)}
+            spare = {"handletextpad": 0.1, "columnspacing": 0.8, "borderpad": 0}
+            axis.legend(fontsize=8, frameon=False, ncols=3, **place, **spare)
+    axes[0].set_yticks(places, rows, fontsize=8.5)
+    axes[0].set_ylim(places[-1] + 0.6, -0.6)
+    return figure
+
+
 def cost_scatter(points: Sequence[Point], xlabel: str, title: str = "") -> Figure:
     """Cost against mIoU with a Pareto front for published and for measured points.
 
-    Rings are published, dots measured, with intervals; grey crosses are measured otherwise.
+    Rings are published, dots measured, with intervals; grey crosses are measured otherwise, green
+    diamonds are miniatures.
     """
     import seaborn as sns
 
     figure, axis = panel(7.2, 4.6, title)
     ring: dict[str, Any] = {"marker": "o", "s": 121, "facecolor": "none", "edgecolor": BLUE}
     dot: dict[str, Any] = {"marker": "o", "s": 49, "edgecolor": ORANGE}
-    looks = {  # by (measured, alike)
-        (True, True): ("measured here, 95 % over the images", ORANGE, dot),
-        (False, True): ("published by SSSegmentation", BLUE, ring),
-        (True, False): ("measured otherwise, not comparable", SOFT, {"marker": "x", "s": 49}),
+    small: dict[str, Any] = {"marker": "D", "s": 49, "edgecolor": GREEN}
+    looks = {  # by (measured, alike, miniature)
+        (True, True, False): ("measured here, 95 % over the images", ORANGE, dot),
+        (False, True, False): ("published by SSSegmentation", BLUE, ring),
+        (True, False, False): (
+            "measured otherwise, not comparable",
+            SOFT,
+            {"marker": "x", "s": 49},
+        ),
+        (True, True, True): ("miniature, generated data; 95 % over images, seeds", GREEN, small),
     }
-    for (measured, alike), (name, colour, look) in looks.items():
+    for which, (name, colour, look) in looks.items():
         style: dict[str, Any] = {"legend": False, "linewidth": 1.8, "label": name, **look}
-        kind = [p for p in points if (p.measured, p.alike) == (measured, alike)]
+        kind = [p for p in points if (p.measured, p.alike, p.miniature) == which]
         for p in kind:
             if p.interval:
                 axis.plot([p.cost] * 2, p.interval, color=colour, linewidth=1.6)
@@ -137,8 +253,12 @@ def cost_scatter(points: Sequence[Point], xlabel: str, title: str = "") -> Figur
             sns.scatterplot(x=x, y=y, ax=axis, color=colour, **style)
         front = sorted((p.cost, p.miou) for p in kind if p.front)
         if front:
-            style = {"linewidth": 1.2, "alpha": 0.6, "label": f"Pareto front, {name.split()[0]}"}
-            axis.plot(*zip(*front, strict=True), "-" if measured else "--", color=colour, **style)
+            style = {
+                "linewidth": 1.2,
+                "alpha": 0.6,
+                "label": f"Pareto front, {name.split()[0].strip(',')}",
+            }
+            axis.plot(*zip(*front, strict=True), "-" if which[0] else "--", color=colour, **style)
     if not points:
         axis.text(0.5, 0.5, "no numbers yet", ha="center", transform=axis.transAxes)
     axis.set(xlabel=xlabel, ylabel="mIoU, %")
@@ -176,6 +296,8 @@ def difference_bars(
     labels: Sequence[str],
     title: str = "",
     tie: str = "tie",
+    over: str = "the images",
+    colours: tuple[str, str] = (BLUE, ORANGE),
 ) -> Figure:
     """IoU of the first less the second by class, sorted, with 95 % intervals; ties are grey.
 
@@ -183,25 +305,31 @@ def difference_bars(
         class_names, difference, low, high, ties: K of each, in points; NaN for classes that are
             left out. Of more than `MOST` classes those with the largest differences are drawn.
         labels: of the two; the better one gives a bar its colour. tie: what a tie is.
+        over: what the intervals are over. colours: of the first and the second.
     """
     known = np.flatnonzero(~np.isnan(difference))
     shown = known[np.argsort(-np.abs(difference[known]), kind="stable")[:MOST]]
     shown = shown[np.argsort(difference[shown], kind="stable")]
-    colours = np.where(ties, GREY, np.where(difference > 0, BLUE, ORANGE))[shown]
-    figure, axis = panel(7.2, 0.24 * max(4, len(shown)) + 1.9, title, bars=True)
+    one, other = colours
+    filled = np.where(ties, GREY, np.where(difference > 0, one, other))[shown]
+    dense = len(shown) > 20
+    height = (0.12 if dense else 0.155) * max(6, len(shown)) + 1.3
+    figure, axis = panel(7.2, height, title, bars=True)
     reach = np.abs(np.stack([difference - low, high - difference]))[:, shown]
     lines = {"ecolor": INK, "elinewidth": 1.1, "capsize": 2}
     places = np.arange(len(shown))
-    style: dict[str, Any] = {"color": list(colours), "height": 0.72, "error_kw": lines}
+    style: dict[str, Any] = {"color": list(filled), "height": 0.72, "error_kw": lines}
     axis.barh(places, difference[shown], xerr=reach, **style)
-    axis.set_yticks(places, [class_names[k] for k in shown], fontsize=8.5, **as_it_is())
+    axis.set_yticks(
+        places, [class_names[k] for k in shown], fontsize=7 if dense else 7.5, **as_it_is()
+    )
     axis.axvline(0, color=INK, linewidth=0.8)
     axis.set_ylim(-0.7, len(shown) - 0.3)
     rest = len(known) - len(shown)
     more = f"\nthe {rest} classes with smaller differences are not drawn" if rest else ""
-    axis.set_xlabel(f"difference of IoU, points; lines: 95 % over the images{more}", fontsize=9)
-    meanings = {BLUE: f"{labels[0]} higher", ORANGE: f"{labels[1]} higher", GREY: tie}
-    legend(figure, [Patch(color=colour, label=name) for colour, name in meanings.items()])
+    axis.set_xlabel(f"difference of IoU, points; lines: 95 % over {over}{more}", fontsize=9)
+    meanings = {one: f"{labels[0]} higher", other: f"{labels[1]} higher", GREY: tie}
+    legend(figure, [Patch(color=colour, label=name) for colour, name in meanings.items()], 3)
     return figure
 
 

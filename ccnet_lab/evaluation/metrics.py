@@ -169,6 +169,14 @@ class Confusions:
         loss = (part * value) @ self._margins[1].T
         return mean(iou), np.sqrt((weights * (gain - loss) ** 2).sum(-1))
 
+    def influence(self) -> tuple[Floats, Floats]:
+        """(K,) IoU and (N, K) its derivative by the weight of each image; NaN and 0 if unknown."""
+        right, both = self._margins
+        iou, union = self._resampled(np.ones(len(self.names)))
+        value = np.nan_to_num(iou)
+        change = (right * (1 + value) - both * value) / np.where(union > 0, union, np.inf)
+        return iou, change
+
     def image_miou(self) -> Floats:
         """(N,) the mIoU of each image."""
         right, both = self._margins

@@ -1,6 +1,6 @@
 """Backbones: images to the features of the last two stages; what is made of them is in ccnet.py."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,17 +28,24 @@ class DilatedResNet(ResNet):
     a dilated stage has half its dilation, as in torchvision and the published networks.
     """
 
-    channels = (1024, 2048)  # C3, C4
-
-    def __init__(self, depth: int, output_stride: int) -> None:
+    def __init__(self, depth: int, output_stride: int, divisor: int = 1) -> None:
+        self.divisor = divisor  # of all channels
+        self.channels = (1024 // divisor, 2048 // divisor)  # C3, C4
         dilate = [False, output_stride == 8, output_stride in (8, 16)]
         super().__init__(Bottleneck, BLOCKS[depth], replace_stride_with_dilation=dilate)
         del self.conv1, self.bn1, self.relu, self.avgpool, self.fc
+        narrow, wide = 32 // divisor, 64 // divisor
         self.stem = nn.Sequential(
-            *Conv2dNormActivation(3, 32, stride=2),
-            *Conv2dNormActivation(32, 32),
-            *Conv2dNormActivation(32, 64),
+            *Conv2dNormActivation(3, narrow, stride=2),
+            *Conv2dNormActivation(narrow, narrow),
+            *Conv2dNormActivation(narrow, wide),
         )
+
+    def _make_layer(self, block: Any, planes: int, *more: Any, **options: Any) -> nn.Sequential:
+        if planes == 64:  # the first stage, which follows the stem
+            self.inplanes = 64 // self.divisor
+        layer: nn.Sequential = super()._make_layer(block, planes // self.divisor, *more, **options)
+        return layer
 
     def forward(self, images: Tensor) -> Features:  # type: ignore[override]
         """(B, 3, H, W) -> features at ceil(H / output_stride)."""

@@ -53,7 +53,7 @@ class CCNet(nn.Module):
         elif config.depth == SLIM:
             self.backbone = SlimBackbone(config.width, config.output_stride)
         else:
-            self.backbone = DilatedResNet(config.depth, config.output_stride)
+            self.backbone = DilatedResNet(config.depth, config.output_stride, config.divisor)
         stage3, stage4 = self.backbone.channels
         self.reduce = Conv2dNormActivation(stage4, channels, kernel)
         self.attention = CrissCrossAttention(channels, config.query_channels, config.gamma)

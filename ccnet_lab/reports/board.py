@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccnet_lab import store
-from ccnet_lab.configs import CONFIGS, SLIM, TINY, Config
+from ccnet_lab.configs import CONFIGS, MINIATURES, SLIM, TINY, Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import LabError, RunError, near
 from ccnet_lab.evaluation.metrics import Confusions, load_confusions, paired_intervals, scores
@@ -34,7 +34,10 @@ from ccnet_lab.runs import Run
 
 Floats = NDArray[np.float64]
 Folders = str | Path | Iterable[str | Path]
-RUNS = ("runs", "results/runs")  # folders of runs, or of folders of runs, such as runs/published
+# Folders of runs, or of folders of runs, such as runs/published and runs/miniature/seed0.
+RUNS = ("runs", "results/runs", "results/miniature")
+LEVELS = 2  # folders between one of those and a run
+MINIATURE = tuple(dict.fromkeys(config.dataset for config in MINIATURES.values()))  # data sets
 
 
 class Missing(NamedTuple):
@@ -130,9 +133,10 @@ class Board:
 class Comparison:
     """Two measured rows on the same images: the first less the second, in points.
 
-    Intervals are 95 % over the images. A tie is a difference whose interval holds 0, or that is
-    within `SPREAD`, by which the mIoU varies between trainings. How far a class's IoU varies
-    between trainings is not known, so a difference holds for these images and trainings only.
+    Of single trainings the intervals are 95 % over the images, and a tie is a difference whose
+    interval holds 0, or that is within `SPREAD`, by which the mIoU varies between trainings; how
+    far a class's IoU varies between them is not known. Of several trainings each, which differ in
+    the seed, the intervals are over images and seeds, and a tie is one that holds 0.
     """
 
     labels: tuple[str, str]  # of the rows
@@ -145,6 +149,12 @@ class Comparison:
     miou: float  # difference of the means
     interval: tuple[float, float]  # of the mean's
     verdict: str  # "tie", "above" or "below", of the mean's
+    trainings: tuple[int, int] = (1, 1)  # of each, with different seeds
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the intervals are over images and seeds."""
+        return max(self.trainings) > 1
 
 
 ORDERS: Mapping[str, Callable[[Row], float | None]] = {
@@ -169,7 +179,7 @@ def read_board(folders: Folders = RUNS, dataset: str = "voc") -> Board:
     """
     get_dataset(dataset)
     found, problems, rows = [], [], []
-    for path in _run_folders(folders):
+    for path in run_folders(folders):
         try:
             run = Run.open(path)
             if run.config.dataset == dataset:
@@ -201,12 +211,15 @@ def read_board(folders: Folders = RUNS, dataset: str = "voc") -> Board:
 
 
 def board_datasets(folders: Folders = RUNS) -> list[str]:
-    """The data sets a board can be made of: those of the twelve, then those of runs on disk."""
+    """The data sets a board can be made of: those of the twelve, then those of runs on disk.
+
+    Miniatures are left out: their scores stand apart, in reports/miniatures.py.
+    """
     keys = [config.dataset for config in CONFIGS.values()]
-    for path in _run_folders(folders):
+    for path in run_folders(folders):
         with suppress(Exception):  # `read_board` names it
             keys.append(Run.open(path).config.dataset)
-    return list(dict.fromkeys(keys))
+    return [key for key in dict.fromkeys(keys) if key not in MINIATURE]
 
 
 def compare_rows(a: Row, b: Row, draws: int = 1000) -> Comparison:
@@ -215,7 +228,7 @@ def compare_rows(a: Row, b: Row, draws: int = 1000) -> Comparison:
     Raises `RunError` where a row has no confusion matrices of its classes, or where the rows were
     not measured alike on the same images.
     """
-    (first, one), (second, other) = _confusions(a), _confusions(b)
+    (first, one), (second, other) = confusions_of(a), confusions_of(b)
     check_comparable(first, second, varied=("recurrence",))
     if one.names != other.names or one.num_classes != other.num_classes:
         remedy = "evaluate both on the same split to compare them"
@@ -240,7 +253,7 @@ def compare_rows(a: Row, b: Row, draws: int = 1000) -> Comparison:
 
 def image_scores(row: Row) -> Floats:
     """(N,) the mIoU of a measured row on each image, in %; raises `RunError` as `compare_rows`."""
-    return 100 * _confusions(row)[1].image_miou()
+    return 100 * confusions_of(row)[1].image_miou()
 
 
 def ordered(board: Board, by: str = "configuration", descending: bool = False) -> list[Row]:
@@ -269,16 +282,27 @@ def pareto(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
     ]
 
 
-def _run_folders(folders: Folders) -> Iterator[Path]:
-    """The run folders, each once whatever links lead to it, also those one folder further in."""
+def run_folders(folders: Folders) -> Iterator[Path]:
+    """The run folders, each once whatever links lead to it, also those `LEVELS` further in.
+
+    A folder without any is given as it is, so that opening it says what is wrong.
+    """
     seen = set()
     given = [folders] if isinstance(folders, str | Path) else folders
     for path in (path for folder in given for path in _inside(Path(folder))):
-        inside = [] if _is_run(path) else _inside(path)
-        for found in inside if any(map(_is_run, inside)) else [path]:
+        for found in _runs_below(path, LEVELS):
             if (real := os.path.realpath(found)) not in seen:
                 seen.add(real)
                 yield found
+
+
+def _runs_below(path: Path, levels: int) -> list[Path]:
+    """A run itself; else what is in the folder, where there are runs in it; else the folder."""
+    if levels and not _is_run(path) and (levels == LEVELS or not os.path.islink(path)):
+        found = [run for each in _inside(path) for run in _runs_below(each, levels - 1)]
+        if any(map(_is_run, found)):
+            return found
+    return [path]
 
 
 def _is_run(path: Path) -> bool:
@@ -372,7 +396,7 @@ def _to_score(config: Config) -> tuple[Missing, ...]:
     )
 
 
-def _confusions(row: Row) -> tuple[Protocol, Confusions]:
+def confusions_of(row: Row) -> tuple[Protocol, Confusions]:
     """A row's protocol and confusion matrices; `RunError` for one without, or of other classes."""
     if row.run is None or row.protocol is None or not row.run.confusions.is_file():
         evaluate = "python scripts/evaluate.py RUN --data ROOT"

@@ -28,7 +28,7 @@ LATELY = 20  # last lines of a log, from which the time left is estimated
 PATIENCE = 3  # intervals between lines, the longest of the last, after which a log doesn't grow
 LARGEST = 2.0**128  # where float32 ends: a larger number was not logged
 LAST_STEP = 2**53  # up to which a float holds every step
-OTHERS = ("slurm",)  # folders that scripts/train_all.py makes among the runs
+OTHERS = ("slurm", "miniature")  # folders that scripts/train_all.py makes among the runs
 Curve = NDArray[np.float64]  # (3, N): step, epoch, value
 
 

@@ -155,8 +155,12 @@ def _call(command: list[str]) -> tuple[int, str, list[int]]:
     with handling(forward):
         code = process.wait()
     reader.join(5)
-    lines = [line.strip() for line in re.split(r"[\r\n]", bytes(written).decode(errors="replace"))]
+    return 128 - code if code < 0 else code, last_error(bytes(written)), signals
+
+
+def last_error(written: bytes) -> str:
+    """What a process wrote of why it failed: its last error of its own, else its last line."""
+    lines = [line.strip() for line in re.split(r"[\r\n]", written.decode(errors="replace"))]
     errors = [line for line in lines if "error: " in line]
     own = [line for line in errors if PEER not in line]
-    error = (own[-1:] or errors[:1] or [line for line in lines if line][-1:] or [""])[0]
-    return 128 - code if code < 0 else code, error, signals
+    return (own[-1:] or errors[:1] or [line for line in lines if line][-1:] or [""])[0]

@@ -54,18 +54,19 @@ class Settings:
 
     def start(self, config: Config) -> str:
         """The weights that `config` starts from."""
-        return self.weights or ("none" if config.depth in (TINY, SLIM) else "imagenet")
+        small = config.depth in (TINY, SLIM) or config.divisor > 1
+        return self.weights or ("none" if small else "imagenet")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON, without `data`, which differs between machines."""
         return {name: value for name, value in asdict(self).items() if name != "data"}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, needs_data: bool = True) -> None:
     """Add the options that `train.py` and `train_all.py` share."""
     option = parser.add_argument_group("data").add_argument
     folders = "holds VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/"
-    option("--data", type=Path, required=True, metavar="ROOT", help=folders)
+    option("--data", type=Path, required=needs_data, metavar="ROOT", help=folders)
     own = "train on this folder (images/, masks/, classes.json) instead"
     option("--own", type=Path, metavar="FOLDER", help=own)
     option("--workers", type=int, default=usual_workers(), help="processes that read images")

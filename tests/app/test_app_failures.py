@@ -117,6 +117,7 @@ def test_every_callback_tells_what_went_wrong(built, monkeypatch, capsys, tmp_pa
     ):
         monkeypatch.setattr(bench, name, strange)
     monkeypatch.setattr(configurations_tab.boards, "read_board", strange)
+    monkeypatch.setattr(configurations_tab, "open_view", strange)
     (tmp_path / "a.png").write_bytes(Path(bench.examples[0]).read_bytes())
     given = {"upload": str(tmp_path / "a.png"), "mask": str(tmp_path / "a.png"), "model": "demo_r1"}
     function = next(

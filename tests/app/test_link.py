@@ -93,6 +93,7 @@ def test_a_link_holds_what_the_other_tabs_show(bench):
         bench.link(
             bench.start("demo"),
             "Configurations",
+            scores="measured",
             board="camvid",
             order="road",
             one="street",
@@ -100,8 +101,9 @@ def test_a_link_holds_what_the_other_tabs_show(bench):
         )
     )
     found = bench.reopen(link)[1]
-    assert (found.tab, found.board, found.order, found.one) == (
+    assert (found.tab, found.scores, found.board, found.order, found.one) == (
         "Configurations",
+        "measured",
         "camvid",
         "road",
         "street",

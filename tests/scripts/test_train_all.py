@@ -131,6 +131,31 @@ def test_refusals(door, words, expected, tmp_path):
     assert expected in err
 
 
+def test_without_data_it_names_the_miniatures(door):
+    code, _, err = door("scripts/train_all.py")
+    assert code == 2
+    assert "--data ROOT is missing" in err
+    assert "`python scripts/train_all.py --miniature`" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--seeds", 0], "expected 1 or more"),
+        (["--only", "*os32*"], "matches no miniature"),
+        (["--batch-size", 2], "unrecognized arguments"),
+        (["--data", "REAL"], "holds other files than the miniatures'"),
+    ],
+)
+def test_miniature_refusals(door, words, expected, tmp_path):
+    (tmp_path / "VOCdevkit").mkdir()
+    words = [tmp_path if word == "REAL" else word for word in words]
+    code, _, err = door("scripts/train_all.py", "--miniature", "--runs", tmp_path / "runs", *words)
+    assert code == 2
+    assert expected in err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_under_torchrun_it_says_how(door, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
     code, _, err = door("scripts/train_all.py", "--data", "x")
