@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ccnet_lab import store
-from ccnet_lab.configs import CONFIGS, EXTRAS, Config
+from ccnet_lab.configs import CONFIGS, EXTRAS, MINIATURES, Config
 from ccnet_lab.data.catalog import Dataset
 from ccnet_lab.device import choose_device
 from ccnet_lab.downloads import Progress, progress_bar
@@ -77,6 +77,9 @@ def find_weights(source: str | Path) -> Path:
         RunError: as `Run.open`.
     """
     name = str(source)
+    if name in MINIATURES:
+        train = "`python scripts/train_all.py --miniature` trains it; then give its run folder"
+        raise MissingFileError(f"the weights of {name} are not shipped; {train}")
     if name in EXTRAS:
         path = Path(str(files("ccnet_lab").joinpath("assets", f"{name}.safetensors")))
         if path.is_file():

@@ -25,7 +25,7 @@ from ccnet_lab.training.settings import add_options, from_options, varied
 NO_DATA = (
     "--data ROOT is missing: the folder of VOCdevkit/, ADEChallengeData2016/, cityscapes/. Without "
     "the data sets, `python scripts/train_all.py --miniature` trains the same twelve networks in "
-    "miniature, on generated data, on two cores in under half an hour"
+    "miniature, on generated data and without a GPU"
 )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ccnet_lab import get_config, load_weights
-from ccnet_lab.errors import ConfigError, DeviceError
+from ccnet_lab.errors import ConfigError, DeviceError, MissingFileError
 from ccnet_lab.hub import find_weights, load
 from ccnet_lab.model import weights
 
@@ -42,3 +42,8 @@ def test_what_cannot_be_opened():
         load("x" * 3000)  # longer than the name of a file may be
     with pytest.raises(DeviceError, match="cpu"):
         load("demo", "cuda:99")
+
+
+def test_a_miniature_by_name_says_what_trains_it():
+    with pytest.raises(MissingFileError, match=r"train_all\.py --miniature` trains it"):
+        find_weights("ccnet_resnet50os8_voc_mini")

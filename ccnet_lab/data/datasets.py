@@ -99,6 +99,9 @@ def _missing(dataset: Dataset, root: Path, folder: Path) -> str:
     around = [*sorted(root.glob("*")), *folder.resolve().parents]
     meant = next((path for path in around if os.path.isdir(path / dataset.root)), None)
     asked = f", was --data {meant} meant? " if meant else ". "
+    if dataset.layout:
+        command = f"python scripts/train_all.py --miniature --data {root}"
+        return f"there is no {dataset.title} at {folder}; `{command}` generates it"
     return (
         f"there is no {dataset.title} at {folder}; --data names the folder above {dataset.root}"
         f"{asked}`python scripts/prepare_data.py {dataset.key} --data {meant or root}` downloads "

@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 
 from PIL import Image
 
-from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.catalog import DATASETS, get_dataset
 from ccnet_lab.data.datasets import locate, read_labels
 from ccnet_lab.downloads import fetch, progress_bar
 from ccnet_lab.errors import DataError, DownloadError, LabError
@@ -92,6 +92,9 @@ def prepare(key: str, root: str | Path, *, base_url: str = "") -> None:
         DataError: a damaged archive, another number of ids, no room on the disk.
     """
     root = Path(root)
+    if key in DATASETS and DATASETS[key].layout:
+        command = f"python scripts/train_all.py --miniature --data {root}"
+        raise DataError(f"{DATASETS[key].title} is generated, not downloaded: `{command}`")
     if key not in KEYS:
         raise DataError(f"{key!r} cannot be downloaded; those that can are {', '.join(KEYS)}")
     dataset, rows = get_dataset(key), archives()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ccnet_lab.configs import MINIATURES, Config
+from ccnet_lab.configs import MINIATURES, RECURRENCES, Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.generated.worlds import WORLDS
 from ccnet_lab.errors import LabError, RunError
@@ -29,7 +29,6 @@ Floats = NDArray[np.float64]
 Kind = tuple[int, int, int]  # depth, output stride, R
 File = tuple[str, int, int]  # path, time of the last change in ns, size
 FILES = ("config.json", "training.json", "scores.json", "confusions.npz")
-RECURRENCES = (0, 1, 3)  # that the R-50-D8 is also trained with
 SEEDS = 3  # of the trainings that are asked for
 COMMAND = "python scripts/train_all.py --miniature --seeds 3 --recurrences --runs runs/miniature"
 PARTS = ("all classes", "thin", "long-range")  # groups of classes

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ccnet_lab.configs import MINIATURES, Config
+from ccnet_lab.configs import MINIATURES, RECURRENCES, Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import ConfigError, LabError, RunError, near
 from ccnet_lab.evaluation.score_published import Outcome
@@ -25,8 +25,6 @@ from ccnet_lab.training.campaign import is_finished
 from ccnet_lab.training.pretraining import STEPS
 from ccnet_lab.training.settings import Settings
 from ccnet_lab.training.side_by_side import Task, run_side_by_side
-
-RECURRENCES = (0, 1, 3)  # that the R-50-D8 of each data set is also trained with
 
 
 class Job(NamedTuple):
@@ -95,7 +93,8 @@ def train_miniatures(wanted: Sequence[Job], runs: Path, data: Path, script: Path
         for job in left
     ]
     done = sum(_steps(job) for job in wanted if job not in left)
-    outcomes = {each.name: each for each in run_side_by_side(tasks, "runs", done)}
+    found = run_side_by_side(tasks, "runs", done) if tasks else []
+    outcomes = {each.name: each for each in found}
     return [outcomes.get(job.name, Outcome(job.name, "skipped")) for job in wanted]
 
 
@@ -109,7 +108,7 @@ def _make_starts(wanted: Sequence[Job], data: Path) -> None:
             command += [str(config.depth), str(config.divisor), str(data), str(path)]
             log = path.with_suffix(".jsonl")
             tasks.append(Task(path.stem, command, STEPS, partial(_last_step, log)))
-    for outcome in run_side_by_side(tasks, "start weights"):
+    for outcome in run_side_by_side(tasks, "start weights") if tasks else []:
         if outcome.status != "finished":
             raise RunError(f"the start weights {outcome.name} failed: {outcome.reason}")
 

@@ -38,7 +38,7 @@ def run_side_by_side(
     Raises:
         Stopped: on SIGTERM or Ctrl-C, which is passed on, once all processes have ended.
     """
-    cores = at_once or len(os.sched_getaffinity(0))
+    cores = at_once or os.cpu_count() or 1
     signals: list[int] = []
     outcomes: dict[str, Outcome] = {}
     waiting, running = list(tasks), list[_Process]()

@@ -12,6 +12,7 @@ from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.check import examine
 from ccnet_lab.data.datasets import open_split
 from ccnet_lab.data.generated.worlds import MARK, WORLDS, generate, make_scene
+from ccnet_lab.data.prepare import prepare
 from ccnet_lab.errors import DataError
 
 
@@ -73,6 +74,22 @@ def test_a_killed_generation_is_finished(tmp_path, few):
         path.unlink()
     generate(root, 3)
     assert digests(root) == whole
+
+
+def test_a_generation_killed_before_its_first_file_is_no_other_data(tmp_path, few):
+    """All that is there is the mark that was being written."""
+    (tmp_path / f"{MARK}.writing").write_text("{")
+    generate(tmp_path, 3)
+    assert len(open_split(get_dataset("voc_mini"), tmp_path)) == 6
+
+
+def test_data_that_is_not_there_says_what_generates_it(tmp_path):
+    """Nothing that is generated can be downloaded."""
+    command = "`python scripts/train_all.py --miniature --data"
+    with pytest.raises(DataError, match=f"there is no Objects .*{command}"):
+        open_split(get_dataset("voc_mini"), tmp_path)
+    with pytest.raises(DataError, match=f"generated, not downloaded: {command}"):
+        prepare("cityscapes_mini", tmp_path)
 
 
 @pytest.mark.parametrize("other", ["VOCdevkit", "notes.txt"])

@@ -61,9 +61,9 @@ def test_the_runs():
         jobs(1, only=["*os32*"])
 
 
-def task(name, code, steps=1, tmp=None):
+def task(name, code):
     """A task that runs some Python."""
-    return Task(name, [sys.executable, "-c", code], steps, lambda: 0)
+    return Task(name, [sys.executable, "-c", code], 1, lambda: 0)
 
 
 def test_a_failure_leaves_the_others_alone(tmp_path):

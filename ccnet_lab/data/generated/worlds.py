@@ -23,6 +23,7 @@ from ccnet_lab.files import write_text
 
 SEED = 2026  # of the data that the committed results were trained on
 MARK = "miniature.json"  # in the data root: what was generated there
+PART = f"{MARK}.writing"  # left by a generation that was killed at once
 VERSION = 1  # of the generators; another one makes other files
 CITIES = ("arden", "brook", "cliff", "dale")
 Scene = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # pixels (H, W, 3), ids (H, W)
@@ -65,9 +66,9 @@ def generate(
     missing = [scene for scene in _scenes(root) if not all(path.exists() for path in scene[3:])]
     total = sum(get_dataset(key).train_images + get_dataset(key).val_images for key in WORLDS)
     done = total - len(missing)
-    workers = min(len(os.sched_getaffinity(0)), 8)
+    workers = min(os.cpu_count() or 1, 8)
     try:
-        with ProcessPoolExecutor(workers, get_context("forkserver")) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             write = partial(_write, seed=seed)
             for _ in pool.map(write, missing, chunksize=20):
                 done += 1
@@ -87,7 +88,7 @@ def _begin(root: Path, seed: int) -> bool:
         found = json.loads((root / MARK).read_text(encoding="utf-8"))
         what = found["seed"], found["version"]
     except FileNotFoundError:
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        if root.exists() and (not root.is_dir() or any(p.name != PART for p in root.iterdir())):
             remedy = "give --data a folder of its own, which need not exist yet"
             raise DataError(f"{root} holds other files than the miniatures'; {remedy}") from None
         root.mkdir(parents=True, exist_ok=True)
