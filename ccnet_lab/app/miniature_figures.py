@@ -72,4 +72,5 @@ def scatter_figure(study: Study, price: str = PRICES[0]) -> Figure:
         )
         for name, cost in costs.items()
     ]
-    return cost_scatter(points, price, f"{study.title}, in miniature: cost and mIoU")
+    over = "images and seeds" if study.seeded else "the images"
+    return cost_scatter(points, price, f"{study.title}, in miniature: cost and mIoU", over)

@@ -137,7 +137,9 @@ def miniature_heatmap(blocks: Sequence[Block]) -> Figure:
     """
     import seaborn as sns
 
-    colours, left, above, below = sns.light_palette(GREEN, as_cmap=True), 1.25, 0.3, 0.74
+    colours, above, below = sns.light_palette(GREEN, as_cmap=True), 0.3, 0.74
+    longest = max(len(label) for block in blocks for label in block.rows)
+    left = max(1.25, 0.1 + 0.07 * longest)
     lines: list[list[Block]] = []
     for block in blocks:
         wide = len(block.class_names)
@@ -212,7 +214,7 @@ def effects_figure(rows: Sequence[str], panels: Sequence[Panel], group: int = 3)
         axis.set_xlabel("points of mean IoU", fontsize=8.5)
         tidy(axis, bars=True)
         if len(found.series) > 1:
-            place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.02, 0.98)}
+            place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 0.98)}
             spare = {"handletextpad": 0.1, "columnspacing": 0.8, "borderpad": 0}
             axis.legend(fontsize=8, frameon=False, ncols=3, **place, **spare)
     axes[0].set_yticks(places, rows, fontsize=8.5)
@@ -220,11 +222,13 @@ def effects_figure(rows: Sequence[str], panels: Sequence[Panel], group: int = 3)
     return figure
 
 
-def cost_scatter(points: Sequence[Point], xlabel: str, title: str = "") -> Figure:
+def cost_scatter(
+    points: Sequence[Point], xlabel: str, title: str = "", over: str = "the images"
+) -> Figure:
     """Cost against mIoU with a Pareto front for published and for measured points.
 
     Rings are published, dots measured, with intervals; grey crosses are measured otherwise, green
-    diamonds are miniatures.
+    diamonds are miniatures. `over` says what the intervals are over.
     """
     import seaborn as sns
 
@@ -233,14 +237,14 @@ def cost_scatter(points: Sequence[Point], xlabel: str, title: str = "") -> Figur
     dot: dict[str, Any] = {"marker": "o", "s": 49, "edgecolor": ORANGE}
     small: dict[str, Any] = {"marker": "D", "s": 49, "edgecolor": GREEN}
     looks = {  # by (measured, alike, miniature)
-        (True, True, False): ("measured here, 95 % over the images", ORANGE, dot),
+        (True, True, False): (f"measured here, 95 % over {over}", ORANGE, dot),
         (False, True, False): ("published by SSSegmentation", BLUE, ring),
         (True, False, False): (
             "measured otherwise, not comparable",
             SOFT,
             {"marker": "x", "s": 49},
         ),
-        (True, True, True): ("miniature, generated data; 95 % over images, seeds", GREEN, small),
+        (True, True, True): (f"miniature, generated data; 95 % over {over}", GREEN, small),
     }
     for which, (name, colour, look) in looks.items():
         style: dict[str, Any] = {"legend": False, "linewidth": 1.8, "label": name, **look}
@@ -329,7 +333,8 @@ def difference_bars(
     more = f"\nthe {rest} classes with smaller differences are not drawn" if rest else ""
     axis.set_xlabel(f"difference of IoU, points; lines: 95 % over {over}{more}", fontsize=9)
     meanings = {one: f"{labels[0]} higher", other: f"{labels[1]} higher", GREY: tie}
-    legend(figure, [Patch(color=colour, label=name) for colour, name in meanings.items()], 3)
+    columns = 3 if sum(map(len, meanings.values())) < 95 else 2  # as many as the width holds
+    legend(figure, [Patch(color=colour, label=name) for colour, name in meanings.items()], columns)
     return figure
 
 

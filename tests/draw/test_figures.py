@@ -1,10 +1,12 @@
 """The figures of draw/figures.py on deletion and recurrence: they draw, and say what they must."""
 
 import io
+from itertools import islice
 
 import numpy as np
 import pytest
 from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.text import Text
@@ -131,3 +133,52 @@ def test_class_names_are_drawn_as_they_are(tmp_path):
         patches, [r"price \$5 and \$6", "a, b"], frameon=False, loc="outside lower center"
     )
     assert np.array_equal(drawn(ours), drawn(theirs))
+
+
+def outside(figure):
+    """The texts that stick out of a figure."""
+    figure.draw_without_rendering()
+    page, renderer = figure.bbox, FigureCanvasAgg(figure).get_renderer()
+    beyond = set()  # labels of ticks beyond an axis' ends, which are not drawn
+    for line in (line for axes in figure.axes for line in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(line.get_view_interval())
+        beyond |= {
+            tick.label1 for tick in line.get_major_ticks() if not low <= tick.get_loc() <= high
+        }
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    texts = [text for text in texts if text not in beyond]
+    return [
+        text.get_text()
+        for text in texts
+        if (box := text.get_window_extent(renderer)).x0 < page.x0 - 1
+        or box.x1 > page.x1 + 1
+        or box.y0 < page.y0 - 1
+        or box.y1 > page.y1 + 1
+    ]
+
+
+def drawn_with_long_labels():
+    """Figures of the board with the longest labels that configurations have."""
+    labels, names = ["R-101-D16, R = 3", "R-50-D8, R = 0"], ["linen chest", "traffic light", "pole"]
+    block = charts.Block("Rooms", [f"{label}  58.7" for label in labels], names, np.eye(2, 3))
+    yield charts.miniature_heatmap([block, block])
+    series = {
+        what: np.array([[1.0] * 6, [0.5] * 6, [2.0] * 6, [1] * 6])
+        for what in ("2 less 1", "2 less 0", "3 less 2")
+    }
+    rows = ["Objects, all classes", "thin", "long-range"] * 2
+    yield charts.effects_figure(rows, [charts.Panel("recurrence, R =", series)])
+    tie = "tie: the interval holds 0, or the difference is within 1.3 points"
+    some = np.array([3.0, -1.0, 0.1])
+    yield charts.difference_bars(names, some, some - 1, some + 1, some < 1, labels, tie=tie)
+    points = [
+        charts.Point(label, 1.0 + n, 60.0 + n, True, True, (59.0, 63.0), miniature=True)
+        for n, label in enumerate(labels)
+    ]
+    yield charts.cost_scatter(points, "GFLOP of one image, by formula", over="images and seeds")
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_no_text_is_cut_off(which):
+    figure = next(islice(drawn_with_long_labels(), which, None))
+    assert outside(figure) == []
