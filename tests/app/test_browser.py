@@ -627,7 +627,7 @@ def test_the_configurations_tab(tab):
     tab.click("#board-dataset input")
     tab.get_by_role("option", name="ADE20K").click()
     tab.wait_for_selector("#compared img", state="detached")
-    assert "4 of 4 scores" in tab.inner_text("#board")
+    tab.wait_for_selector("#board:has-text('4 of 4 scores')")
     tab.click("#growing button")
     tab.click("#grow")
     tab.wait_for_selector("#growth .progress")
