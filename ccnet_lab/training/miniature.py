@@ -18,7 +18,7 @@ import numpy as np
 
 from ccnet_lab.configs import MINIATURES, RECURRENCES, Config
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.errors import ConfigError, LabError, RunError, near
+from ccnet_lab.errors import ConfigError, LabError, near
 from ccnet_lab.evaluation.score_published import Outcome
 from ccnet_lab.runs import Run
 from ccnet_lab.training.campaign import is_finished
@@ -80,37 +80,40 @@ def train_miniatures(wanted: Sequence[Job], runs: Path, data: Path, script: Path
     Args:
         wanted: as `jobs` lists them. data: where `worlds.generate` wrote. script: scripts/train.py.
 
-    Raises:
-        RunError: the start weights could not be made.
-        Stopped: on SIGTERM or Ctrl-C, once the runs have saved and ended.
+    Raises `Stopped` on SIGTERM or Ctrl-C, once the runs have saved and ended.
     """
-    _make_starts(wanted, data)
     left = [
         job for job in wanted if not is_finished(runs / job.name, job.config, settings(data, job))
     ]
-    tasks = [
-        Task(job.name, _command(job, runs, data, script), _steps(job), partial(_step, job, runs))
-        for job in left
-    ]
+    # The longest first within a seed, so that no core is idle at the end.
+    left.sort(key=lambda job: (job.seed, job.config.output_stride, -job.config.depth))
+    starts = _starts(left, data)
+    tasks = [*starts.values(), *(_training(job, runs, data, script, starts) for job in left)]
     done = sum(_steps(job) for job in wanted if job not in left)
-    found = run_side_by_side(tasks, "runs", done) if tasks else []
+    found = run_side_by_side(tasks, "start weights and runs", done) if tasks else []
     outcomes = {each.name: each for each in found}
     return [outcomes.get(job.name, Outcome(job.name, "skipped")) for job in wanted]
 
 
-def _make_starts(wanted: Sequence[Job], data: Path) -> None:
-    """The start weights that are missing."""
-    tasks = []
-    for config in {start_file(job.config, data): job.config for job in wanted}.values():
+def _starts(wanted: Sequence[Job], data: Path) -> dict[Path, Task]:
+    """What makes the start weights that are missing, by their file; the slowest first."""
+    tasks = {}
+    for config in sorted((job.config for job in wanted), key=lambda config: -config.depth):
         path = start_file(config, data)
         if not path.exists():
             command = [sys.executable, "-m", "ccnet_lab.training.pretraining"]
             command += [str(config.depth), str(config.divisor), str(data), str(path)]
             log = path.with_suffix(".jsonl")
-            tasks.append(Task(path.stem, command, STEPS, partial(_last_step, log)))
-    for outcome in run_side_by_side(tasks, "start weights") if tasks else []:
-        if outcome.status != "finished":
-            raise RunError(f"the start weights {outcome.name} failed: {outcome.reason}")
+            tasks[path] = Task(f"start/{path.stem}", command, STEPS, partial(_last_step, log))
+    return tasks
+
+
+def _training(job: Job, runs: Path, data: Path, script: Path, starts: dict[Path, Task]) -> Task:
+    """What trains a run, after the start weights that it needs."""
+    start = starts.get(start_file(job.config, data))
+    after = start.name if start else ""
+    command = _command(job, runs, data, script)
+    return Task(job.name, command, _steps(job), partial(_step, job, runs), after)
 
 
 def _command(job: Job, runs: Path, data: Path, script: Path) -> list[str]:

@@ -25,7 +25,7 @@ from ccnet_lab.model.backbone import DilatedResNet
 from ccnet_lab.model.upsample import upsample
 from ccnet_lab.training.schedule import poly_lr
 
-SIDE, BATCH, STEPS, LR = 64, 16, 2500, 0.1
+SIDE, BATCH, STEPS, LR = 64, 16, 2000, 0.1
 LOG_EVERY = 100  # steps
 EVERY = 4  # pixels from one labelled pixel of a patch to the next
 Pictures = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]

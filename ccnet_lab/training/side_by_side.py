@@ -4,7 +4,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
@@ -19,18 +19,22 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class Task(NamedTuple):
-    """A command, how much work it is, and how much of that is done."""
+    """A command, how much work it is, how much of that is done, and the task it has to wait for."""
 
     name: str
     command: list[str]
     steps: int
     step: Callable[[], int]
+    after: str = ""
 
 
 def run_side_by_side(
     tasks: Sequence[Task], title: str, done: int = 0, at_once: int | None = None
 ) -> list[Outcome]:
     """Run the tasks, by default as many at a time as there are cores, each with one thread.
+
+    They start in their order, but for those whose `after` is not yet finished; if that fails, so
+    do they.
 
     Args:
         title: of the progress bar. done: steps that were made before.
@@ -48,8 +52,13 @@ def run_side_by_side(
         handling(lambda number, _: signals.append(number)),
     ):
         while waiting or running:
-            while waiting and len(running) < cores and not signals:
-                running.append(_Process.start(waiting.pop(0)))
+            for task in _failed_before(waiting, outcomes):
+                waiting.remove(task)
+                reason = f"{task.after} failed: {outcomes[task.after].reason}"
+                outcomes[task.name] = Outcome(task.name, "failed", reason)
+            while len(running) < cores and not signals and (task := _next(waiting, outcomes)):
+                waiting.remove(task)
+                running.append(_Process.start(task))
             if signals:
                 waiting.clear()
                 for process in running:
@@ -64,6 +73,15 @@ def run_side_by_side(
     if signals:
         raise Stopped(signals[0], "stopped and saved; the same command resumes")
     return [outcomes[task.name] for task in tasks]
+
+
+def _next(waiting: Sequence[Task], outcomes: Mapping[str, Outcome]) -> Task | None:
+    """The first task that need not wait for another."""
+    return next((task for task in waiting if not task.after or task.after in outcomes), None)
+
+
+def _failed_before(waiting: Sequence[Task], outcomes: Mapping[str, Outcome]) -> list[Task]:
+    return [t for t in waiting if t.after in outcomes and outcomes[t.after].status != "finished"]
 
 
 @dataclass

@@ -77,6 +77,20 @@ def test_a_failure_leaves_the_others_alone(tmp_path):
     assert [(tmp_path / str(n)).read_text() for n in range(3)] == ["1"] * 3
 
 
+def test_a_task_waits_for_the_one_it_needs(tmp_path):
+    """Those that need nothing go first; what needs a failed one fails and says so."""
+    made = tmp_path / "made"
+    slow = task("slow", f"import time, pathlib; time.sleep(1); pathlib.Path({str(made)!r}).touch()")
+    needs = task("needs", f"import pathlib; assert pathlib.Path({str(made)!r}).exists()")
+    bad = task("bad", "raise SystemExit('no disk')")
+    tasks = [slow, needs._replace(after="slow"), task("free", ""), bad]
+    found = run_side_by_side([*tasks, task("lost", "")._replace(after="bad")], "runs", at_once=2)
+    status = {each.name: each.status for each in found}
+    assert status.pop("lost") == status.pop("bad") == "failed"
+    assert set(status.values()) == {"finished"}
+    assert found[-1].reason.startswith("bad failed")
+
+
 def test_a_signal_ends_all_and_starts_no_more(tmp_path):
     """It is passed on; what has not begun does not begin."""
     wait = "import pathlib, time; pathlib.Path({0!r}).touch(); time.sleep(60)"
