@@ -23,6 +23,7 @@ from ccnet_lab.files import failed_to_write, sha256, sync, write_text
 from ccnet_lab.model.weights import save_weights
 
 KEPT_CHECKPOINTS = 2  # the last and the one before it
+STATE = {"model", "optimizer", "step", "seconds", "sums", "confusion"}  # in a checkpoint
 _DIGITS = 8  # of the sha256 in a checkpoint's name
 _held: set[Path] = set()  # the runs that this process has locked
 
@@ -88,13 +89,18 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """The trained weights; this file and the next two may not be there yet."""
+        """The trained weights; this file and the next three may not be there yet."""
         return self.folder / "model.safetensors"
 
     @property
     def confusions(self) -> Path:
         """The evaluation's confusion matrices per image."""
         return self.folder / "confusions.npz"
+
+    @property
+    def reach(self) -> Path:
+        """How many pixels of a miniature's long-range classes are right, on the cross and off."""
+        return self.folder / "reach.json"
 
     @property
     def log_file(self) -> Path:
@@ -146,9 +152,9 @@ class Run:
         lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
         for number, line in enumerate(lines, 1):
             record = None
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 record = json.loads(line)
-            if isinstance(record, dict) and "step" in record:
+            if isinstance(record, dict) and type(record.get("step")) is int:
                 found.append(record)
             elif number < len(lines):
                 what = f"line {number} of {path} is no JSON object with a step"
@@ -202,14 +208,26 @@ class Run:
         (self.folder / "checkpoint.writing").unlink(missing_ok=True)
         for path in self.checkpoints():
             if path.stem.endswith(f"-{sha256(path)[:_DIGITS]}"):
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-                return state
+                return self._state(path)
             path.rename(path.with_suffix(".damaged"))
             say(f"{path.name} is damaged; going back to the checkpoint before it")
         if list(self.folder.glob("checkpoint-*.damaged")):
             remedy = "start the run anew in another folder"
             raise RunError(f"no checkpoint in {self.folder} can be read; {remedy}")
         return None
+
+    def _state(self, path: Path) -> dict[str, Any]:
+        """The training state in a file whose name fits; `RunError` for a file of another kind."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            lacking = ", ".join(sorted(STATE - state.keys()))
+        except Exception as error:  # torch raises many kinds
+            lacking = f"everything ({' '.join(str(error).split())[:200]})"
+        if lacking:
+            what = f"{path} is no checkpoint of a training: it lacks {lacking}"
+            raise RunError(f"{what}; remove it, or start the run anew in another folder")
+        found: dict[str, Any] = state
+        return found
 
     def remove_checkpoints(self) -> None:
         """Delete the training states of a run that is finished."""
@@ -227,8 +245,13 @@ class Run:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; raises `RunBusyError` where another one holds it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.lock_file.open("a+") as file:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            opened = self.lock_file.open("a+")
+        except OSError as error:
+            remedy = "give --runs a folder that you may write to"
+            raise RunError(f"the run {self.folder} cannot be begun: {error}; {remedy}") from None
+        with opened as file:
             if not self._try_lock(file, exclusive=True):
                 file.seek(0)
                 holder = f"process {file.read().strip() or '?'}"
@@ -275,7 +298,7 @@ class Run:
     def _read(self, name: str) -> dict[str, Any]:
         try:
             content = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.folder / name} cannot be read: {error}") from None
         if isinstance(content, dict):
             return content

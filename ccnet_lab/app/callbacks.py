@@ -8,13 +8,14 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
-from ccnet_lab.app.rendering import Html, render
+from ccnet_lab.app.rendering import Html, render, told
 from ccnet_lab.errors import LabError
 
 T = TypeVar("T")
 Shown = TypeVar("Shown")
 Progress = Callable[[int, int | None], None]  # done, in all (None while that isn't known)
 LONGEST = 600  # characters of an error's message that are shown
+_at_once = threading.BoundedSemaphore(2)  # slow calls that compute, whoever asked for them
 
 
 def safely(
@@ -49,6 +50,10 @@ def problem(error: Exception) -> Html:
 
 def explain(error: Exception) -> str:
     """One sentence on any exception; unless this library raised it, its traceback is printed."""
+    return told(_explained(error))
+
+
+def _explained(error: Exception) -> str:
     if isinstance(error, LabError):
         return str(error)
     traceback.print_exception(error)
@@ -106,8 +111,17 @@ def watched(
 
 
 def working(call: Callable[[Progress], T], what: str) -> Generator[Html, None, T]:
-    """As `watched`, the progress as HTML."""
-    return watched(call, functools.partial(_bar, what))
+    """As `watched`, the progress as HTML; waits while two other such calls compute."""
+
+    def in_turn(progress: Progress) -> T:
+        while not _at_once.acquire(timeout=0.2):
+            progress(0, None)  # ends here if the visitor has left
+        try:
+            return call(progress)
+        finally:
+            _at_once.release()
+
+    return watched(in_turn, functools.partial(_bar, what))
 
 
 def _bar(what: str, done: int, total: int) -> Html:

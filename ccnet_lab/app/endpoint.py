@@ -35,7 +35,8 @@ def add_endpoint(bench: Workbench) -> None:
             gr.Number(2, label="recurrence"),
             gr.Textbox("demo", label="model"),
         ]
-        gr.Button().click(answer, inputs, gr.JSON(), api_name="attention_at")
+        in_turn: dict[str, Any] = dict(concurrency_id="view", concurrency_limit=1)
+        gr.Button().click(answer, inputs, gr.JSON(), api_name="attention_at", **in_turn)
 
 
 def attention_at(

@@ -1,31 +1,21 @@
 """The models that visitors can open: the menu, what may be opened, downloads."""
 
-import functools
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import torch
-
 from ccnet_lab import store
 from ccnet_lab.app.callbacks import Progress, watched
+from ccnet_lab.app.model_names import label, megabytes, trained
 from ccnet_lab.app.recent_results import RecentResults
 from ccnet_lab.app.rendering import Html, render
-from ccnet_lab.configs import CONFIGS, EXTRAS, Config
+from ccnet_lab.configs import CONFIGS
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import ConfigError
 from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.hub import available_models, find_weights, source_and_config
-from ccnet_lab.model.ccnet import build_model
-from ccnet_lab.runs import Run
-
-LABELS = {
-    "demo": "demo: beacons, trained at R = 2",
-    "demo_r1": "demo: beacons, trained at R = 1",
-    "street": "street: photographs from a car (CamVid)",
-}
 
 
 class Models:
@@ -45,28 +35,49 @@ class Models:
         runs: Path | None = None,
         model: str = "demo",
     ) -> None:
+        self._sources: dict[str, str] = {}  # by what visitors are told instead of a path
         self.device, self.any_path, self.runs, self.model = device, any_path, runs, model
+        if not any_path:
+            told = {source: label for label, source in self._choices()}
+            self.model = self._told(told.get(model, model), model)[1]
         self._explorers = RecentResults(3)
         self._download = threading.Lock()
 
     def models(self) -> list[tuple[str, str]]:
         """(label, value) of the menu: embedded models, runs with weights, the twelve."""
+        choices = self._choices()
+        return choices if self.any_path else [self._told(*choice) for choice in choices]
+
+    def _choices(self) -> list[tuple[str, str]]:
         here = available_models()
-        choices = [(LABELS.get(name, name), name) for name in here if name in EXTRAS]
-        choices += [(f"run: {folder.name}", str(folder)) for folder in _trained(self.runs)]
+        choices = [(label(name), name) for name in here if name not in CONFIGS]
+        choices += [(f"run: {folder.name}", str(folder)) for folder in trained(self.runs)]
         for name, config in CONFIGS.items():
-            size = "here" if name in here else _megabytes(config)
+            size = "here" if name in here else megabytes(config)
             choices.append((f"{name} · {config.published_miou:.2f} % · {size}", name))
-        if self.model not in dict(choices).values():
-            choices.append((self.model, self.model))
+        own = self.source(self.model)
+        if own not in dict(choices).values():
+            choices.append((own, own))
         return choices
+
+    def _told(self, label: str, source: str) -> tuple[str, str]:
+        """A choice of the menu without the path of the server's."""
+        if "/" not in source and os.sep not in source:
+            return label, source
+        label = f"file: {Path(source).name}" if label == source else label
+        self._sources[label] = source
+        return label, label
+
+    def source(self, model: str) -> str:
+        """The name or the path behind a choice of the menu."""
+        return self._sources.get(model, model)
 
     def explorer(self, model: str) -> Explorer:
         """The explorer of a model, opened on first use. Raises as `weights` and `Explorer.open`."""
 
         def opened() -> Explorer:
             self.weights(model)  # a visitor is asked before anything is downloaded, see `offer`
-            source, config = source_and_config(model)
+            source, config = source_and_config(self.source(model))
             return Explorer.open(source, self.device, config)
 
         explorer: Explorer = self._explorers.get(model, opened)
@@ -77,12 +88,13 @@ class Models:
 
         Raises `ConfigError` for others, `LabError` where it is not on disk.
         """
-        if not self.any_path and model not in {*CONFIGS, *EXTRAS, *dict(self.models()).values()}:
+        allowed = {*CONFIGS, *dict(self.models()).values(), self.model}
+        if not self.any_path and model not in allowed:
             raise ConfigError(
                 "this app can be reached from other machines, so it opens only the models of its "
                 "menu, no typed paths"
             )
-        return find_weights(source_and_config(model)[0])
+        return find_weights(source_and_config(self.source(model))[0])
 
     def offer(self, model: str) -> str:
         """The question before a checkpoint of the twelve is downloaded; "" where none is needed."""
@@ -98,7 +110,7 @@ class Models:
         return render(
             "page.offer",
             name=model,
-            megabytes=_megabytes(config),
+            megabytes=megabytes(config),
             host=urlsplit(address).netloc,
             miou=config.published_miou,
             dataset=get_dataset(config.dataset).title,
@@ -120,31 +132,3 @@ class Models:
             return render("page.downloading", name=model, done=done, total=total)
 
         return watched(obtain, show, 0.25, name=f"download {model}")
-
-
-@functools.cache
-def _weights_size(depth: int, classes: int) -> int:
-    config = next(c for c in CONFIGS.values() if (c.depth, c.num_classes) == (depth, classes))
-    with torch.device("meta"):
-        values = build_model(config).state_dict().values()
-    return sum(value.numel() * value.element_size() for value in values)
-
-
-def _megabytes(config: Config) -> str:
-    """The size of the weights of one of the twelve; its file is hardly larger."""
-    return f"{_weights_size(config.depth, config.num_classes) / 1e6:.0f} MB"
-
-
-def _trained(runs: Path | None) -> list[Path]:
-    """The folders of runs that have weights; the tabs name those that cannot be read."""
-
-    def readable(folder: Path) -> bool:
-        return os.access(folder, os.R_OK | os.X_OK)
-
-    if runs is None or not readable(runs):
-        return []
-    return [
-        folder
-        for folder in sorted(filter(readable, runs.iterdir()))
-        if (folder / "config.json").is_file() and Run(folder).weights.is_file()
-    ]

@@ -47,7 +47,8 @@ class Page:
         self.tab = gr.State(TABS[0])
 
     def forget(self, state: ViewState) -> None:
-        """A visitor has gone, and the view's file with him."""
+        """A visitor has gone, the view's file and his picture with him."""
+        visitor_files.remove_upload(self.folder, state.image)
         self.view.keep_in_cache.discard(state.file)
         self.views.pop(state.file, None)
         if state.file:

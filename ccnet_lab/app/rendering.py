@@ -3,6 +3,8 @@
 import io
 import re
 from base64 import b64encode
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -29,7 +31,29 @@ def data_url(png: bytes) -> str:
     return f"data:image/png;base64,{b64encode(png).decode()}"
 
 
+_hidden: list[str] = []  # folders that visitors are not told
+_CONTROLS = dict.fromkeys((*range(9), *range(14, 32), 127), "�")
+
+
+def hide(folders: Iterable[Path]) -> None:
+    """From now on, leave out where these folders are; for an app that other machines can reach."""
+    whole = {str(folder.resolve()) for folder in folders}
+    _hidden[:] = sorted((path for path in whole if len(path) > 3), key=len, reverse=True)
+
+
+def told(text: str) -> str:
+    """A text as visitors are told it: control characters are marked, hidden folders left out."""
+    for folder in _hidden:
+        text = text.replace(folder, "…")
+    return text.translate(_CONTROLS)
+
+
+def _told(value: Any) -> Any:
+    return told(value) if type(value) is str else value
+
+
 _TEMPLATES = Environment(
+    finalize=_told,
     loader=PackageLoader("ccnet_lab.app"),
     autoescape=True,
     undefined=StrictUndefined,

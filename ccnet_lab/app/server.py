@@ -1,11 +1,10 @@
 """The app as a whole: the page made of its tabs, the command line, serving until stopped."""
 
 import argparse
-import ipaddress
 import os
 import sys
-import tempfile
 import threading
+import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio: not
 
 import gradio as gr
 
+from ccnet_lab import store
 from ccnet_lab.app import (
     configurations_tab,
     explore_tab,
@@ -23,10 +23,12 @@ from ccnet_lab.app import (
 )
 from ccnet_lab.app.endpoint import add_endpoint
 from ccnet_lab.app.events import QUICK
+from ccnet_lab.app.gate import LOOPBACK, fetch_nothing, gate, hosts_of, is_loopback
 from ccnet_lab.app.model_menu import ModelMenu
 from ccnet_lab.app.page import TABS, Page
-from ccnet_lab.app.rendering import render
+from ccnet_lab.app.rendering import hide, render
 from ccnet_lab.app.session import Workbench
+from ccnet_lab.app.visitor_files import own_folder, sweep
 from ccnet_lab.errors import ConfigError, LabError
 from ccnet_lab.training.signals import handling
 
@@ -85,6 +87,8 @@ def main() -> None:
     add("--device", default="cpu", help="cpu, cuda, ...")
     prefix = "where a reverse proxy shows the app, such as /lab; default: $GRADIO_ROOT_PATH, or /"
     add("--root-path", metavar="/PREFIX", help=prefix)
+    named = "another name that browsers may reach the app by, such as a proxy's; may be repeated"
+    add("--allow-host", metavar="NAME", action="append", default=[], help=named)
     args = parser.parse_args()
     if args.root_path and not args.root_path.startswith(("/", "http://", "https://")):
         parser.error(
@@ -93,13 +97,10 @@ def main() -> None:
         )
     try:
         # The folder is removed however the app ends; computing threads are not waited for.
-        with (
-            handling(lambda number, _: sys.exit(128 + number)),
-            tempfile.TemporaryDirectory(prefix="ccnet_lab_") as folder,
-        ):
+        with handling(lambda number, _: sys.exit(128 + number)), own_folder() as folder:
             uploads = f"{folder}/gradio"  # else what visitors send stays on the disk
             gr.routes.DEFAULT_TEMP_DIR = os.environ["GRADIO_TEMP_DIR"] = uploads
-            serve(args, Path(folder))
+            serve(args, folder)
     except (LabError, OSError) as error:
         parser.exit(2, f"{error}\n")
     except SystemExit as stop:
@@ -109,38 +110,47 @@ def main() -> None:
 
 def serve(args: argparse.Namespace, folder: Path) -> None:
     """Serve until stopped; everything that is written on the way is in `folder`."""
-    local = _is_loopback(args.host)
+    local = is_loopback(args.host)
+    if not local:
+        hide([Path.cwd(), Path.home(), Path(__file__).parents[1], store.home(), args.runs, folder])
     bench = Workbench(folder / "examples", args.device, local, args.runs, args.model)
     blocks = build(bench, folder)
     try:
-        launch(blocks, server_name=args.host, server_port=args.port, root_path=args.root_path)
+        root = args.root_path or os.environ.get("GRADIO_ROOT_PATH")
+        hosts = hosts_of(local, root, args.allow_host)
+        launch(blocks, hosts, server_name=args.host, server_port=args.port, root_path=root)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {args.host}:{args.port} ({error}); choose another port with --port"
         ) from None
     threading.Thread(target=configurations_tab.prepare, args=(bench,), daemon=True).start()
     try:
-        blocks.block_thread()
+        while True:
+            time.sleep(600)
+            sweep(folder)
     finally:
         blocks.close(verbose=False)  # nothing is written any more
 
 
-def launch(blocks: gr.Blocks, **options: Any) -> str:
-    """Start to serve the page, in its look; returns its address."""
-    blocks.queue(default_concurrency_limit=2)
+def launch(
+    blocks: gr.Blocks,
+    hosts: frozenset[str] | None = LOOPBACK,
+    root_path: str | None = None,
+    **options: Any,
+) -> str:
+    """Start to serve the page, in its look, to `hosts` as of `Gate`; returns its address."""
+    blocks.queue(default_concurrency_limit=2, api_open=False)
+    gr.processing_utils.async_ssrf_protected_download = fetch_nothing
     _, address, _ = blocks.launch(
         theme=THEME,
         css=CSS,
         max_file_size="100mb",
         footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        root_path=root_path,
+        app_kwargs={"middleware": [gate(hosts, root_path)]},
         prevent_thread_lock=True,
         **options,
     )
     return str(address)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -79,6 +79,9 @@ class Workbench(Views):
         seeds = dict(zip(self.examples, SCENE_SEEDS, strict=False))
         if seed := seeds.get(self._by_hash.get(link.image, "")):
             return links.python_of(link, f"make_scene({seed}).image", self.device, *many)
+        if not self.any_path:  # that picture is on the server
+            shown = replace(link, model=Path(self.source(link.model)).name)
+            return links.python_of(shown, repr("your_picture.png"), self.device, *many)
         kept = kept_pictures.keep_picture(self.view(state).image)
         return links.python_of(link, repr(str(kept)), self.device, *many)
 

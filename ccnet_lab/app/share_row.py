@@ -55,7 +55,8 @@ def lay_out(page: Page, on_board: Sequence[Any], picked: gr.State) -> None:
     def give_python(state: ViewState) -> Updates:
         return {shared: gr.Textbox(page.bench.python(state), visible=True)}
 
-    private = {"api_visibility": "private", "js": SEEN}
+    private: dict[str, Any] = {"api_visibility": "private", "js": SEEN}
+    private |= {"concurrency_id": "saving", "concurrency_limit": 1}
     looking = [page.state, page.looked]
     for button, kind in ((save_page, "html"), (save, "png"), (save_pdf, "pdf")):
         button.click(page.seen(keep(kind), saved), looking, [saved, *page.outputs], **private).then(

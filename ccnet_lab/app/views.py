@@ -1,5 +1,6 @@
 """The views kept for all visitors, and what is shown of them; session.py has links to them."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from ccnet_lab.explore.measures import first_pixel
 from ccnet_lab.hub import obtain_weights, source_and_config
 from ccnet_lab.viewer.payload import RECURRENCES, Body, body, with_header
 
+MOST_VIEWS = 100  # that are kept
+VIEWS_BYTES, BODIES_BYTES = 600_000_000, 200_000_000  # that views, and what pages fetch, may take
 FIRST_ON_CPU = 512  # short side of the first look where the evaluation's is larger
 
 
@@ -28,17 +31,24 @@ class Views(Models):
     def __init__(self, folder: Path, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = write_examples(folder)
-        self._views, self._bodies = RecentResults(6), RecentResults(6)
+        self._looking = threading.Lock()  # one picture at a time, or large ones fill the memory
+        self._views = RecentResults(MOST_VIEWS, VIEWS_BYTES, lambda view: view.nbytes)
+        self._bodies = RecentResults(MOST_VIEWS, BODIES_BYTES, lambda made: len(made.data))
 
     def view(self, state: ViewState) -> View:
         """The view of a state, computed if the picture is new. Raises as `Explorer.look`."""
         explorer, side = self.explorer(state.model), state.short_side or None
-        view: View = self._views.get(_key(state), lambda: explorer.look(Path(state.image), side))
+
+        def look() -> View:
+            with self._looking:
+                return explorer.look(Path(state.image), side)
+
+        view: View = self._views.get(_key(state), look)
         return view
 
     def start(self, model: str) -> ViewState:
         """What a visitor sees first, the model downloaded: it was asked for on the command line."""
-        obtain_weights(source_and_config(model)[0])
+        obtain_weights(source_and_config(self.source(model))[0])
         return self.first(model)
 
     def first(self, model: str) -> ViewState:

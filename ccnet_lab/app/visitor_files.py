@@ -1,12 +1,67 @@
 """Files written for visitors, under random names: nothing that they send is part of a path."""
 
+import os
+import re
 import secrets
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ccnet_lab.errors import ImageError
+
+PREFIX = "ccnet_lab_"  # of an app's own folder, followed by the number of its process
+KEPT = 3600  # seconds that a saved picture is kept: it is downloaded at once
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """A folder for all that visitors send, which only its owner may read; removed at the end.
+
+    So are the folders of apps that were killed and could not remove theirs.
+    """
+    os.umask(0o077)  # of all files from now on
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        process = re.fullmatch(rf"{PREFIX}(\d+)_.*", left.name)
+        if process and not _runs(int(process[1])) and _is_ours(left):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}_") as folder:
+        yield Path(folder)
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":  # there the call below would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _is_ours(folder: Path) -> bool:
+    with suppress(OSError):
+        return not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+    return False
+
+
+def sweep(folder: Path) -> None:
+    """Remove what was saved for visitors more than an hour ago."""
+    for saved in (folder / "saved").glob("*"):
+        with suppress(OSError):
+            if time.time() - saved.stat().st_mtime > KEPT:
+                shutil.rmtree(saved, ignore_errors=True)
+
+
+def remove_upload(folder: Path, path: str) -> None:
+    """Remove a visitor's picture; nothing that isn't one."""
+    picture = Path(path)
+    if picture.parent.parent == folder / "uploads":
+        shutil.rmtree(picture.parent, ignore_errors=True)
 
 
 def write_file(folder: Path, content: bytes, before: str = "") -> str:
@@ -28,14 +83,13 @@ def new_folder(folder: Path, kind: str) -> Path:
 @contextmanager
 def kept_upload(folder: Path, path: str, before: str) -> Iterator[str]:
     """Copy an upload and remove the last one, `before`; or the copy if it cannot be shown."""
-    copy = new_folder(folder, "uploads") / "upload"
+    copy = str(new_folder(folder, "uploads") / "upload")
     shutil.copyfile(path, copy)
     superseded = copy
     try:
-        yield str(copy)
-        superseded = Path(before)
+        yield copy
+        superseded = before
     except ImageError as error:  # the visitor knows the file by another name
-        raise ImageError(str(error).replace(copy.name, Path(path).name, 1)) from None
+        raise ImageError(str(error).replace("upload", Path(path).name, 1)) from None
     finally:
-        if superseded.parent.parent == folder / "uploads":
-            shutil.rmtree(superseded.parent, ignore_errors=True)
+        remove_upload(folder, superseded)

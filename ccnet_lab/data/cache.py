@@ -1,7 +1,7 @@
 """Decoded pairs of a split on disk, a file each, so that a training sample reads only its crop.
 
 A file is safetensors: `image` (H, W, 3) and `labels` (H, W), uint8, and as metadata what they were
-made from. Decoding is in datasets.py.
+made from, and their checksum, which each process compares once. Decoding is in datasets.py.
 """
 
 import hashlib
@@ -22,6 +22,9 @@ from ccnet_lab.data.images import open_picture
 from ccnet_lab.downloads import Progress
 from ccnet_lab.errors import DataError
 from ccnet_lab.files import write_whole
+
+_SUM = "crc32"  # in the metadata: of the image's bytes, then the labels'
+_compared: set[tuple[str, int, int]] = set()  # files whose checksum is right: path, time, size
 
 
 def read_pair(split: Split, index: int) -> Sample:
@@ -70,7 +73,9 @@ def build_cache(
         pair = split.pairs[index]
         origin, sample = _origin(split, pair), split.read(index)
         arrays = {"image": sample.image, "labels": sample.labels}
-        write_whole(_file(folder, pair), lambda file: save_file(arrays, file, origin), DataError)
+        total = zlib.crc32(sample.labels.tobytes(), zlib.crc32(sample.image.tobytes()))
+        about = {**origin, _SUM: f"{total:08x}"}
+        write_whole(_file(folder, pair), lambda file: save_file(arrays, file, about), DataError)
 
     with ThreadPoolExecutor() as pool:
         for done, _ in enumerate(pool.map(make, lacking), 1):
@@ -112,14 +117,25 @@ def _mapped(path: Path, origin: dict[str, str]) -> tuple[NDArray[np.uint8], NDAr
         height, width = header["labels"]["shape"]
         image, labels = np.split(content[start:], [3 * height * width])
         arrays = image.reshape(height, width, 3), labels.reshape(height, width)
-        made_from = header["__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        made_from = dict(header["__metadata__"])
+        _compare(path, content[start:], made_from.pop(_SUM, ""))
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         why = f"the cache file {path} is damaged, or of another program: {error!r}"
         raise DataError(f"{why}; {remedy}") from None
     if made_from != origin:
         other = "another image, mask or table of labels than there is now"
         raise DataError(f"the cache file {path} was made from {other}; {remedy}")
     return arrays
+
+
+def _compare(path: Path, arrays: NDArray[np.uint8], total: str) -> None:
+    """Raise `ValueError` where the checksum is another one; once as long as the file stays."""
+    state = path.stat()
+    mark = str(path), state.st_mtime_ns, state.st_size
+    if mark not in _compared:
+        if f"{zlib.crc32(arrays.data):08x}" != total:
+            raise ValueError("its checksum is another one, or missing")
+        _compared.add(mark)
 
 
 def _sound(folder: Path, split: Split, pair: Pair) -> bool:

@@ -167,6 +167,14 @@ class View:
         """R the model was trained with."""
         return self.explorer.config.recurrence
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes by now."""
+        steps = [part for step in self._steps for part in step]
+        tensors = [self._stage4, *self._states, *self._logits.values(), *steps]
+        arrays = [self.image, *self._labels.values()]
+        return sum(t.element_size() * t.numel() for t in tensors) + sum(a.nbytes for a in arrays)
+
     @cached_property
     def labels(self) -> NDArray[np.uint8]:
         """(H, W) class ids at the image's own size."""

@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from dataclasses import replace
+from urllib.parse import parse_qsl
 
 import gradio
 import numpy as np
@@ -12,14 +13,18 @@ from matplotlib.text import Text
 from PIL import Image
 
 from ccnet_lab import ConfigError, Explorer, ImageError
-from ccnet_lab.app import server, views
+from ccnet_lab.app import rendering, server, views
+from ccnet_lab.app.callbacks import problem
+from ccnet_lab.app.gate import is_loopback
 from ccnet_lab.app.page import Page
 from ccnet_lab.app.recent_results import RecentResults
 from ccnet_lab.app.session import Workbench
+from ccnet_lab.configs import get_config
 from ccnet_lab.data.generated.beacons import make_scene
-from ccnet_lab.errors import LabError
+from ccnet_lab.errors import LabError, MissingFileError
 from ccnet_lab.explore.explorer import View
 from ccnet_lab.hub import find_weights
+from ccnet_lab.runs import Run
 from ccnet_lab.viewer import payload
 
 
@@ -101,7 +106,7 @@ def test_the_exact_map_of_a_page_s_own_file_only(bench, tmp_path):
 
 
 def test_thirty_visitors_and_views_stay_bounded(bench, picture, tmp_path):
-    """Six views in memory for all; a file for each visitor, which goes with the next or them."""
+    """Views take so many bytes for all; a file for each visitor, gone with the next or him."""
     with gradio.Blocks():
         page = Page(bench, tmp_path)
         page.view, page.problem = gradio.HTML(), gradio.HTML()
@@ -109,6 +114,8 @@ def test_thirty_visitors_and_views_stay_bounded(bench, picture, tmp_path):
     folder.mkdir()
     page.view.GRADIO_CACHE = str(folder)
     state, states = page.first, []
+    one = bench.view(page.first).nbytes
+    bench._views._budget = 10 * one
     for n in range(30):
         Image.fromarray(picture(40, 60, n)).save(tmp_path / f"{n}.png")
         state = page.show_view(bench.with_image(state, str(tmp_path / f"{n}.png")))[page.state]
@@ -117,7 +124,8 @@ def test_thirty_visitors_and_views_stay_bounded(bench, picture, tmp_path):
         begun = bench.with_image(page.first, str(tmp_path / f"{n}.png"))
         states.append(page.show_view(begun)[page.state])
     assert len(page.views) == len(list(folder.iterdir())) == 31
-    assert len(bench._views._found) == 6
+    held = [each.result().nbytes for each in bench._views._found.values()]
+    assert sum(held) <= 10 * one < sum(held) + max(held)
     for gone in (state, *states):
         page.forget(gone)
     assert page.views == {}
@@ -171,13 +179,47 @@ def test_typed_paths_only_where_nobody_else_can_type(tmp_path):
     own = str(find_weights("demo_r1"))
     with pytest.raises(ConfigError, match="no typed paths"):
         bench.explorer(own)
-    assert (
-        Workbench(tmp_path, any_path=False, model=own).explorer(own).config.name == "demo_r1"
-    )  # the one it was started with
-    assert server._is_loopback("127.0.0.1")
-    assert server._is_loopback("::1")
-    assert not server._is_loopback("0.0.0.0")
-    assert not server._is_loopback("example.org")
+    started = Workbench(tmp_path, any_path=False, model=own)  # its own is named without a path
+    assert started.model == "file: demo_r1.safetensors"
+    assert started.explorer(started.model).config.name == "demo_r1"
+    with pytest.raises(ConfigError, match="no typed paths"):
+        started.explorer(own)
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("::1")
+    assert not is_loopback("0.0.0.0")
+    assert not is_loopback("example.org")
+
+
+def test_visitors_from_elsewhere_are_told_no_path(tmp_path, picture, monkeypatch):
+    """Not in the menu, not in Python to copy, not in messages; the runs can be opened."""
+    run = Run.create(tmp_path / "runs" / "mine", get_config("demo_r1"))
+    run.weights.write_bytes(find_weights("demo_r1").read_bytes())
+    monkeypatch.setattr(rendering, "_hidden", [])
+    rendering.hide([tmp_path])
+    bench = Workbench(tmp_path / "examples", any_path=False, runs=tmp_path / "runs")
+    assert ("run: mine", "run: mine") in bench.models()
+    assert not [text for choice in bench.models() for text in choice if "/" in text]
+    Image.fromarray(picture(40, 60, 1)).save(tmp_path / "a.png")
+    state = bench.with_model(bench.first("demo"), "run: mine")
+    mine = bench.with_image(state, str(tmp_path / "a.png"))
+    code = bench.python(mine)
+    assert "open('mine')" in code
+    assert "look('your_picture.png')" in code
+    assert str(tmp_path) not in code + bench.link(mine)
+    assert bench.reopen(dict(parse_qsl(bench.link(mine)[1:])))[0].model == "run: mine"
+    said = problem(MissingFileError(f"there is no picture {tmp_path}/a\x1b.png"))
+    assert str(tmp_path) not in said
+    assert "there is no picture …/a\ufffd.png" in said
+
+
+def test_what_is_kept_stays_within_its_bytes():
+    """The newest in any case; one that is computed counts once it is there."""
+    kept = RecentResults(9, budget=10, size=len)
+    assert [len(kept.get(n, lambda n=n: "x" * n)) for n in (4, 5, 6, 40)] == [4, 5, 6, 40]
+    assert [*kept._found] == [40]
+    kept.get(1, lambda: "x")
+    kept.get(2, lambda: "xx")
+    assert [*kept._found] == [1, 2]
 
 
 def test_kept_results_are_made_once_and_forgotten_in_order():

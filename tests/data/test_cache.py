@@ -169,6 +169,22 @@ def test_a_damaged_or_foreign_file_is_named(split, content):
         drawn(split, workers=1)
 
 
+@pytest.mark.parametrize("place", [0, 0.3, 0.9, 1])
+def test_a_changed_byte_is_noticed(split, place):
+    """Anywhere in the arrays, in every process that reads the file; building makes it anew."""
+    build_cache(split, say=lambda _: None)
+    file = files(split)[0]
+    content = bytearray(file.read_bytes())
+    content[-1 - int(place * (48 * 64 * 4 - 1))] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"is damaged.*checksum"):
+        read_pair(split, 0)
+    with pytest.raises(DataError, match="is damaged"):
+        drawn(split, workers=1)
+    build_cache(split, say=lambda _: None)
+    assert np.array_equal(read_pair(split, 0).labels, split.read(0).labels)
+
+
 def test_of_two_files_that_changed_places_neither_is_taken(split):
     build_cache(split, say=lambda _: None)
     first, second = files(split)[:2]

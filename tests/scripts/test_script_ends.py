@@ -275,7 +275,8 @@ import runpy, sys
 sys.argv = sys.argv[1:]
 class Finder:
     def find_spec(self, name, *_):
-        if name in ("torch", "tqdm", "nbclient", "ccnet_lab.errors"): raise KeyboardInterrupt
+        if name in ("torch", "tqdm", "nbclient", "httpx", "ccnet_lab.errors"):
+            raise KeyboardInterrupt
 sys.meta_path.insert(0, Finder())
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -228,9 +228,9 @@ def test_a_full_disk_leaves_the_old_checkpoint(data, tmp_path):
     """A limit on file size is the full disk: a small checkpoint fits, but not the real one."""
     code = (
         "import resource, signal, sys, torch; from pathlib import Path\n"
-        "from ccnet_lab.runs import Run\n"
+        "from ccnet_lab.runs import STATE, Run\n"
         "run = Run(Path(sys.argv[1])); run.folder.mkdir()\n"
-        "run.save_checkpoint({'x': torch.zeros(10)}, 1)\n"
+        "run.save_checkpoint(dict.fromkeys(STATE, torch.zeros(10)), 1)\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "run.save_checkpoint({'x': torch.zeros(1_000_000)}, 2)"
@@ -240,7 +240,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(data, tmp_path):
     assert "RunError: the checkpoint of step 2 cannot be written" in result.stderr
     assert "checkpoint-00000001" in result.stderr.splitlines()[-1]
     run = Run(tmp_path / "run")
-    assert torch.equal(run.load_checkpoint()["x"], torch.zeros(10))
+    assert torch.equal(run.load_checkpoint()["model"], torch.zeros(10))
     assert [path.name for path in run.folder.iterdir() if "writing" in path.name] == []
 
 

@@ -1,0 +1,138 @@
+"""The app answers to its own names and pages alone, and to few of gradio's addresses."""
+
+import pytest
+import requests
+
+from ccnet_lab.app import server
+from ccnet_lab.app.gate import LARGEST, LARGEST_UPLOAD, LOOPBACK, Gate, hosts_of
+from ccnet_lab.app.session import Workbench
+
+JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "localhost:7860", "LOCALHOST:7860", "127.0.0.1:80", "[::1]:7860", "[::1]"],
+)
+def test_its_own_names(host):
+    assert Gate(None, LOOPBACK).refusal("GET", "/", {"host": host}) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "evil.example", "localhost.evil.example", "127.0.0.1.nip.io:7860", "10.0.0.1", "::1"],
+)
+def test_other_names_are_refused(host):
+    """Each with what the owner can do; where any name may be, none is."""
+    status, reason = Gate(None, LOOPBACK).refusal("GET", "/", {"host": host})
+    assert status == 403
+    assert "--allow-host" in reason
+    assert Gate(None, None).refusal("GET", "/", {"host": host}) == (0, "")
+
+
+def test_the_names_by_the_options():
+    """A proxy's name in --root-path, those of --allow-host; any where others reach it anyway."""
+    assert hosts_of(True, None, []) == LOOPBACK
+    assert hosts_of(True, "/lab", ["Lab.example"]) == LOOPBACK | {"lab.example"}
+    assert hosts_of(True, "https://a.example/lab", []) == LOOPBACK | {"a.example"}
+    assert hosts_of(False, "/lab", []) is None
+    assert hosts_of(False, None, ["a.example"]) == LOOPBACK | {"a.example"}
+
+
+@pytest.mark.parametrize(
+    ("origin", "site", "status"),
+    [
+        (None, None, 0),  # a program
+        ("http://127.0.0.1:7860", "same-origin", 0),
+        ("http://127.0.0.1:7861", "same-site", 403),  # another app on this machine
+        ("http://localhost:7860", None, 403),
+        ("http://evil.example", "cross-site", 403),
+        ("http://127.0.0.1:7860.evil.example", None, 403),
+        ("null", "cross-site", 403),
+        (None, "cross-site", 403),
+    ],
+)
+@pytest.mark.parametrize("path", [JOIN, UPLOAD])
+def test_another_sites_page_may_send_nothing(origin, site, status, path):
+    sent = {"host": "127.0.0.1:7860", "content-length": "10"}
+    sent |= {"origin": origin} if origin else {}
+    sent |= {"sec-fetch-site": site} if site else {}
+    for hosts in (LOOPBACK, None):
+        assert Gate(None, hosts).refusal("POST", path, sent)[0] == status
+
+
+def test_a_proxys_page_may_send_under_its_prefix():
+    """Also where the proxy passes on another host."""
+    gate = Gate(None, LOOPBACK | {"a.example"}, "/lab")
+    sent = {"host": "127.0.0.1:7860", "content-length": "10", "origin": "https://a.example"}
+    assert gate.refusal("POST", f"/lab{JOIN}", sent)[0] == 0
+    assert gate.refusal("POST", f"/other{JOIN}", sent)[0] == 404
+
+
+def test_a_slash_at_the_end_is_no_other_address():
+    """The page asks for exact maps with one."""
+    sent = {"host": "localhost", "content-length": "10"}
+    for path in ("/gradio_api/component_server", "/gradio_api/component_server/"):
+        assert Gate(None, LOOPBACK).refusal("POST", path, sent)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "status"),
+    [
+        (UPLOAD, str(LARGEST_UPLOAD), 0),
+        (UPLOAD, str(LARGEST_UPLOAD + 1), 413),
+        (JOIN, str(LARGEST + 1), 413),
+        (JOIN, None, 411),
+        (JOIN, "-1", 411),
+        (JOIN, "²", 411),
+    ],
+)
+def test_what_is_sent_is_bounded(path, length, status):
+    sent = {"host": "localhost"} | ({} if length is None else {"content-length": length})
+    assert Gate(None, LOOPBACK).refusal("POST", path, sent)[0] == status
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app")
+    blocks = server.build(Workbench(folder / "examples"), folder)
+    address = server.launch(blocks, quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield blocks, address
+    blocks.close()
+
+
+def test_the_app_stands_behind_it(served):
+    """A rebound name, a form of another site, a chunked body; its own page is served."""
+    _, address = served
+    assert requests.get(address, timeout=60).status_code == 200
+    assert requests.get(address, headers={"Host": "evil.example"}, timeout=60).status_code == 403
+    files, evil = {"files": ("a.png", b"x")}, {"Origin": "http://evil.example"}
+    for sent, status in ((evil, 403), ({}, 200)):
+        answer = requests.post(f"{address}gradio_api/upload", files=files, headers=sent, timeout=60)
+        assert answer.status_code == status
+    body = iter([b"{}"])
+    assert requests.post(f"{address}gradio_api/queue/join", body, timeout=60).status_code == 411
+
+
+def test_no_heavy_callback_can_be_called_past_the_queue(served):
+    """Only those that answer at once take a direct call."""
+    blocks, address = served
+    direct = 0
+    for index, function in blocks.fns.items():
+        body = {"data": [None] * len(function.inputs), "fn_index": index, "session_hash": "a"}
+        answer = requests.post(f"{address}gradio_api/run/predict", json=body, timeout=60)
+        assert (answer.status_code == 404) == bool(function.queue)
+        direct += not function.queue
+    assert direct < len(blocks.fns) / 2
+
+
+def test_few_of_gradios_addresses_answer(served):
+    """None that edits, streams, records, monitors, shares, logs in or fetches from elsewhere."""
+    _, address = served
+    closed = {"vibe-edit", "deep_link", "proxy=http://evil.example", "process_recording", "runs"}
+    closed |= {"run-history/connect", "profiling/summary", "dev/reload", "stream/x", "call/load"}
+    for path in [*(f"gradio_api/{name}" for name in closed), "monitoring", "login", "logout"]:
+        for ask in (requests.get, requests.post):
+            assert ask(f"{address}{path}", timeout=60).status_code == 404, path
