@@ -77,15 +77,13 @@ def find_weights(source: str | Path) -> Path:
         RunError: as `Run.open`.
     """
     name = str(source)
-    if name in MINIATURES:
-        train = "`python scripts/train_all.py --miniature` trains it; then give its run folder"
-        raise MissingFileError(f"the weights of {name} are not shipped; {train}")
-    if name in EXTRAS:
+    if name in EXTRAS or name in MINIATURES:
         path = Path(str(files("ccnet_lab").joinpath("assets", f"{name}.safetensors")))
         if path.is_file():
             return path
-        train = f"train it (python scripts/train.py {name} --data ROOT) and give the run folder"
-        raise MissingFileError(f"no weights of {name} are shipped; {train}")
+        train = "train_all.py --miniature" if name in MINIATURES else f"train.py {name} --data ROOT"
+        remedy = f"`python scripts/{train}` trains it; then give its run folder"
+        raise MissingFileError(f"no weights of {name} are shipped; {remedy}")
     if name in CONFIGS:
         published = store.find(name).path
         for path in (published.with_name(f"{name}.safetensors"), published):
@@ -102,7 +100,8 @@ def find_weights(source: str | Path) -> Path:
             raise MissingFileError(f"the run {path} has no weights yet ({weights.name} is missing)")
         return weights
     if not os.path.isfile(path):
-        remedy = "check the path" if path.name != name else near(name, [*EXTRAS, *CONFIGS])
+        known = [*EXTRAS, *CONFIGS, *MINIATURES]
+        remedy = "check the path" if path.name != name else near(name, known)
         raise ConfigError(
             f"{name!r} is neither a model's name nor a file or run folder on disk; {remedy}"
         )
@@ -130,7 +129,7 @@ def obtain_weights(source: str | Path, progress: Progress | None = None) -> Path
 def available_models() -> dict[str, Path]:
     """The weights on this machine that can be opened by name."""
     found = {}
-    for name in [*EXTRAS, *CONFIGS]:
+    for name in [*EXTRAS, *MINIATURES, *CONFIGS]:
         with suppress(MissingFileError):
             found[name] = find_weights(name)
     return found

@@ -15,9 +15,11 @@ from ccnet_lab.ending import ending
 
 from ccnet_lab import Explorer
 from ccnet_lab.app.examples import SCENE_SEEDS
+from ccnet_lab.app.miniature_figures import heat_figure
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.draw.pictures import reduced_png
 from ccnet_lab.explore.measures import first_pixel
+from ccnet_lab.reports.miniatures import read_miniatures
 
 CHROMIUM = [
     "--no-sandbox",
@@ -115,6 +117,11 @@ def main() -> None:
     figure = args.out / "attention.png"
     view.figure(*first_pixel(view), clip=0.35).savefig(figure, dpi=90)
     figure.write_bytes(reduced_png(figure.read_bytes()))
+
+    studies = read_miniatures([Path("results/miniature")]).studies.values()
+    heat_map = args.out / "miniatures.png"
+    heat_figure([*studies]).savefig(heat_map, dpi=110)
+    heat_map.write_bytes(reduced_png(heat_map.read_bytes()))
 
     from playwright.sync_api import sync_playwright
 

@@ -44,7 +44,7 @@ SLOW = (
     "test_app_failures", "test_recipe_parts", "test_score_published", "test_attention_cuda",
     "test_weights", "test_costs", "test_evaluate", "test_strange_files", "test_recipe",
     "test_foreign", "test_deletion", "test_visitors", "test_progress", "test_street",
-    "test_miniatures", "test_miniature", "test_repeats", "test_worlds",
+    "test_miniatures", "test_miniature", "test_miniature_kills", "test_repeats", "test_worlds",
 )  # fmt: skip
 BROWSER = ("test_browser", "test_pictures_as_seen", "test_viewer", "test_jupyterlab")
 HERE = Path(__file__).parent

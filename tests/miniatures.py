@@ -10,6 +10,7 @@ from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.generated.worlds import WORLDS
 from ccnet_lab.evaluation.metrics import Confusions, scores
 from ccnet_lab.evaluation.protocol import published_protocol
+from ccnet_lab.evaluation.reach import Reach
 from ccnet_lab.runs import Run
 
 IMAGES = 120
@@ -63,12 +64,22 @@ def confusions_of(config, seed, spread=0.012):
     return Confusions.collect([f"val {n}" for n in range(count)], classes, parts)
 
 
+def reach_of(config, seed):
+    """Right pixels of the long-range classes: with R = 1 on the cross alone, with more off it."""
+    on = 90 if config.recurrence else 33
+    off = 85 if config.recurrence > 1 else 34
+    counts = (np.full(IMAGES, count) for count in (100, on + seed, 200, 2 * (off - seed)))
+    return Reach(*counts)
+
+
 def write(folder, config, seed, confusions=None, **changes):
     """One run; `changes` are of the protocol."""
     run = Run.create(folder / f"seed{seed}" / config.name, config)
     kept = confusions or confusions_of(config, seed)
     kept.save(run.confusions)
     found = scores(kept.total())
+    if (config.depth, config.output_stride) == (50, 8):
+        reach_of(config, seed).save(run.reach)
     names = get_dataset(config.dataset).class_names
     protocol = replace(published_protocol(config), **{"names_crc32": "1", **changes})
     run.write_training({"seed": seed, "steps": None, "weights": "none", "total_steps": 1600})

@@ -46,4 +46,4 @@ def test_what_cannot_be_opened():
 
 def test_a_miniature_by_name_says_what_trains_it():
     with pytest.raises(MissingFileError, match=r"train_all\.py --miniature` trains it"):
-        find_weights("ccnet_resnet50os8_voc_mini")
+        find_weights("ccnet_resnet101os8_voc_mini")

@@ -50,7 +50,7 @@ def lay_out(page: Page) -> None:
             )
         with gr.Column(scale=5, min_width=300):
             examples = gr.Gallery(
-                page.bench.examples, label="Examples", columns=6, height=150, format="png",
+                page.bench.examples, label="Examples", columns=5, height=240, format="png",
                 allow_preview=False, object_fit="cover", elem_id="examples", buttons=[],
             )  # fmt: skip
         with gr.Column(scale=2, min_width=220):

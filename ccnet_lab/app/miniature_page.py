@@ -45,6 +45,19 @@ def effects(studies: Studies) -> Html:
     return render("miniatures.effects", columns=columns, rows=rows) + figure
 
 
+def reach(studies: Studies) -> Html:
+    """Which share of the long-range classes' pixels is right, by R, on the cue's cross and off."""
+    if not any(len(study.reach) > 1 for study in studies):
+        return Html()
+    recurrences = sorted({recurrence for study in studies for recurrence in study.reach})
+    rows = []
+    for study in studies:
+        cells = [study.reach.get(r) for r in recurrences]
+        sides = [[c[:, side] if c is not None else None for c in cells] for side in (0, 1)]
+        rows.append((study.title, sides))
+    return render("miniatures.reach", recurrences=recurrences, rows=rows)
+
+
 @lru_cache(maxsize=32)
 def numbers(studies: Studies, by: str) -> Html:
     """Every cell with its interval, and how far the trainings of one configuration lie apart."""

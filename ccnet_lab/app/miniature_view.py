@@ -53,4 +53,5 @@ class MiniatureView:
         if self.studies:
             numbers = miniature_page.numbers(self.studies, order)
             parts = [numbers, miniature_page.legend(self.studies), *parts]
+            parts = [miniature_page.reach(self.studies), *parts]
         return Html().join(parts)

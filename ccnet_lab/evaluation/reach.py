@@ -3,7 +3,9 @@
 For the miniatures' long-range classes, see data/generated/worlds.py; scores are in evaluate.py.
 """
 
+import json
 from contextlib import closing
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +17,10 @@ from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.generated.worlds import WORLDS
 from ccnet_lab.device import arithmetic
+from ccnet_lab.errors import RunError
 from ccnet_lab.evaluation.predict import load, predict
 from ccnet_lab.evaluation.protocol import plan
+from ccnet_lab.files import write_text
 from ccnet_lab.model.ccnet import CCNet
 
 CELL = 8  # pixels of the fitted image: of the finer of the two output strides, for all networks
@@ -34,6 +38,31 @@ class Reach(NamedTuple):
         """The shares that are right on the cross and off it."""
         on, off = (max(1, int(part.sum())) for part in (self.on, self.off))
         return float(self.on_right.sum()) / on, float(self.off_right.sum()) / off
+
+    def save(self, path: Path) -> None:
+        """Write the counts as JSON; raises `RunError` where that fails."""
+        counts = {name: part.tolist() for name, part in self._asdict().items()}
+        write_text(path, json.dumps(counts) + "\n", RunError)
+
+    @classmethod
+    def read(cls, path: Path) -> "Reach":
+        """What `save` wrote; raises `RunError` for anything else."""
+        try:
+            counts = json.loads(path.read_text("utf-8"))
+            found = cls(*(np.array(counts[name], np.int64) for name in cls._fields))
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
+            raise RunError(f"{path} cannot be read: {error}; delete it to measure anew") from None
+        there = np.concatenate([found.on - found.on_right, found.off - found.off_right, *found])
+        if {part.shape for part in found} != {found.on.shape[:1]} or (there < 0).any():
+            raise RunError(f"{path} holds no counts of pixels; delete it to measure anew")
+        return found
 
 
 def on_cross(cue: NDArray[np.bool_], cells: tuple[int, int]) -> NDArray[np.bool_]:

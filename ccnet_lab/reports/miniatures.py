@@ -20,6 +20,7 @@ from ccnet_lab.data.generated.worlds import WORLDS
 from ccnet_lab.errors import LabError, RunError
 from ccnet_lab.evaluation.metrics import Confusions, load_confusions, scores
 from ccnet_lab.evaluation.protocol import Protocol, changes, check_comparable
+from ccnet_lab.evaluation.reach import Reach
 from ccnet_lab.evaluation.repeats import Effect, Repeats
 from ccnet_lab.reports.board import MINIATURE, RUNS, Comparison, Folders, pareto, run_folders
 from ccnet_lab.reports.trainings import compare_trainings, points
@@ -28,7 +29,7 @@ from ccnet_lab.runs import Run
 Floats = NDArray[np.float64]
 Kind = tuple[int, int, int]  # depth, output stride, R
 File = tuple[str, int, int]  # path, time of the last change in ns, size
-FILES = ("config.json", "training.json", "scores.json", "confusions.npz")
+FILES = ("config.json", "training.json", "scores.json", "confusions.npz", "reach.json")
 SEEDS = 3  # of the trainings that are asked for
 COMMAND = "python scripts/train_all.py --miniature --seeds 3 --recurrences --runs runs/miniature"
 PARTS = ("all classes", "thin", "long-range")  # groups of classes
@@ -67,6 +68,7 @@ class Training(NamedTuple):
     seed: int
     protocol: Protocol
     confusions: Confusions
+    reach: tuple[float, float] | None  # shares of the long-range pixels that are right, on and off
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,7 @@ class Study:
     each: Mapping[str, tuple[float, ...]]  # mIoU in % of each training, in the order of the seeds
     repeats: Repeats
     size: Floats  # (K,) the classes' share of the labelled pixels
+    reach: Mapping[int, Floats]  # (S, 2) by R of R-50-D8: shares in % on the cross and off it
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -240,7 +243,8 @@ def _read(files: tuple[File, ...]) -> Training | None:
     if protocol.dataset != config.dataset or kept.num_classes != config.num_classes:
         what = f"{run.folder} holds no scores of {config.name}"
         raise RunError(f"{what}; `python scripts/evaluate.py {run.folder} --data ROOT` writes them")
-    return Training(run.folder, config, int(training.get("seed", 0)), protocol, kept)
+    reach = Reach.read(run.reach).shares() if run.reach.exists() else None
+    return Training(run.folder, config, int(training.get("seed", 0)), protocol, kept, reach)
 
 
 @functools.lru_cache(maxsize=32)
@@ -272,8 +276,19 @@ def _study(dataset: str, runs: tuple[tuple[File, ...], ...]) -> tuple[Study, tup
         },
         repeats,
         pixels / max(1, pixels.sum()),
+        _reach(alike),
     )
     return study, tuple(left_out)
+
+
+def _reach(trainings: Iterable[Training]) -> dict[int, Floats]:
+    """`Study.reach` of the trainings of R-50-D8 whose reach was measured."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    for each in trainings:
+        config = each.config
+        if each.reach and (config.depth, config.output_stride) == (50, 8):
+            found.setdefault(config.recurrence, []).append(each.reach)
+    return {recurrence: 100 * np.array(found[recurrence]) for recurrence in sorted(found)}
 
 
 def _alike(trainings: Iterable[Training]) -> tuple[list[Training], list[str]]:

@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from ccnet_lab.configs import MINIATURES, RECURRENCES, Config
 from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.datasets import open_split
 from ccnet_lab.errors import ConfigError, LabError, near
+from ccnet_lab.evaluation.reach import measure_reach
 from ccnet_lab.evaluation.score_published import Outcome
+from ccnet_lab.hub import load
 from ccnet_lab.runs import Run
 from ccnet_lab.training.campaign import is_finished
 from ccnet_lab.training.pretraining import STEPS
@@ -92,7 +96,24 @@ def train_miniatures(wanted: Sequence[Job], runs: Path, data: Path, script: Path
     done = sum(_steps(job) for job in wanted if job not in left)
     found = run_side_by_side(tasks, "start weights and runs", done) if tasks else []
     outcomes = {each.name: each for each in found}
+    unmeasured = [job for job in wanted if _lacks_reach(job, runs, data)]
+    for job in tqdm(unmeasured, "reach", unit="run", disable=not unmeasured, dynamic_ncols=True):
+        _measure_reach(job, runs, data)
     return [outcomes.get(job.name, Outcome(job.name, "skipped")) for job in wanted]
+
+
+def _lacks_reach(job: Job, runs: Path, data: Path) -> bool:
+    """Whether it is an R-50-D8, the network of which recurrences are compared, and not measured."""
+    config, run = job.config, Run(runs / job.name)
+    compared = (config.depth, config.output_stride) == (50, 8)
+    unmeasured = compared and not run.reach.exists()
+    return unmeasured and is_finished(run.folder, config, settings(data, job))
+
+
+def _measure_reach(job: Job, runs: Path, data: Path) -> None:
+    run, dataset = Run(runs / job.name), get_dataset(job.config.dataset)
+    model, config = load(run.folder)
+    measure_reach(model, open_split(dataset, data, dataset.val_split), config).save(run.reach)
 
 
 def _starts(wanted: Sequence[Job], data: Path) -> dict[Path, Task]:
@@ -102,7 +123,7 @@ def _starts(wanted: Sequence[Job], data: Path) -> dict[Path, Task]:
         path = start_file(config, data)
         if not path.exists():
             command = [sys.executable, "-m", "ccnet_lab.training.pretraining"]
-            command += [str(config.depth), str(config.divisor), str(data), str(path)]
+            command += [str(config.depth), str(config.divisor), str(data), str(path), str(STEPS)]
             log = path.with_suffix(".jsonl")
             tasks[path] = Task(f"start/{path.stem}", command, STEPS, partial(_last_step, log))
     return tasks

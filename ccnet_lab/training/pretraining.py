@@ -73,6 +73,7 @@ def pretrain(
     divisor: int,
     data: Path,
     path: Path,
+    steps: int = STEPS,
 ) -> None:
     """Train a ResNet at output stride 16 and write its weights to `path` and a log beside it.
 
@@ -90,9 +91,9 @@ def pretrain(
     log, total = path.with_suffix(".jsonl"), 0.0
     path.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("", encoding="utf-8")
-    for step in range(STEPS):
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = poly_lr(step, STEPS, LR)
+            group["lr"] = poly_lr(step, steps, LR)
         images, targets = patches(pictures, rng)
         logits = upsample(head(backbone(images).stage4), targets.shape[1:])
         loss = F.cross_entropy(logits, targets, ignore_index=IGNORE)
@@ -108,6 +109,7 @@ def pretrain(
     write_whole(path, lambda temporary: save_file(state, temporary), RunError)
 
 
-if __name__ == "__main__":  # in a process of its own: DEPTH DIVISOR DATA PATH
+if __name__ == "__main__":  # in a process of its own: DEPTH DIVISOR DATA PATH STEPS
     torch.set_num_threads(1)
-    pretrain(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
+    depth, divisor, data, path, steps = sys.argv[1:]
+    pretrain(int(depth), int(divisor), Path(data), Path(path), int(steps))

@@ -1,7 +1,10 @@
 """Commands run several at a time, each in its own process, with one progress bar over all."""
 
+import ctypes
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -52,10 +55,10 @@ def run_side_by_side(
         handling(lambda number, _: signals.append(number)),
     ):
         while waiting or running:
-            for task in _failed_before(waiting, outcomes):
-                waiting.remove(task)
-                reason = f"{task.after} failed: {outcomes[task.after].reason}"
-                outcomes[task.name] = Outcome(task.name, "failed", reason)
+            for lost in _failed_before(waiting, outcomes):
+                waiting.remove(lost)
+                reason = f"{lost.after} failed: {outcomes[lost.after].reason}"
+                outcomes[lost.name] = Outcome(lost.name, "failed", reason)
             while len(running) < cores and not signals and (task := _next(waiting, outcomes)):
                 waiting.remove(task)
                 running.append(_Process.start(task))
@@ -84,6 +87,11 @@ def _failed_before(waiting: Sequence[Task], outcomes: Mapping[str, Outcome]) -> 
     return [t for t in waiting if t.after in outcomes and outcomes[t.after].status != "finished"]
 
 
+def _end_with_parent() -> None:
+    """In a new process: SIGTERM once its parent is gone, so that a killed command leaves none."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, in prctl(2)
+
+
 @dataclass
 class _Process:
     """A task that runs."""
@@ -103,6 +111,7 @@ class _Process:
             stdout=subprocess.DEVNULL,
             stderr=errors,
             start_new_session=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
         return cls(task, process, errors)
 

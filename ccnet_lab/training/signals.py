@@ -14,8 +14,8 @@ from ccnet_lab.device import out_of_memory
 from ccnet_lab.errors import DeviceError, RunError
 
 BUSY = 75  # exit code of a run that another process holds: EX_TEMPFAIL of sysexits.h
-# A scheduler's SIGTERM, Ctrl-C, and the two that Slurm sends before the time is up.
-_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+# A scheduler's SIGTERM, Ctrl-C, a terminal that is closed, the two that Slurm sends before the end.
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 REPEAT = 3.0  # seconds in which a repeated signal counts as the same: terminal and parent both send
 
@@ -64,8 +64,15 @@ def interruptible() -> Iterator[list[int]]:
 
 @contextmanager
 def handling(handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
-    """Handle `SIGNALS` with `handler`; yields the handlers before, which are restored."""
-    before: dict[int, Any] = {int(number): signal.signal(number, handler) for number in SIGNALS}
+    """Handle `SIGNALS` with `handler`; yields the handlers before, which are restored.
+
+    A closed terminal is ignored where it was before, as `nohup` has it.
+    """
+    before: dict[int, Any] = {
+        int(number): signal.signal(number, handler)
+        for number in SIGNALS
+        if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield before
     finally:

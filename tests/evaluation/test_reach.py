@@ -1,12 +1,14 @@
 """On the cross of a cue and off it, counted by hand."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from ccnet_lab.configs import MINIATURES
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.datasets import Sample
+from ccnet_lab.errors import RunError
 from ccnet_lab.evaluation import reach
 from ccnet_lab.model.ccnet import Segmentation
 
@@ -32,6 +34,27 @@ class Always(nn.Module):
         logits = torch.zeros(len(images), self.classes, *(side // 8 for side in images.shape[2:]))
         logits[:, self.label] = 1
         return Segmentation(logits)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"on": 1}', '{"on": [1e999]}', "[" * 90000, b"\xff",
+     '{"on": [2], "on_right": [3], "off": [1], "off_right": [0]}',
+     '{"on": [2, 3], "on_right": [1], "off": [1], "off_right": [0]}'],
+)  # fmt: skip
+def test_a_damaged_file_is_named(tmp_path, text):
+    """More right pixels than there are, missing counts, something else altogether."""
+    path = tmp_path / "reach.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RunError, match=r"reach\.json .*delete it"):
+        reach.Reach.read(path)
+
+
+def test_what_is_saved_is_read(tmp_path):
+    """The counts of two images."""
+    counts = reach.Reach(*np.array([[4, 2], [3, 0], [6, 6], [1, 2]]))
+    counts.save(tmp_path / "reach.json")
+    assert reach.Reach.read(tmp_path / "reach.json").shares() == (0.5, 0.25)
 
 
 def test_right_pixels_are_counted_on_the_cross_and_off_it(monkeypatch):

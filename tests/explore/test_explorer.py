@@ -20,6 +20,7 @@ from ccnet_lab import (
     load_weights,
     save_weights,
 )
+from ccnet_lab.configs import MINIATURES
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.data.images import MAX_PIXELS
 from ccnet_lab.data.transforms import normalise
@@ -206,13 +207,14 @@ def test_opening(tmp_path, monkeypatch, published_file):
         find_weights("ccnet_resnet50os8_cityscapes")
     with pytest.raises(MissingFileError, match=r"train.py street8"):
         Explorer.open("street8")
-    assert list(available_models()) == ["demo", "demo_r1", "street"]
+    shipped = ["demo", "demo_r1", "street", *(n for n in MINIATURES if "resnet50os8" in n)]
+    assert list(available_models()) == shipped
     (tmp_path / "checkpoints").mkdir()
     os.link(
         published_file("ccnet_resnet50os8_cityscapes"),
         tmp_path / "checkpoints" / "ccnet_resnet50os8_cityscapes_train.pth",
     )
-    assert list(available_models()) == ["demo", "demo_r1", "street", "ccnet_resnet50os8_cityscapes"]
+    assert list(available_models()) == [*shipped, "ccnet_resnet50os8_cityscapes"]
     assert (
         Explorer.open("ccnet_resnet50os8_cityscapes").config
         == CONFIGS["ccnet_resnet50os8_cityscapes"]

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -109,16 +110,40 @@ def test_a_signal_ends_all_and_starts_no_more(tmp_path):
     assert not (tmp_path / "2").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
+def test_a_killed_command_leaves_no_process(tmp_path):
+    """After SIGKILL of the command its processes get SIGTERM, which trainings save on."""
+    saved, code = tmp_path / "saved", "import pathlib, signal, time\n"
+    code += f"def end(*_): pathlib.Path({str(saved)!r}).touch(); raise SystemExit\n"
+    code += f"signal.signal(signal.SIGTERM, end); pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
+    code += "time.sleep(60)"
+    parent = "from ccnet_lab.training.side_by_side import *; import sys\n"
+    parent += f"run_side_by_side([Task('a', [sys.executable, '-c', {code!r}], 1, lambda: 0)], 'x')"
+    command = subprocess.Popen([sys.executable, "-c", parent], stderr=subprocess.DEVNULL)
+    wait_for((tmp_path / "up").exists)
+    command.kill()
+    command.wait()
+    wait_for(saved.exists)
+
+
+def wait_for(there, seconds=60):
+    """Until it is there."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_start_weights_come_out_the_same_and_fit(tmp_path, monkeypatch):
     """Twice from the same seed, bit by bit; they load into the backbone; the loss falls."""
     for key in WORLDS:
         small = replace(get_dataset(key), train_images=8, val_images=2)
         monkeypatch.setitem(catalog.DATASETS, key, small)
     generate(tmp_path / "data", 3)
-    for name, value in (("STEPS", 12), ("BATCH", 4), ("LR", 0.02), ("LOG_EVERY", 4)):
+    for name, value in (("BATCH", 4), ("LR", 0.02), ("LOG_EVERY", 4)):
         monkeypatch.setattr(pretraining, name, value)
     for name in "ab":
-        pretraining.pretrain(50, 8, tmp_path / "data", tmp_path / f"{name}.safetensors")
+        pretraining.pretrain(50, 8, tmp_path / "data", tmp_path / f"{name}.safetensors", 12)
     first, second = ((tmp_path / f"{name}.safetensors").read_bytes() for name in "ab")
     assert first == second
     losses = [json.loads(line)["loss"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
