@@ -29,6 +29,7 @@ def main() -> None:
     option("--data", type=Path, default=Path("data/miniature"), help="where they were trained")
     option("--out", type=Path, default=Path("ccnet_lab/assets"))
     args = parser.parse_args()
+    rows = ["| model | mIoU of the run | mIoU as rounded | bytes |", "| --- | --- | --- | --- |"]
     for name in NAMES:
         run = Run.open(args.runs / name)
         model, config = load(run.folder)
@@ -42,7 +43,16 @@ def main() -> None:
         found = evaluate(load(path)[0], split, config)
         before = (run.scores or {})["miou"]
         size = path.stat().st_size
-        print(f"{name}: mIoU {100 * before:.2f} -> {100 * found.miou:.2f} %, {size:,} bytes")
+        rows.append(f"| {name} | {100 * before:.2f} | {100 * found.miou:.2f} | {size:,} |")
+        print(rows[-1])
+    what = (
+        f"R-50-D8 of {args.runs}, its weights rounded as ccnet_lab/model/rounding.py says, scored"
+    )
+    about = f"{what} on the generated validation scenes; weights MIT as the rest."
+    made = "Made by `python scripts/make_miniatures.py`"
+    (args.out / "miniatures.md").write_text(
+        "\n".join(["# The embedded miniatures", "", f"{made}: {about}", "", *rows, ""])
+    )
 
 
 if __name__ == "__main__":

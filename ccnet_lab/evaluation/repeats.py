@@ -13,6 +13,7 @@ from ccnet_lab.errors import RunError
 from ccnet_lab.evaluation.metrics import LEVEL, Confusions
 
 Floats = NDArray[np.float64]
+ENOUGH = 3  # degrees of freedom of the spread between seeds
 
 
 class Effect(NamedTuple):
@@ -35,7 +36,9 @@ class Repeats:
 
     An effect is a weighted sum of mean IoUs, such as that of R-101 less that of R-50. Its variance
     has two parts: that of the images, by the infinitesimal jackknife and shared by all trainings,
-    and that of the seeds, pooled over the configurations because each has few. The interval is
+    and that of the seeds, pooled over the configurations of the effect (over all of them where
+    those have fewer than `ENOUGH` degrees of freedom): one that is a matter of luck should not blur
+    the others. The interval is
     Student's with Welch's and Satterthwaite's degrees of freedom.
 
     Source: Satterthwaite, An approximate distribution of estimates of variance components, 1946;
@@ -75,9 +78,10 @@ class Repeats:
         value = sum(weight * means[name].mean() for name, weight in weights.items())
         change = sum(w * self._influence[name][:, chosen].mean(1) for name, w in weights.items())
         images = float((np.asarray(change) ** 2).sum()) * self.count / max(1, self.count - 1)
-        spread, freedom = _pooled(
-            [v for v in means.values() if len(v) > 1 and np.isfinite(v).all()]
-        )
+        taken = [mean for name, mean in means.items() if name in weights]
+        spread, freedom = _pooled(taken)
+        if freedom < ENOUGH:
+            spread, freedom = _pooled([*means.values()])
         seeds = spread * sum(w**2 / len(means[name]) for name, w in weights.items())
         total = images + (seeds if freedom else 0.0)
         if not total > 0:
@@ -89,6 +93,7 @@ class Repeats:
 
 def _pooled(samples: Sequence[Floats]) -> tuple[float, int]:
     """The variance within the samples, pooled, and its degrees of freedom; NaN and 0 without."""
+    samples = [sample for sample in samples if len(sample) > 1 and np.isfinite(sample).all()]
     freedom = sum(len(sample) - 1 for sample in samples)
     squares = sum(float(((sample - sample.mean()) ** 2).sum()) for sample in samples)
     return (squares / freedom if freedom else float("nan")), freedom

@@ -1,5 +1,7 @@
 """Intervals over images and seeds cover what they should; Student's quantiles are the tables'."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -88,3 +90,17 @@ def test_other_images_are_refused():
     first, second = draw(rng, 5, 1, 0.03), draw(rng, 6, 1, 0.03)
     with pytest.raises(RunError, match="different images"):
         Repeats({"one": first["one"], "other": second["one"]})
+
+
+def test_a_configuration_that_is_a_matter_of_luck_blurs_no_other():
+    """One training that fell apart widens the effects of its configuration alone."""
+    rng = np.random.default_rng(3)
+    runs = draw(rng, 120, 3, 0.01)
+    before = Repeats(runs).effect({"other": 1.0, "one": -1.0})
+    worst = replace(runs["third"][0], counts=runs["third"][0].counts.copy())
+    wrong = worst.cells // worst.num_classes == worst.cells % worst.num_classes
+    worst.counts[wrong] = 0
+    after = Repeats({**runs, "third": [worst, *runs["third"][1:]]})
+    assert after.effect({"other": 1.0, "one": -1.0}) == before
+    own = after.effect({"third": 1.0, "one": -1.0})
+    assert own.high - own.low > 3 * (before.high - before.low)
