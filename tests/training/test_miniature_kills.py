@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from ccnet_lab.data.generated.worlds import MARK
 from ccnet_lab.runs import Run
@@ -60,7 +62,7 @@ def test_killed_at_every_stage_it_ends_as_if_it_never_was(tmp_path):
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "sitecustomize.py").write_text(TINY)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    once = begin(whole, tmp_path / "tiny")
+    assert begin(whole, tmp_path / "tiny").wait(timeout=240) == 0
     data, run = cut / "data", Run(cut / "runs" / NAME)
     stages = [
         lambda: (data / MARK).exists() and len([*data.rglob("*.png")]) > 4,
@@ -75,8 +77,10 @@ def test_killed_at_every_stage_it_ends_as_if_it_never_was(tmp_path):
             time.sleep(0.1)
     assert killed == [True] * 4
     assert begin(cut, tmp_path / "tiny").wait(timeout=240) == 0
-    assert once.wait(timeout=240) == 0
-    for one in ("model.safetensors", "confusions.npz", "metrics.jsonl"):
+    weights = [load_file(each / "runs" / NAME / "model.safetensors") for each in (whole, cut)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    for one in ("confusions.npz", "metrics.jsonl"):
         first, second = ((each / "runs" / NAME / one).read_bytes() for each in (whole, cut))
         if one.endswith("jsonl"):  # but for the clock
             first, second = (text.partition(b"images_per_second")[0] for text in (first, second))
