@@ -1,5 +1,6 @@
 """The lines around the viewer as HTML: on the model, and where it doesn't know such pictures."""
 
+from ccnet_lab.app.examples import GENERATED
 from ccnet_lab.app.rendering import Html, render
 from ccnet_lab.explore.explorer import View
 from ccnet_lab.explore.recurrence import GAMMA_NEAR_ZERO
@@ -21,11 +22,15 @@ def model_line(view: View) -> Html:
     )
 
 
-def notice(view: View, generated: bool) -> str:
-    """Where the model doesn't know this kind of picture, a scene or a photograph, that; else ""."""
+def notice(view: View, kind: str) -> str:
+    """Where the model doesn't know pictures of this kind, that; else "".
+
+    `kind` is the data set that an example is like, "" for any other picture.
+    """
     config = view.explorer.config
-    if generated == (config.dataset == "beacons"):
+    if kind == config.dataset or not {kind, config.dataset} & {*GENERATED}:
         return ""
-    if generated:
+    if kind in GENERATED:
         return render("explore.scene_notice", name=config.name)
-    return render("explore.photograph_notice")
+    beacons = config.dataset == "beacons"
+    return render("explore.photograph_notice", name=config.name, beacons=beacons)

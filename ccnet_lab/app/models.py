@@ -88,8 +88,7 @@ class Models:
 
         Raises `ConfigError` for others, `LabError` where it is not on disk.
         """
-        allowed = {*CONFIGS, *dict(self.models()).values(), self.model}
-        if not self.any_path and model not in allowed:
+        if not self.any_path and model not in {*CONFIGS, *dict(self.models()).values()}:
             raise ConfigError(
                 "this app can be reached from other machines, so it opens only the models of its "
                 "menu, no typed paths"

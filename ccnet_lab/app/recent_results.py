@@ -28,7 +28,6 @@ class RecentResults:
             known = key in self._found
             found = self._found.setdefault(key, Future())
             self._found.move_to_end(key)
-            self._make_room()
         if not known:
             try:
                 found.set_result(make())

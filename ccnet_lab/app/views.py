@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ccnet_lab.app import explore_html
-from ccnet_lab.app.examples import SCENE_SEEDS, write_examples
+from ccnet_lab.app.examples import write_examples
 from ccnet_lab.app.models import Models
 from ccnet_lab.app.recent_results import RecentResults
 from ccnet_lab.app.view_state import ViewState, within
@@ -30,7 +30,8 @@ class Views(Models):
 
     def __init__(self, folder: Path, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.examples = write_examples(folder)
+        self.kinds = write_examples(folder)  # the data set that each example is like
+        self.examples = [*self.kinds]
         self._looking = threading.Lock()  # one picture at a time, or large ones fill the memory
         self._views = RecentResults(MOST_VIEWS, VIEWS_BYTES, lambda view: view.nbytes)
         self._bodies = RecentResults(MOST_VIEWS, BODIES_BYTES, lambda made: len(made.data))
@@ -54,8 +55,10 @@ class Views(Models):
     def first(self, model: str) -> ViewState:
         """An example of the model's kind. Raises as `explorer` where it is not to be opened."""
         dataset = self.explorer(model).config.dataset
-        example = {"beacons": 0, "camvid": len(SCENE_SEEDS)}.get(dataset, -1)
-        return self.with_image(self.with_model(ViewState(model), model), self.examples[example])
+        like = [path for path, kind in self.kinds.items() if kind == dataset]
+        photographs = [path for path, kind in self.kinds.items() if not kind]
+        example = [*like[:1], *photographs[-1:], *self.examples][0]
+        return self.with_image(self.with_model(ViewState(model), model), example)
 
     def with_model(self, state: ViewState, model: str) -> ViewState:
         """The state with another model, its input as evaluated unless that is slow on a CPU."""
@@ -87,8 +90,8 @@ class Views(Models):
 
     def around(self, state: ViewState) -> tuple[str, str]:
         """The lines around the pictures, as HTML: on the model, a notice."""
-        view, generated = self.view(state), state.image in self.examples[: len(SCENE_SEEDS)]
-        return explore_html.model_line(view), explore_html.notice(view, generated)
+        view, kind = self.view(state), self.kinds.get(state.image, "")
+        return explore_html.model_line(view), explore_html.notice(view, kind)
 
     def figure(self, state: ViewState) -> Figure:
         """The pictures of a state as one figure with captions, to keep."""

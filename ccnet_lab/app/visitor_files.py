@@ -22,13 +22,16 @@ def own_folder() -> Iterator[Path]:
 
     So are the folders of apps that were killed and could not remove theirs.
     """
-    os.umask(0o077)  # of all files from now on
+    before = os.umask(0o077)  # of all files from now on
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         process = re.fullmatch(rf"{PREFIX}(\d+)_.*", left.name)
         if process and not _runs(int(process[1])) and _is_ours(left):
             shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}_") as folder:
-        yield Path(folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}_") as folder:
+            yield Path(folder)
+    finally:
+        os.umask(before)
 
 
 def _runs(process: int) -> bool:

@@ -1,5 +1,7 @@
 """The app answers to its own names and pages alone, and to few of gradio's addresses."""
 
+import socket
+
 import pytest
 import requests
 
@@ -126,6 +128,37 @@ def test_no_heavy_callback_can_be_called_past_the_queue(served):
         assert (answer.status_code == 404) == bool(function.queue)
         direct += not function.queue
     assert direct < len(blocks.fns) / 2
+
+
+@pytest.mark.parametrize("api", ["attention_at", None])
+def test_an_address_in_place_of_a_file_is_not_looked_up(served, monkeypatch, api):
+    """Neither for programs nor for the page's upload: its host's name is never asked for."""
+    blocks, address = served
+    asked, look_up = [], socket.getaddrinfo
+
+    def noted(host, *more, **options):
+        asked.append(str(host))
+        return look_up(host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", noted)
+    sent = {"path": "http://victim.example/a.png", "meta": {"_type": "gradio.FileData"}}
+    sent["url"] = sent["path"]
+    upload = next(b._id for b in blocks.blocks.values() if getattr(b, "elem_id", "") == "upload")
+    index, data = next(
+        (i, [None, None, sent]) if api is None else (i, [sent, 1, 1, 2, "demo"])
+        for i, function in blocks.fns.items()
+        if (function.api_name == api if api else (upload, "upload") in function.targets)
+    )
+    body = {"data": data, "fn_index": index, "session_hash": f"a{api}"}
+    answer = requests.post(f"{address}gradio_api/queue/join", json=body, timeout=60)
+    assert answer.status_code == 200
+    events = requests.get(
+        f"{address}gradio_api/queue/data", {"session_hash": f"a{api}"}, stream=True, timeout=60
+    )
+    with events:
+        last = next(line for line in events.iter_lines() if b"process_completed" in line)
+    assert b'"success":false' in last
+    assert not [host for host in asked if "victim" in host]
 
 
 def test_few_of_gradios_addresses_answer(served):

@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import gradio
@@ -134,9 +135,36 @@ def test_thirty_visitors_and_views_stay_bounded(bench, picture, tmp_path):
 
 
 def test_photographs_on_the_demo_are_announced(bench, scene):
-    photograph = bench.with_image(scene, bench.examples[-1])
+    hopper = next(path for path in bench.examples if "hopper" in path)
+    photograph = bench.with_image(scene, hopper)
     assert "photograph" in bench.around(photograph)[1]
     assert "generated beacon scenes" in bench.around(photograph)[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "first", "known"),
+    [
+        ("demo", "scene_10000018", {"scene_10000018", "scene_10000002", "scene_10000005"}),
+        ("street", "u_street", {"u_street", "summer_palace", "grace_hopper"}),
+        ("ccnet_resnet50os8_voc_mini", "voc_mini", {"voc_mini"}),
+        ("ccnet_resnet50os8_ade20k_mini", "ade20k_mini", {"ade20k_mini"}),
+        ("ccnet_resnet50os8_cityscapes_mini", "cityscapes_mini", {"cityscapes_mini"}),
+    ],
+)
+def test_a_model_begins_with_a_picture_of_its_kind(bench, model, first, known):
+    """On every other kind of picture a line says that its labels mean nothing."""
+    begun = bench.first(model)
+    assert Path(begun.image).stem == first
+    for path in bench.examples:
+        said = bench.around(replace(begun, image=path))[1]
+        assert (said == "") == (Path(path).stem in known), path
+
+
+def test_other_networks_begin_with_a_photograph(bench, monkeypatch):
+    """As the published ones, of whose data sets no picture is shipped."""
+    street = bench.explorer("street")
+    monkeypatch.setattr(street, "config", replace(street.config, dataset="ade20k", alias=""))
+    assert Path(bench.first("street").image).stem == "grace_hopper"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (3, 2)])

@@ -2,12 +2,21 @@
 
 import inspect
 import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 
+import gradio
 import pytest
 import requests
 
-from ccnet_lab.app import server
+from ccnet_lab.app import server, visitor_files
+from ccnet_lab.app.page import Page
 from ccnet_lab.app.session import Workbench
+from ccnet_lab.app.view_state import ViewState
 
 EVIL = ("a/../../../victim", "../../victim", "/victim", "victim\0", "..", "C:\\victim")
 
@@ -123,3 +132,48 @@ def test_an_uploads_name_is_no_path(served, name):
         assert "is no picture that can be read here" in told
     assert outside(top, folder) == set()
     assert list((folder / "uploads").rglob("*")) == []  # what cannot be shown is not kept
+
+
+def test_the_apps_folder_is_private_and_what_killed_apps_left_goes(tmp_path, monkeypatch):
+    """Those of living processes, links and foreign folders stay; so do the process's own rights."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = tmp_path / f"ccnet_lab_{gone.pid}_abc"
+    stays = [tmp_path / f"ccnet_lab_{os.getpid()}_abc", tmp_path / "ccnet_lab_words"]
+    for folder in (left, *stays):
+        (folder / "uploads").mkdir(parents=True)
+    link = tmp_path / f"ccnet_lab_{gone.pid}_link"
+    link.symlink_to(stays[0])
+    before = os.umask(0o022)
+    try:
+        with visitor_files.own_folder() as folder:
+            (folder / "a").write_text("x")
+            rights = [path.stat().st_mode & 0o777 for path in (folder, folder / "a")]
+            assert not left.exists()
+            assert all(path.exists() for path in (*stays, stays[0] / "uploads", link))
+        (tmp_path / "b").write_text("x")
+    finally:
+        os.umask(before)
+    assert rights == [0o700, 0o600]
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o644
+    assert not folder.exists()
+
+
+def test_a_saved_figure_goes_after_an_hour_and_a_picture_with_its_visitor(tmp_path, monkeypatch):
+    """Only his own; the examples, which all share, stay."""
+    old, new = (visitor_files.new_folder(tmp_path, "saved") for _ in range(2))
+    hour_ago = new.stat().st_mtime - visitor_files.KEPT - 1
+    os.utime(old, (hour_ago, hour_ago))
+    visitor_files.sweep(tmp_path)
+    assert [path.exists() for path in (old, new)] == [False, True]
+    page = Page.__new__(Page)
+    page.folder, page.views, page.view = tmp_path, {}, gradio.HTML()
+    (tmp_path / "mine.png").write_bytes(b"x")
+    first = ViewState("demo", str(tmp_path / "mine.png"))
+    with visitor_files.kept_upload(tmp_path, first.image, "") as mine:
+        page.forget(first)
+        assert Path(mine).exists()
+    page.forget(replace(first, image=mine))
+    assert not Path(mine).exists()
+    assert (tmp_path / "mine.png").exists()
