@@ -23,7 +23,7 @@ def label(name: str) -> str:
     if name not in MINIATURES:
         return LABELS.get(name, name)
     config = MINIATURES[name]
-    title = get_dataset(config.dataset).title
+    title = get_dataset(config.dataset).title.partition(" (")[0].lower()
     return f"miniature: {title}, R-{config.depth}-D{config.output_stride}"
 
 

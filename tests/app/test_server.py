@@ -160,6 +160,18 @@ def test_a_model_begins_with_a_picture_of_its_kind(bench, model, first, known):
         assert (said == "") == (Path(path).stem in known), path
 
 
+def test_the_menu_names_what_is_shipped(bench):
+    """In words, once each."""
+    labels = [label for label, _ in bench.models()]
+    assert labels[:3] == [
+        "demo: beacons, trained at R = 2",
+        "demo: beacons, trained at R = 1",
+        "street: photographs from a car (CamVid)",
+    ]
+    kinds = ("objects", "rooms", "streets")
+    assert labels[3:6] == [f"miniature: {kind}, R-50-D8" for kind in kinds]
+
+
 def test_other_networks_begin_with_a_photograph(bench, monkeypatch):
     """As the published ones, of whose data sets no picture is shipped."""
     street = bench.explorer("street")
