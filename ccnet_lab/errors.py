@@ -47,6 +47,14 @@ class RunBusyError(RunError):
     """Another process is writing to this run."""
 
 
+_UNSEEN = dict.fromkeys((*range(9), *range(14, 32), 127, *range(0xD800, 0xE000)), "\ufffd")
+
+
+def printable(text: str) -> str:
+    """A text with control characters, and bytes of a file's name that are no text, as \ufffd."""
+    return text.translate(_UNSEEN)
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """The end of an error sentence: the three known names nearest to `name`, or all of them."""
     known = list(known)

@@ -3,12 +3,14 @@
 import hashlib
 import os
 import re
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from ccnet_lab.errors import LabError
 
+UNPACKED, TIMES = 100_000_000, 10  # bytes that a zip may hold in any case, and times its own size
 # What torch's messages contain when a file could not be written.
 _TORCH_WRITING = "inline_container|PytorchStreamWriter|iostream|unexpected pos|No space|file write"
 
@@ -69,3 +71,19 @@ def sha256(path: Path) -> str:
     """Of a file's content, in hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_bomb(path: Path, error: type[LabError]) -> None:
+    """Raise `error` for a zip (also .npz and torch's files) that would fill the memory.
+
+    That is, whose members say that they take more than 100 MB and ten times the file's size.
+    """
+    try:
+        with zipfile.ZipFile(path) as packed:
+            size = sum(info.file_size for info in packed.infolist())
+    except Exception:  # damaged in one of many ways, which whoever reads it describes
+        return
+    most = max(UNPACKED, TIMES * path.stat().st_size)
+    if size > most:
+        what = f"{path.name} has {path.stat().st_size:,} bytes and unpacks to {size:,}"
+        raise error(f"{what}; at most {most:,} are read, so it is damaged or made to do harm")

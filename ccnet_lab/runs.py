@@ -18,7 +18,7 @@ from torch import nn
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.catalog import Dataset, get_dataset, register
-from ccnet_lab.errors import MissingFileError, RunBusyError, RunError
+from ccnet_lab.errors import LabError, MissingFileError, RunBusyError, RunError
 from ccnet_lab.files import failed_to_write, sha256, sync, write_text
 from ccnet_lab.model.weights import save_weights
 
@@ -72,12 +72,24 @@ class Run:
         values = self._read("config.json")
         if self.training is None:  # not trained here, so the learning rate has its usual floor
             values.setdefault("min_lr", None)
-        return Config.from_dict({**values, **self._dataset()})
+        with self._named("config.json"):
+            return Config.from_dict({**values, **self._dataset()})
 
     def _dataset(self) -> dict[str, str]:
         """The field `dataset` where it is a user's, as its key in this process; else nothing."""
         dataset = self._read_if_there("dataset.json")
-        return {"dataset": register(dataset).key} if dataset else {}
+        with self._named("dataset.json"):
+            return {"dataset": register(dataset).key} if dataset else {}
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        """Errors in what a file says, with the file's name."""
+        try:
+            yield
+        except RunError:
+            raise
+        except LabError as error:
+            raise RunError(f"{self.folder / name} cannot be used: {error}") from None
 
     def follow(self, dataset: Dataset) -> None:
         """Store where a user's data set is now, if it has the run's classes."""
@@ -221,6 +233,7 @@ class Run:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             lacking = ", ".join(sorted(STATE - state.keys()))
+            lacking = lacking or ("" if type(state["step"]) is int else "a whole number as step")
         except Exception as error:  # torch raises many kinds
             lacking = f"everything ({' '.join(str(error).split())[:200]})"
         if lacking:

@@ -1,8 +1,10 @@
-"""Read thousands of damaged inputs: pictures, masks, lists, classes.json, checkpoints, runs, logs.
+"""Read thousands of damaged inputs of each kind: pictures by format, masks, class files, archives,
+caches, checkpoints, runs, logs.
 
 Each must be read or refused by one of the library's own errors. Any other exception, a hang, a
-crash of the interpreter and a program that is started count as faults. The same seed makes the
-same inputs.
+crash of the interpreter, a program that is started, and other pixels from a damaged cache count as
+faults. The same seed makes the same inputs. With --checked (Linux with glibc) a decoder that writes
+outside its memory is stopped where it does.
 """
 
 import argparse
@@ -15,10 +17,13 @@ import random
 import resource
 import shutil
 import sys
+import tarfile
 import tempfile
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,13 +35,18 @@ import torch
 from PIL import Image
 
 from ccnet_lab.configs import get_config
+from ccnet_lab.data.cache import build_cache, read_pair
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.check import examine, report_text
 from ccnet_lab.data.datasets import open_own, open_split, read_labels
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.data.images import read_image
+from ccnet_lab.data.prepare import unpack
 from ccnet_lab.errors import LabError
+from ccnet_lab.evaluation.metrics import Confusions, load_confusions
+from ccnet_lab.evaluation.reach import Reach
 from ccnet_lab.model.ccnet import build_model
+from ccnet_lab.model.costs import Measured, machine, measured_costs
 from ccnet_lab.model.diagnosis import diagnose
 from ccnet_lab.model.weights import save_weights
 from ccnet_lab.reports.board import read_board
@@ -44,6 +54,10 @@ from ccnet_lab.reports.logs import read_log
 from ccnet_lab.runs import Run
 
 AT_ONCE, PATIENCE = 25, 60.0  # inputs per process; seconds without a result that count as a hang
+CHECKED = {  # what makes glibc and Python look for overwritten memory
+    "LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165",
+    "PYTHONMALLOC": "debug",
+}  # fmt: skip
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn")
 TEXTS = (
     *("[", "{", '"', "\ufeff", "\0", "nan", "1e999", "-1", "null"),
@@ -56,6 +70,16 @@ LOG = b"""\
 2020-12-01 11:00:00 INFO     {'iou': {'dog': 0.5, 'cat': nan}, 'miou': 0.5}
 """
 Samples = list[tuple[str, bytes]]
+CLASSES = {  # as labelling tools write them
+    "classes.json": '{"names": ["a", "b"], "ids": [0, 1], "ignore_id": 9}',
+    "labelmap.txt": "# label:color_rgb:parts:actions\na:0,0,0::\nb:1,1,1::\n",
+    "label_colors.txt": "0 0 0 a\n1 1 1 b\n",
+    "dataset_meta.json": '{"label_map": {"0": "a", "1": "b"}}',
+    "class_names.txt": "a\nb\n",
+    "_classes.csv": "Pixel Value, Class\n0, a\n1, b\n",
+    "meta.json": '{"classes": [{"title": "a", "color": "#010101"}]}',
+}
+REACH = b'{"on": [3, 4], "on_right": [1, 2], "off": [5, 6], "off_right": [2, 2]}'
 
 
 class Kind(NamedTuple):
@@ -76,9 +100,12 @@ class Result(NamedTuple):
 def main() -> int:
     """Make the inputs, read each, print a table; 1 if there was a fault."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--count", type=int, default=5000, help="inputs in all")
+    parser.add_argument("--count", type=int, default=5000, help="inputs in all, of all kinds alike")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checked", action="store_true", help="check addresses; twice as slow")
     args = parser.parse_args()
+    if args.checked and CHECKED.items() - os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **CHECKED})
     folder = Path(tempfile.mkdtemp(prefix="ccnet_lab_fuzz_"))
     results = []
     try:
@@ -90,7 +117,7 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     counts = Counter(result[:2] for result in results)
     for (kind, outcome), count in sorted(counts.items()):
-        print(f"{kind:12} {outcome:10} {count:>6}")
+        print(f"{kind:18} {outcome:10} {count:>6}")
     fine = ("read", "refused", "memory")
     faults = [f"{r.kind} {r.outcome}: {r.details}" for r in results if r.outcome not in fine]
     peak = max(float(result.details) for result in results if result.outcome == "memory")
@@ -202,16 +229,85 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     run = make_run(folder)
     stored = [path for path in run.iterdir() if path.suffix in (".json", ".jsonl")]
     own = partial(read_own, saved(rgb, "PNG"))
-    classes = {"names": ["a", "b"], "ids": [0, 1], "ignore_id": 9}
+    rows = [asdict(Measured("demo", 1.0, 5, machine(), torch.__version__))]
+    costs = json.dumps(rows).encode()
+    by_format: dict[str, Samples] = {}
+    for name, content in pictures(rgb):
+        by_format.setdefault(name.partition(".")[2], []).append((name, content))
     return {
-        "picture": Kind(pictures(rgb), read_picture),
+        **{f"picture {form}": Kind(found, read_picture) for form, found in by_format.items()},
         "mask": Kind(masks, lambda work, name: read_labels(work / name, get_dataset("beacons"))),
         "list": Kind([("train.txt", b"0\n1\n2\n"), ("val.txt", b"3\n")], own),
-        "classes.json": Kind([("classes.json", json.dumps(classes).encode())], own),
+        **{f"classes {name}": Kind([(name, text.encode())], own) for name, text in CLASSES.items()},
+        "archive": Kind(archives(), read_archive),
+        "cache": Kind(*caches(folder, saved(rgb, "PNG"))),
+        "confusions": Kind(
+            [("a.npz", confusions(folder))], lambda w, name: load_confusions(w / name)
+        ),
+        "reach": Kind([("reach.json", REACH)], lambda w, name: Reach.read(w / name)),
+        "costs": Kind([("measured_costs.json", costs)], read_costs),
         "checkpoint": Kind(checkpoints(folder), read_checkpoint),
         "run": Kind([(path.name, path.read_bytes()) for path in stored], partial(read_run, run)),
         "log": Kind([("a.log", LOG)], lambda w, name: read_log(w / name, "ccnet_resnet50os8_voc")),
     }
+
+
+def archives() -> Samples:
+    """A zip, deflated and with LZMA, and a tar of two files."""
+    found = []
+    for name, way in (("a.zip", zipfile.ZIP_DEFLATED), ("b.zip", zipfile.ZIP_LZMA)):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", way) as packed:
+            for number in range(2):
+                packed.writestr(f"top/part/{number}.txt", "text " * 200)
+        found.append((name, file.getvalue()))
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tape:
+        for number in range(2):
+            about = tarfile.TarInfo(f"top/part/{number}.txt")
+            about.size = 1000
+            tape.addfile(about, io.BytesIO(b"text " * 200))
+    return [*found, ("c.tar.gz", file.getvalue())]
+
+
+def read_archive(work: Path, name: str) -> None:
+    """As a data set's archive is unpacked."""
+    unpack(work / name, {"top/part": work / "unpacked"})
+
+
+def caches(folder: Path, picture: bytes) -> tuple[Samples, Callable[[Path, str], object]]:
+    """A cache file of a pair, and its reading, which must not give other pixels in silence."""
+    own = folder / "cached"
+    for part in ("images", "masks"):
+        (own / part).mkdir(parents=True)
+    (own / "images" / "0.png").write_bytes(picture)
+    Image.fromarray(np.eye(40, 48, dtype=np.uint8)).save(own / "masks" / "0.png")
+    (own / "classes.json").write_text('["a", "b"]')
+    split = open_split(open_own(own), "")
+    pairs = replace(split, cache=folder / "cache")
+    build_cache(pairs, say=lambda _: None)
+    whole, (path,) = split.read(0), (folder / "cache").iterdir()
+
+    def read(work: Path, name: str) -> None:
+        found = read_pair(replace(split, cache=work), 0)
+        assert np.array_equal(found.image, whole.image), "other pixels"
+        assert np.array_equal(found.labels, whole.labels), "other labels"
+
+    return [(path.name, path.read_bytes())], read
+
+
+def confusions(folder: Path) -> bytes:
+    """The confusion matrices of two images."""
+    cells, counts = np.array([0, 3], np.uint16), np.array([9, 7], np.uint32)
+    found = Confusions.collect(["a", "b"], 2, [(cells, counts)] * 2)
+    found.save(folder / "confusions.npz")
+    return (folder / "confusions.npz").read_bytes()
+
+
+def read_costs(work: Path, name: str) -> None:
+    """As the board reads the costs that were measured here."""
+    os.environ["CCNET_LAB_HOME"] = str(work)
+    print(*(f"{row.seconds:.3f} {row.peak_bytes / 2**20:.0f}" for row in measured_costs().values()))
 
 
 def saved(picture: Image.Image, form: str, **options: Any) -> bytes:

@@ -78,7 +78,7 @@ def test_a_variation_claims_no_published_score():
             lambda: dataclasses.replace(CONFIGS["ccnet_resnet50os8_voc"], output_stride=32),
             "8 or 16",
         ),
-        (lambda: dataclasses.replace(get_config("demo"), recurrence=-1), "0 or more"),
+        (lambda: dataclasses.replace(get_config("demo"), recurrence=-1), "0 to 64"),
         (lambda: dataclasses.replace(get_config("demo"), crop_size=(512,)), "two positive"),
         (lambda: Config.from_dict({"dataset": "voc"}), "missing"),
         (
@@ -90,6 +90,23 @@ def test_a_variation_claims_no_published_score():
 def test_wrong_ones_are_refused_with_a_remedy(call, words):
     with pytest.raises(ConfigError, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("lr", float("inf"), "a finite number"), ("lr", "fast", "a finite number"),
+        ("lr", [0.1], "a finite number"), ("depth", True, "a whole number"),
+        ("depth", 50.0, "a whole number"), ("channels", 10**9, "1 to 65,536"),
+        ("recurrence", 10**9, "0 to 64"), ("alias", 5, "a text"), ("alias", "../x", "a name"),
+        ("alias", "a\x1b", "a name"), ("ohem", 1, "true or false"), ("dataset", {}, "a text"),
+    ],
+)  # fmt: skip
+def test_values_of_another_type_or_range_are_refused(field, value, expected):
+    """As they may stand in a config.json that somebody sends."""
+    values = get_config("ccnet_resnet50os8_voc").to_dict() | {field: value}
+    with pytest.raises(ConfigError, match=expected):
+        Config.from_dict(values)
 
 
 def test_a_misspelt_field_is_refused():

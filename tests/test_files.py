@@ -3,14 +3,19 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 
 from ccnet_lab import files
-from ccnet_lab.errors import RunError, WeightsError
+from ccnet_lab.data import prepare
+from ccnet_lab.errors import DataError, RunError, WeightsError
+from ccnet_lab.evaluation.metrics import load_confusions
 from ccnet_lab.files import write_whole
+from ccnet_lab.model.weights import open_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
@@ -104,3 +109,29 @@ def test_the_rights_are_those_of_any_new_file(tmp_path, umask, rights):
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == rights
+
+
+def test_a_zip_that_would_fill_the_memory_is_refused(tmp_path):
+    """Whatever reads it; one that only looks so is read."""
+    bomb, honest = tmp_path / "bomb.npz", tmp_path / "honest.npz"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed:
+        for number in range(3):
+            packed.writestr(f"{number}.npy", bytes(50_000_000))
+    assert bomb.stat().st_size < 300_000
+    np.savez(honest, a=np.zeros(100))
+    files.refuse_bomb(honest, RunError)
+    with pytest.raises(RunError, match="unpacks to 150,000,000"):
+        files.refuse_bomb(bomb, RunError)
+    with pytest.raises(RunError, match="unpacks to"):
+        load_confusions(bomb)
+    with pytest.raises(WeightsError, match="unpacks to"):
+        open_checkpoint(bomb.rename(tmp_path / "bomb.pth"))
+
+
+def test_an_archive_that_would_fill_the_disk_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "UNPACKED", 1_000_000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("top/a.txt", bytes(5_000_000))
+    with pytest.raises(DataError, match="more than 10 times its size"):
+        prepare.unpack(tmp_path / "a.zip", {"top": tmp_path / "there"})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]

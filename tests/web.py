@@ -6,6 +6,7 @@ import tarfile
 import threading
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -27,6 +28,7 @@ class Served:
     failures: int = 0  # how many answers are 503 first
     redirect: str = ""
     stall: float = 0.0  # seconds before the body's second half, in the first answer only
+    slow: bool = False  # whether that half comes slowly, too: 1 MB a second
     requests: int = 0
     resumed: int = 0
 
@@ -72,15 +74,20 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if served.requests <= len(served.cuts):
             body = body[: served.cuts[served.requests - 1]]
-        half = len(body) // 2 if served.stall and served.requests == 1 else len(body)
-        try:
-            self.wfile.write(body[:half])
-            if body[half:]:
-                time.sleep(served.stall)
-                self.wfile.write(body[half:])
-        except OSError:  # the client has given up
-            pass
+        with suppress(OSError):  # the client has given up
+            self.send_body(served, body)
         self.close_connection = True
+
+    def send_body(self, served, body):
+        halved = (served.stall or served.slow) and served.requests == 1
+        half = len(body) // 2 if halved else len(body)
+        self.wfile.write(body[:half])
+        if body[half:]:
+            time.sleep(served.stall)
+        piece = 50_000 if served.slow else len(body)
+        for start in range(half, len(body), piece):
+            self.wfile.write(body[start : start + piece])
+            time.sleep(0.05 * served.slow)
 
 
 def serve():

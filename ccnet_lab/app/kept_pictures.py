@@ -15,10 +15,11 @@ from ccnet_lab.errors import ConfigError, ImageError, MissingFileError
 from ccnet_lab.files import write_whole
 
 DIGITS = 32  # of a sha256 that stand in a link
-MOST_PICTURES = 200  # that are kept
-MOST_BYTES = 500_000_000  # that they take together
+MOST_PICTURES, MOST_BYTES = 200, 500_000_000  # that are kept, and that they take together
+MOST_EACH, BYTES_EACH = 20, 100_000_000  # and of one visitor
 PICTURE_AGAIN = "open the picture again and copy a new link"
 _keeping = threading.Lock()
+_owners: dict[str, str] = {}  # the visitor who had a picture kept, by its file's name
 
 
 def picture_hash(image: NDArray[np.uint8]) -> str:
@@ -27,11 +28,12 @@ def picture_hash(image: NDArray[np.uint8]) -> str:
     return hashlib.sha256(f"{height}x{width}:".encode() + image.tobytes()).hexdigest()[:DIGITS]
 
 
-def keep_picture(image: NDArray[np.uint8]) -> Path:
+def keep_picture(image: NDArray[np.uint8], owner: str = "") -> Path:
     """Write a picture into the store's folder `pictures`, named by its hash; returns its path.
 
-    Beyond `MOST_PICTURES` or `MOST_BYTES` the oldest are removed. Raises `ImageError` where it
-    cannot be written.
+    Beyond `MOST_EACH` or `BYTES_EACH` the oldest of this `owner` are removed, then beyond
+    `MOST_PICTURES` or `MOST_BYTES` the oldest of whoever keeps the most: nobody can push out what
+    others have kept. Raises `ImageError` where it cannot be written.
     """
     digest = picture_hash(image)
     path, kept = kept_picture(digest), None
@@ -41,23 +43,39 @@ def keep_picture(image: NDArray[np.uint8]) -> Path:
         if kept != digest:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, lambda file: file.write_bytes(png(image)), ImageError)
+            _owners[path.name] = owner
             _make_room(path)
     return path
 
 
 def _make_room(newest: Path) -> None:
-    """Remove the oldest pictures beyond the limits, parts that killed processes left included."""
-    size = 0
+    """Remove pictures beyond the limits, parts that killed processes left included."""
     with suppress(OSError):  # another process makes room at the same time
-        aged = sorted(
+        newest_first = sorted(
             newest.parent.glob("*.png*"),
             key=lambda path: (path == newest, path.stat().st_mtime_ns),
             reverse=True,
         )
-        for rank, path in enumerate(aged, 1):
-            size += path.stat().st_size
-            if path != newest and (rank > MOST_PICTURES or size > MOST_BYTES):
-                path.unlink()
+        held: dict[str, list[tuple[int, Path]]] = {}  # size and path by owner
+        for path in newest_first:
+            held.setdefault(_owners.get(path.name, ""), []).append((path.stat().st_size, path))
+        for name in {*_owners} - {path.name for path in newest_first}:
+            del _owners[name]
+        mine = held[_owners[newest.name]] if _owners[newest.name] else []
+        while len(mine) > 1 and (len(mine) > MOST_EACH or _bytes(mine) > BYTES_EACH):
+            mine.pop()[1].unlink()
+        while (
+            sum(map(len, held.values())) > MOST_PICTURES
+            or sum(map(_bytes, held.values())) > MOST_BYTES
+        ):
+            most = max(held.values(), key=lambda pictures: (_bytes(pictures), len(pictures)))
+            if most[-1][1] == newest:
+                break
+            most.pop()[1].unlink()
+
+
+def _bytes(pictures: list[tuple[int, Path]]) -> int:
+    return sum(size for size, _ in pictures)
 
 
 def kept_picture(digest: str) -> Path:

@@ -8,6 +8,7 @@ import torch
 
 from ccnet_lab.configs import CONFIGS, MINIATURES, Config
 from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.errors import printable
 from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.runs import Run
 
@@ -51,5 +52,7 @@ def trained(runs: Path | None) -> list[Path]:
     return [
         folder
         for folder in sorted(filter(readable, runs.iterdir()))
-        if (folder / "config.json").is_file() and Run(folder).weights.is_file()
+        if (folder / "config.json").is_file()
+        and Run(folder).weights.is_file()
+        and printable(folder.name) == folder.name  # else no page can carry it
     ]

@@ -11,6 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ccnet_lab.errors import printable
+
 DPI = 125
 
 
@@ -32,7 +34,6 @@ def data_url(png: bytes) -> str:
 
 
 _hidden: list[str] = []  # folders that visitors are not told
-_CONTROLS = dict.fromkeys((*range(9), *range(14, 32), 127), "�")
 
 
 def hide(folders: Iterable[Path]) -> None:
@@ -45,7 +46,7 @@ def told(text: str) -> str:
     """A text as visitors are told it: control characters are marked, hidden folders left out."""
     for folder in _hidden:
         text = text.replace(folder, "…")
-    return text.translate(_CONTROLS)
+    return printable(text)
 
 
 def _told(value: Any) -> Any:

@@ -125,9 +125,10 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
         ) from None
     threading.Thread(target=configurations_tab.prepare, args=(bench,), daemon=True).start()
     try:
+        started = time.time()
         while True:
-            time.sleep(600)
-            sweep(folder)
+            time.sleep(10)
+            sweep(folder, started)
     finally:
         blocks.close(verbose=False)  # nothing is written any more
 

@@ -36,7 +36,7 @@ class Workbench(Views):
         """The end of an address that opens this state again; an uploaded picture is kept for it."""
         image = self.view(state).image
         if kept_pictures.picture_hash(image) not in self._by_hash:
-            kept_pictures.keep_picture(image)
+            kept_pictures.keep_picture(image, state.file)
         return replace(self._link(state), tab=tab, **shown).query()
 
     def address(self, state: ViewState) -> dict[str, Any] | None:
@@ -82,7 +82,7 @@ class Workbench(Views):
         if not self.any_path:  # that picture is on the server
             shown = replace(link, model=Path(self.source(link.model)).name)
             return links.python_of(shown, repr("your_picture.png"), self.device, *many)
-        kept = kept_pictures.keep_picture(self.view(state).image)
+        kept = kept_pictures.keep_picture(self.view(state).image, state.file)
         return links.python_of(link, repr(str(kept)), self.device, *many)
 
     def _link(self, state: ViewState) -> Link:

@@ -1,6 +1,7 @@
 """Below the tabs: save the picture, copy the link, copy the Python; and opening a link."""
 
 from collections.abc import Callable, Container, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,7 +11,7 @@ from ccnet_lab.app.callbacks import problem, safely
 from ccnet_lab.app.events import SEEN, SLOW
 from ccnet_lab.app.page import TABS, Page, Updates
 from ccnet_lab.app.view_state import ViewState
-from ccnet_lab.app.visitor_files import new_folder
+from ccnet_lab.app.visitor_files import folder_to_save
 from ccnet_lab.data.catalog import DATASETS
 
 OPEN_SAVED = (
@@ -37,7 +38,7 @@ def lay_out(page: Page, on_board: Sequence[Any], picked: gr.State) -> None:
 
     def keep(kind: str) -> Callable[[ViewState], Updates]:
         def write(state: ViewState) -> Updates:
-            path = new_folder(page.folder, "saved") / f"attention.{kind}"
+            path = folder_to_save(page.folder, Path(state.file).stem) / f"attention.{kind}"
             if kind == "html":
                 page.bench.view(state).save_html(path, settings=state.settings(), tables=False)
             else:

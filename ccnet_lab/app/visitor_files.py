@@ -14,6 +14,8 @@ from ccnet_lab.errors import ImageError
 
 PREFIX = "ccnet_lab_"  # of an app's own folder, followed by the number of its process
 KEPT = 3600  # seconds that a saved picture is kept: it is downloaded at once
+MOST_SAVED = 10  # pictures of one visitor
+COPIES_BYTES = 2_000_000_000  # that what visitors send, and copies for them to fetch, may take
 
 
 @contextmanager
@@ -52,12 +54,36 @@ def _is_ours(folder: Path) -> bool:
     return False
 
 
-def sweep(folder: Path) -> None:
-    """Remove what was saved for visitors more than an hour ago."""
-    for saved in (folder / "saved").glob("*"):
+def sweep(folder: Path, since: float = 0.0) -> None:
+    """Remove what was saved for visitors more than an hour ago, and the oldest copies beyond 2 GB.
+
+    Copies are what gradio writes in `folder`/gradio: uploads, and files to fetch; those from before
+    the time `since`, as the examples', stay.
+    """
+    for saved in (folder / "saved").glob("*/*"):
         with suppress(OSError):
             if time.time() - saved.stat().st_mtime > KEPT:
                 shutil.rmtree(saved, ignore_errors=True)
+    found, size = [], 0
+    for copy in (folder / "gradio").glob("*/*"):
+        with suppress(OSError):
+            found.append((copy.stat().st_mtime, copy.stat().st_size, copy))
+    for changed, bytes_, copy in sorted(found, reverse=True):
+        size += bytes_
+        if size > COPIES_BYTES and changed > since:
+            copy.unlink(missing_ok=True)
+
+
+def folder_to_save(folder: Path, owner: str) -> Path:
+    """Make a folder for a picture that a visitor saves; his oldest beyond `MOST_SAVED` go.
+
+    `owner` is the app's own name for the visitor, of letters and digits.
+    """
+    own = folder / "saved" / owner
+    new = new_folder(own.parent, owner)
+    for old in sorted(own.iterdir(), key=lambda path: path.stat().st_mtime_ns)[:-MOST_SAVED]:
+        shutil.rmtree(old, ignore_errors=True)
+    return new
 
 
 def remove_upload(folder: Path, path: str) -> None:

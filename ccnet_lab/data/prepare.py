@@ -24,7 +24,7 @@ from ccnet_lab.data.catalog import DATASETS, get_dataset
 from ccnet_lab.data.datasets import locate, read_labels
 from ccnet_lab.downloads import fetch, progress_bar
 from ccnet_lab.errors import DataError, DownloadError, LabError
-from ccnet_lab.files import write_text
+from ccnet_lab.files import TIMES, UNPACKED, write_text
 
 KEYS = ("voc", "ade20k", "cityscapes", "camvid")  # data sets that can be downloaded
 TRAINAUG = 10_582  # ids, as in every published result on VOC's augmented training set
@@ -150,6 +150,7 @@ def unpack(archive: Path, targets: dict[str, Path]) -> None:
     """
     halves = {p: target.with_name(f".{target.name}.unpacking") for p, target in targets.items()}
     show, done = progress_bar(f"unpacking {archive.name}", "file"), 0
+    left = max(UNPACKED, TIMES * archive.stat().st_size)  # bytes
     try:
         _remove(halves)  # of a run that was killed
         for name, content in _members(archive):
@@ -163,7 +164,11 @@ def unpack(archive: Path, targets: dict[str, Path]) -> None:
             file = halves[part] / below
             file.parent.mkdir(parents=True, exist_ok=True)
             with content, file.open("wb") as out:
-                shutil.copyfileobj(content, out, 1 << 20)
+                while chunk := content.read(1 << 20):
+                    left -= out.write(chunk)
+                    if left < 0:
+                        what = f"{archive} unpacks to more than {TIMES} times its size"
+                        raise DataError(f"{what}; delete it and get it anew")
             done += 1
             show(done, None)
         if absent := [part for part, half in halves.items() if not half.exists()]:

@@ -107,7 +107,7 @@ def class_heatmap(
     cell, tall = 0.46 if numbers else 0.24, 0.3 * len(rows)
     width, height = left + len(blocks[0]) * cell + 1.0, len(blocks) * (tall + below) + 0.5
     figure = Figure(figsize=(width, height))
-    figure.suptitle(title, fontsize=11, y=1 - 0.12 / height, va="top")
+    figure.suptitle(title, fontsize=11, y=1 - 0.12 / height, va="top", **as_it_is())
     for number, block in enumerate(blocks):
         bottom = height - 0.45 - tall - number * (tall + below)
         size = (len(block) * cell / width, tall / height)
@@ -122,7 +122,7 @@ def class_heatmap(
             more = {"rotation": 60, "va": "top", "fontsize": 8, **style, **as_it_is()}
             axis.text(i + 0.5, -0.05 / tall, short, transform=across, **more)
         for i, label in enumerate(rows):
-            more = {"va": "center", "fontsize": 9, **style}
+            more = {"va": "center", "fontsize": 9, **style, **as_it_is()}
             axis.text(-0.05 / (len(block) * cell), i + 0.5, label, transform=down, **more)
     long = min(3.0, tall)
     place = ((width - 0.85) / width, 1 - (0.45 + long) / height, 0.15 / width, long / height)
@@ -180,7 +180,7 @@ def _name_cells(axis: Axes, block: Block, wide: float, tall: float) -> None:
         place = (i + 0.65, -0.04 / tall)
         axis.text(*place, short, transform=across, fontsize=8, rotation_mode="anchor", **style)
     for i, label in enumerate(block.rows):
-        style = {"ha": "right", "va": "center", "fontsize": 8.5}
+        style = {"ha": "right", "va": "center", "fontsize": 8.5, **as_it_is()}
         axis.text(-0.06 / wide, i + 0.5, label, transform=down, **style)
 
 
@@ -217,7 +217,7 @@ def effects_figure(rows: Sequence[str], panels: Sequence[Panel], group: int = 3)
             place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 0.98)}
             spare = {"handletextpad": 0.1, "columnspacing": 0.8, "borderpad": 0}
             axis.legend(fontsize=8, frameon=False, ncols=3, **place, **spare)
-    axes[0].set_yticks(places, rows, fontsize=8.5)
+    axes[0].set_yticks(places, rows, fontsize=8.5, **as_it_is())
     axes[0].set_ylim(places[-1] + 0.6, -0.6)
     return figure
 
@@ -505,6 +505,6 @@ def _label(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
         box = next((box for box in boxes if not box.count_overlaps(taken)), boxes[0])
         taken.append(box)
         offset = ((box.x0 - x) / point, (box.y0 - y) / point + 2.5)
-        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9}
+        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, **as_it_is()}
         text = axis.annotate(label, (p.cost, p.miou), offset, **style)
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])

@@ -157,7 +157,7 @@ def grid_figure(
     for axis, (name, weights) in zip(axes, maps.items(), strict=False):
         top = float(np.nanmax(weights)) or 1.0
         axis.imshow(weights, cmap=COLOURS, vmin=0, vmax=top, interpolation="nearest")
-        axis.set_title(name, fontsize=10)
+        axis.set_title(name, fontsize=10, **as_it_is())
         if cell is not None:
             _outline(axis, (cell[1] - 0.5, cell[0] - 0.5), 1, 1)
         digits = 2 if np.any(weights % 1) else 0
@@ -287,7 +287,7 @@ def recurrence_figure(
     shown = _frequent(np.stack([*labels.values()]), len(palette), 12)
     names, colours = [class_names[k] for k in shown], [palette[k] for k in shown]
     class_legend(figure, names, colours, fontsize=8, ncols=6)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, **as_it_is())
     return figure
 
 
@@ -309,8 +309,10 @@ def iou_figure(class_names: Sequence[str], iou: Mapping[str, Array], title: str 
     rows = [*(class_names[k] for k in kept), "mean"]
     axis.set_yticks(np.arange(len(rows)) + 0.5, rows, fontsize=9, rotation=0, **as_it_is())
     axis.axhline(len(rows) - 1, color="white", linewidth=2)
+    for label in axis.get_xticklabels():
+        label.update(as_it_is())
     axis.tick_params(length=0)
-    axis.set_title(title, fontsize=11)
+    axis.set_title(title, fontsize=11, **as_it_is())
     return figure
 
 

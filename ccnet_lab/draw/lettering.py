@@ -25,7 +25,7 @@ def panel(width: float, height: float, title: str = "", bars: bool = False) -> t
     """An empty figure of that many inches, its axes as `tidy` makes them."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
-    axis.set_title(title, fontsize=11)
+    axis.set_title(title, fontsize=11, **as_it_is())
     tidy(axis, bars)
     return figure, axis
 
@@ -43,12 +43,14 @@ def legend(figure: Figure, handles: Sequence[Any] = (), columns: int = 1) -> Non
     """A legend below the axes, of all that is labelled in them or of these handles."""
     kept = {"handles": handles} if handles else {}
     place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, **kept}
-    figure.legend(fontsize=8.5, frameon=False, **place)
+    found = figure.legend(fontsize=8.5, frameon=False, **place)
+    for text in found.get_texts():
+        text.update(as_it_is())
 
 
 def beside(axis: Axes, text: str, x: float, y: float, right: float = 8, **style: Any) -> None:
     """A text some points to the right of a place."""
-    look: dict[str, Any] = {"fontsize": 9, "va": "center", "textcoords": "offset points"}
+    look = {"fontsize": 9, "va": "center", "textcoords": "offset points", **as_it_is()}
     axis.annotate(text, (x, y), (right, 0), **(look | style))
 
 

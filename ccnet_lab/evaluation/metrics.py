@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ccnet_lab.data.catalog import IGNORE
 from ccnet_lab.errors import MissingFileError, RunError
-from ccnet_lab.files import write_whole
+from ccnet_lab.files import refuse_bomb, write_whole
 
 DILATION_RATIO = 0.02  # of the image's diagonal: how far a boundary reaches into its region
 LEVEL = 0.95  # of the intervals
@@ -202,6 +202,7 @@ def load_confusions(path: str | Path) -> Confusions:
     if not Path(path).is_file():
         remedy = "`python scripts/evaluate.py RUN --data ROOT` writes them"
         raise MissingFileError(f"there are no confusion matrices {path}; {remedy}")
+    refuse_bomb(Path(path), RunError)
     try:
         with np.load(path) as file:
             names = tuple(map(str, file["names"]))

@@ -197,9 +197,17 @@ def _stored() -> list[Measured]:
     """All that was stored; nothing if the file is damaged."""
     try:
         rows = json.loads((store.home() / _FILE).read_text(encoding="utf-8"))
-        return [Measured(**row) for row in rows]
-    except (OSError, ValueError, TypeError):
+        found = [Measured(**row) for row in rows]
+    except (OSError, ValueError, TypeError, RecursionError):
         return []
+    kinds = {"name": str, "machine": str, "torch": str, "seconds": float, "peak_bytes": int}
+    return [
+        row
+        for row in found
+        if all(type(getattr(row, name)) is kind for name, kind in kinds.items())
+        and 0 < row.seconds < 1e9
+        and 0 < row.peak_bytes < 1e15
+    ]
 
 
 def _store(found: Measured) -> None:

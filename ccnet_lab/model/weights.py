@@ -24,7 +24,7 @@ from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.catalog import Dataset, get_dataset, register
 from ccnet_lab.downloads import progress_bar
 from ccnet_lab.errors import ConfigError, MissingFileError, WeightsError
-from ccnet_lab.files import write_whole
+from ccnet_lab.files import refuse_bomb, write_whole
 from ccnet_lab.model import foreign
 from ccnet_lab.model.ccnet import CCNet, build_model
 from ccnet_lab.model.foreign import Content, converted, unwrap
@@ -295,6 +295,8 @@ def _read(path: Path, mapped: bool) -> tuple[dict[str, Any], dict[str, str]]:
         page = ", a web page by its first bytes" if first.lstrip().startswith(b"<") else ""
         remedy = "download it again, or if it is safetensors let its name end with .safetensors"
         raise WeightsError(f"{what} checkpoint{page}; {remedy}")
+    if zipped:
+        refuse_bomb(path, WeightsError)
     try:
         with harmless():
             content = torch.load(

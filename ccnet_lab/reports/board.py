@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS, MINIATURES, SLIM, TINY, Config
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.errors import LabError, RunError, near
+from ccnet_lab.errors import LabError, RunError, near, printable
 from ccnet_lab.evaluation.metrics import Confusions, load_confusions, paired_intervals, scores
 from ccnet_lab.evaluation.protocol import (
     Protocol,
@@ -201,13 +201,13 @@ def read_board(folders: Folders = RUNS, dataset: str = "voc") -> Board:
     for where in (_tail, lambda run: str(run.folder)):
         names = [row.label for row in rows]
         rows = [
-            replace(row, label=f"{row.config.name} ({where(row.run)})")
+            replace(row, label=f"{row.config.name} ({printable(where(row.run))})")
             if row.run and names.count(row.label) > 1
             else row
             for row in rows
         ]
     sides = tuple(_side_by_side(rows, dataset))
-    return Board(dataset, sides, tuple(problems))
+    return Board(dataset, sides, tuple(map(printable, problems)))
 
 
 def board_datasets(folders: Folders = RUNS) -> list[str]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ccnet_lab.configs import MINIATURES, RECURRENCES, Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.generated.worlds import WORLDS
-from ccnet_lab.errors import LabError, RunError
+from ccnet_lab.errors import LabError, RunError, printable
 from ccnet_lab.evaluation.metrics import Confusions, load_confusions, scores
 from ccnet_lab.evaluation.protocol import Protocol, changes, check_comparable
 from ccnet_lab.evaluation.reach import Reach
@@ -207,7 +207,9 @@ def read_miniatures(folders: Folders = RUNS) -> Miniatures:
             problems += left_out
     seeds = [len(each) for study in studies.values() for each in study.seeds.values()]
     configs = len(MINIATURES) + len(RECURRENCES) * len(MINIATURE)
-    return Miniatures(studies, tuple(problems), sum(seeds), configs * max([SEEDS, *seeds]))
+    return Miniatures(
+        studies, tuple(map(printable, problems)), sum(seeds), configs * max([SEEDS, *seeds])
+    )
 
 
 def _files(path: Path) -> tuple[File, ...]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccnet_lab.configs import Config
-from ccnet_lab.errors import LabError
+from ccnet_lab.errors import LabError, printable
 from ccnet_lab.evaluation.metrics import one_class
 from ccnet_lab.runs import Run
 
@@ -51,8 +51,8 @@ class RunLine:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
-        return self.folder.name
+        """Of its folder, as it can be shown."""
+        return printable(self.folder.name)
 
     def newest(self, name: str) -> float | None:
         """The newest value of a curve; None where it wasn't logged."""
@@ -85,9 +85,12 @@ def read_runs(folder: str | Path) -> tuple[list[RunLine], list[Problem]]:
                 if stat.S_ISDIR(path.stat().st_mode):
                     line, unread = _read_run(path)
                     found.append(line)
-                    problems += [Problem(path.name, unread)] if unread else []
-            except (LabError, OSError, ValueError) as error:
-                problems.append(Problem(path.name, str(error)))
+                    problems += [Problem(printable(path.name), unread)] if unread else []
+            except (LabError, OSError) as error:
+                problems.append(Problem(printable(path.name), printable(str(error))))
+            except Exception as error:  # a foreign file can be wrong in any way
+                reason = f"it cannot be read as a run: {type(error).__name__}: {error}"
+                problems.append(Problem(printable(path.name), printable(reason)))
         here, shown = folder.absolute(), {line.folder.absolute() for line in found}
         for log in [log for log in _logs if log.parents[1] == here and log.parent not in shown]:
             del _logs[log]

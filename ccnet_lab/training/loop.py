@@ -220,11 +220,19 @@ class Trainer:
             state, self.unscored = found
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
-        self.stepper.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
-        if group.main:  # the sum over all processes
-            self.stepper.confusion.copy_(state["confusion"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self.stepper.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
+            if group.main:  # the sum over all processes
+                self.stepper.confusion.copy_(state["confusion"])
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            what = f"the newest checkpoint in {run.folder} is another network's or no training's"
+            why = " ".join(str(error).split())[:200]
+            remedy = "remove it, or start the run anew in another folder"
+            raise RunError(f"{what} ({why}); {remedy}") from None
         self.say(f"resuming {run.folder} at step {self.step} of {self.total_steps}")
 
     def _is_unscored(self, step: int) -> bool:

@@ -838,7 +838,7 @@ def test_a_published_model_is_asked_for_first_cancelled_gone_on_with_and_opened(
     monkeypatch.setenv("CCNET_LAB_MIRROR", host.url)
     name = "ccnet_resnet50os16_voc"
     host.files[f"{name}_train.pth"] = file = Served(
-        content=published_file(name).read_bytes(), stall=20.0
+        content=published_file(name).read_bytes(), slow=True
     )
     menu, offer = tab.locator("#model input"), tab.locator("#offer .offer")
 

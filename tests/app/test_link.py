@@ -139,6 +139,18 @@ def test_the_oldest_kept_pictures_are_removed(bench, picture, monkeypatch, limit
     assert set(newest.parent.iterdir()) == {newest, paths[3], paths[2]}
 
 
+def test_no_visitor_pushes_out_what_another_has_kept(bench, picture, monkeypatch):
+    """Not within his own limit, nor where all together reach theirs."""
+    monkeypatch.setattr(kept_pictures, "MOST_EACH", 4)
+    monkeypatch.setattr(kept_pictures, "MOST_PICTURES", 5)
+    theirs = [kept_pictures.keep_picture(picture(20, 20, seed=k), "them") for k in range(2)]
+    for path in theirs:
+        os.utime(path, (1, 1))
+    mine = [kept_pictures.keep_picture(picture(20, 20, seed=k), "me") for k in range(10, 20)]
+    assert all(path.exists() for path in theirs)
+    assert [path.exists() for path in mine] == [False] * 7 + [True] * 3
+
+
 def test_a_link_whose_weights_are_gone_says_so(bench, uploaded, tmp_path):
     demo = Explorer.open("demo")
     save_weights(demo.model, tmp_path / "mine.safetensors", "demo", note="another file")

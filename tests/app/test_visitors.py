@@ -162,7 +162,7 @@ def test_the_apps_folder_is_private_and_what_killed_apps_left_goes(tmp_path, mon
 
 def test_a_saved_figure_goes_after_an_hour_and_a_picture_with_its_visitor(tmp_path, monkeypatch):
     """Only his own; the examples, which all share, stay."""
-    old, new = (visitor_files.new_folder(tmp_path, "saved") for _ in range(2))
+    old, new = (visitor_files.folder_to_save(tmp_path, name) for name in ("one", "two"))
     hour_ago = new.stat().st_mtime - visitor_files.KEPT - 1
     os.utime(old, (hour_ago, hour_ago))
     visitor_files.sweep(tmp_path)
@@ -177,3 +177,27 @@ def test_a_saved_figure_goes_after_an_hour_and_a_picture_with_its_visitor(tmp_pa
     page.forget(replace(first, image=mine))
     assert not Path(mine).exists()
     assert (tmp_path / "mine.png").exists()
+
+
+def test_a_visitor_has_the_last_ten_that_he_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(visitor_files, "MOST_SAVED", 3)
+    theirs = visitor_files.folder_to_save(tmp_path, "other")
+    mine = []
+    for number in range(5):
+        mine.append(visitor_files.folder_to_save(tmp_path, "me"))
+        os.utime(mine[-1], (number, number))
+    assert [path.exists() for path in mine] == [False, False, True, True, True]
+    assert theirs.exists()
+
+
+def test_what_is_sent_takes_a_bounded_part_of_the_disk(tmp_path, monkeypatch):
+    """The oldest go; what was there before the app was up, as examples, stays."""
+    monkeypatch.setattr(visitor_files, "COPIES_BYTES", 250)
+    copies = []
+    for number in range(5):
+        copies.append(tmp_path / "gradio" / f"{number}" / "upload.png")
+        copies[-1].parent.mkdir(parents=True)
+        copies[-1].write_bytes(bytes(100))
+        os.utime(copies[-1], (number, number))
+    visitor_files.sweep(tmp_path, since=0.5)
+    assert [copy.exists() for copy in copies] == [True, False, False, True, True]

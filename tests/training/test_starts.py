@@ -1,0 +1,166 @@
+"""The start of a run, in a folder that something is wrong with: one sentence, whatever it is."""
+
+import json
+import shlex
+import shutil
+from contextlib import suppress
+
+import pytest
+import torch
+
+from ccnet_lab.files import sha256
+from ccnet_lab.runs import Run
+from ccnet_lab.training import loop
+from ccnet_lab.viewer.notebook import write_shapes_dataset
+
+OPTIONS = shlex.split(
+    "--data . --device cpu --weights none --precision fp32 --workers 0 --steps 8 --crop 32 32 "
+    "--batch-size 2 --resize 64 48 --log-every 1 --save-every 2"
+)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    return write_shapes_dataset(tmp_path_factory.mktemp("data") / "shapes")
+
+
+@pytest.fixture
+def start(door, own, tmp_path):
+    """`train.py` on a small network: (exit code, stdout, stderr)."""
+
+    def call(*words, runs=tmp_path / "runs"):
+        given = ["street", "--own", own, "--name", "run", "--runs", runs, *OPTIONS]
+        return door("scripts/train.py", *given, *words)
+
+    return call
+
+
+_whole = []  # the folder of the run below, made once
+
+
+@pytest.fixture
+def begun(start, tmp_path, tmp_path_factory, monkeypatch):
+    """A run that broke off after step 5, with the checkpoints of steps 2 and 4."""
+    plain = loop.Trainer.train_step
+
+    def ending(self, batch):
+        if self.step == 5:
+            raise RuntimeError("enough")
+        return plain(self, batch)
+
+    if not _whole:
+        made = tmp_path_factory.mktemp("begun")
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Trainer, "train_step", ending)
+            with suppress(RuntimeError):
+                start(runs=made)
+        _whole.append(made / "run")
+    run = Run.open(shutil.copytree(_whole[0], tmp_path / "runs" / "run"))
+    assert len(run.checkpoints()) == 2
+    return run
+
+
+def broken(text):
+    return lambda path: path.write_bytes(text)
+
+
+def changed(**values):
+    """A JSON object with other values."""
+    return lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+JSON_DAMAGES = {
+    "empty": broken(b""), "cut": broken(b'{"seed": 3, "st'), "a list": broken(b"[1, 2]"),
+    "not UTF-8": broken(b'{"a": "\xff"}'), "zeroed": broken(b"\0" * 300),
+    "deep": broken(b'{"a":' * 5000 + b"1" + b"}" * 5000), "a folder": folder,
+}  # fmt: skip
+KINDS = [
+    *((name, kind, make) for name in ("config.json", "training.json", "dataset.json")
+      for kind, make in JSON_DAMAGES.items()),
+    ("config.json", "another depth", changed(depth=50, output_stride=8)),
+    ("config.json", "an infinite rate", broken(b'{"dataset": "camvid", "depth": 1, "lr": 1e999}')),
+    ("config.json", "a list for the rate", changed(lr=[1])),
+    ("config.json", "recurrence 1e9", changed(recurrence=10**9)),
+    ("config.json", "a number as alias", changed(alias=5)),
+    ("config.json", "a field too many", changed(strange=1)),
+    ("training.json", "another seed", changed(seed=4)),
+    ("training.json", "steps as text", changed(total_steps="many")),
+    ("dataset.json", "other classes", changed(classes=5)),
+    ("metrics.jsonl", "zeroed", broken(b"\0" * 200 + b"\n{}\n")),
+    ("metrics.jsonl", "not UTF-8", broken(b'{"step": 1, "a": "\xff\xfe"}\n\xff\n{"step": 2}\n')),
+    ("metrics.jsonl", "without step", broken(b'{"loss": 1}\n{"step": 2}\n')),
+    ("metrics.jsonl", "no text step", broken(b'{"step": "2"}\n{"step": 2}\n')),
+    ("metrics.jsonl", "a folder", folder),
+    ("run.lock", "a folder", folder),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind", "damage"), KINDS, ids=[f"{n} {k}" for n, k, _ in KINDS])
+def test_a_damaged_file_of_the_run_is_named(begun, start, name, kind, damage):
+    damage(begun.folder / name)
+    code, out, err = start("--resume")
+    assert code == 2, out + err
+    said = err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert name in said or "was begun otherwise" in said, said
+    assert "unforeseen" not in said, said
+
+
+FOREIGN = {
+    "not torch's": b"abc",
+    "empty": b"",
+    "a list": [1, 2],
+    "weights only": {"model": {}, "step": 3},
+    "texts": dict.fromkeys(("model", "optimizer", "step", "seconds", "sums", "confusion"), "x"),
+    "other tensors": {
+        "model": {"a": torch.zeros(2)}, "optimizer": {}, "step": 6, "seconds": 1.0,
+        "sums": torch.zeros(3), "confusion": torch.zeros(2, 2),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_checkpoint_of_a_fitting_name(begun, start, content):
+    new = begun.folder / "new"
+    if isinstance(content, bytes):
+        new.write_bytes(content)
+    else:
+        torch.save(content, new)
+    new.rename(begun.folder / f"checkpoint-{6:08d}-{sha256(new)[:8]}.pt")
+    code, out, err = start("--resume")
+    assert code == 2, out + err
+    assert "Traceback" not in err
+    assert "checkpoint" in err.splitlines()[-1]
+    assert "unforeseen" not in err
+
+
+def test_a_checkpoint_that_is_a_folder(begun, start):
+    path = begun.checkpoints()[0]
+    folder(path)
+    code, out, err = start("--resume")
+    assert (code, "Traceback" in err) == (2, False), out + err
+    assert path.name in err.splitlines()[-1]
+
+
+def test_runs_that_is_a_file_or_lies_in_one(start, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "runs", "/proc/none/runs"):
+        code, out, err = start(runs=place)
+        assert code == 2, out + err
+        assert "Traceback" not in err
+        assert str(place) in err.splitlines()[-1]
+
+
+def test_a_full_disk_says_so(start, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Run, "_write", full)
+    code, _, err = start()
+    assert code == 2
+    assert "No space left on device" in err.splitlines()[-1]
