@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: demo lab test test-fast lint format clean
+.PHONY: demo lab test test-fast stress lint format clean
 
 demo: .venv/app-ready
 	$(BIN)/python app.py $(ARGS)
@@ -16,6 +16,10 @@ test: lint
 
 test-fast: .venv/dev-ready
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not browser" $(ARGS)
+
+stress: .venv/dev-ready
+	$(BIN)/python scripts/stress_app.py --visitors 16 --seconds 20 --pictures 4 --uploads 60
+	$(BIN)/python scripts/fuzz.py --count 3000 --checked
 
 lint: .venv/dev-ready
 	$(BIN)/ruff format --check .

@@ -100,8 +100,12 @@ class Config:
             else:
                 good = True
             if not good:
-                expected = {int: "a whole number", float: "a finite number", bool: "true or false"}
-                what = expected.get(kind, "a text")  # type: ignore[call-overload]
+                expected: dict[Any, str] = {
+                    int: "a whole number",
+                    float: "a finite number",
+                    bool: "true or false",
+                }
+                what = expected.get(kind, "a text")
                 raise ConfigError(f"{field.name} is {value!r:.60}; expected {what}")
 
     @property

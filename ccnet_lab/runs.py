@@ -159,23 +159,37 @@ class Run:
             ) from None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a last line that was cut short is left out."""
-        path, found = self.log_file, []
+        """The lines of `metrics.jsonl`, without what a kill or a power cut left at its end.
+
+        Raises `RunError` for lines before the last sound one that can't be read.
+        """
+        path, found, strange = self.log_file, [], 0
         lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
         for number, line in enumerate(lines, 1):
             record = None
             with suppress(ValueError, RecursionError):
                 record = json.loads(line)
-            if isinstance(record, dict) and type(record.get("step")) is int:
-                found.append(record)
-            elif number < len(lines):
-                what = f"line {number} of {path} is no JSON object with a step"
+            if not isinstance(record, dict) or type(record.get("step")) is not int:
+                strange = strange or number
+            elif strange:
+                what = f"line {strange} of {path} is no JSON object with a step"
                 raise RunError(f"{what}; mend or remove it")
+            else:
+                found.append(record)
         return found
 
-    def rewind_log(self, step: int) -> None:
-        """Remove the lines after `step`, which will be written again."""
-        records = (record for record in self.metrics() if record["step"] <= step)
+    def rewind_log(self, step: int, logged: int = 0) -> None:
+        """Remove the lines after `step`, which will be written again.
+
+        Raises `RunError` where the line of step `logged`, which will not, can't be read.
+        """
+        records = [record for record in self.metrics() if record["step"] <= step]
+        last = records[-1]["step"] if records else 0
+        if last < logged and self.log_file.exists():
+            what = (
+                f"{self.log_file} is damaged: its lines of the steps {last + 1} to {step} are gone"
+            )
+            raise RunError(f"{what}; mend it, or remove it to go on without its curves")
         write_text(self.log_file, "".join(json.dumps(r) + "\n" for r in records), RunError)
 
     # Checkpoints

@@ -113,6 +113,17 @@ class App:
         body = {**asked, "session_hash": visitor, "data": data}
         return self.client.post("/gradio_api/component_server", json=body).json()
 
+    def upload(self, visitor: str, content: bytes) -> dict[str, Any] | None:
+        """Send a picture; what the visitor's viewer shows then, None where it was refused."""
+        files = {"files": ("a.png", content, "image/png")}
+        path = self.client.post("/gradio_api/upload", files=files).json()[0]
+        sent = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+        answer = self.ask(self.event("upload", "upload")["id"], [None, None, sent], visitor)
+        texts = [part for part in answer or () if isinstance(part, str)]
+        shown = next((text for text in texts if text.startswith('{"file"')), "null")
+        found: dict[str, Any] | None = json.loads(shown)
+        return found
+
     def memory(self) -> float:
         """The most that the process has ever held, in GB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -161,23 +172,59 @@ def hostile(app: App, folder: Path) -> Iterator[Row]:
 
 def large_pictures(app: App, count: int) -> Iterator[Row]:
     """Pictures of 50 megapixels in a few hundred kilobytes, all at once."""
-    file = io.BytesIO()
-    Image.fromarray(np.zeros((7071, 7071, 3), np.uint8)).save(file, "PNG")
-    upload = app.event("upload", "upload")
+    content = png(np.zeros((7071, 7071, 3), np.uint8))
 
     def send(number: int) -> bool:
-        visitor = f"large{number}"
-        app.visit(visitor)
-        files = {"files": ("a.png", file.getvalue(), "image/png")}
-        path = app.client.post("/gradio_api/upload", files=files).json()[0]
-        sent = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
-        return app.ask(upload["id"], [None, None, sent], visitor) is not None
+        app.visit(f"large{number}")
+        return app.upload(f"large{number}", content) is not None
 
     before = app.memory()
     with ThreadPoolExecutor(count) as pool:
         shown = sum(pool.map(send, range(count)))
     yield f"{count} pictures of 50 megapixels: answered", str(shown)
     yield "peak memory before, after", f"{before:.2f}, {app.memory():.2f} GB"
+
+
+def png(pixels: Any) -> bytes:
+    """A picture's file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def many_uploads(app: App, count: int) -> Iterator[Row]:
+    """Visitors who come, send a picture and stay."""
+
+    def send(number: int) -> bool:
+        app.visit(f"one{number}")
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+        return app.upload(f"one{number}", png(pixels)) is not None
+
+    with ThreadPoolExecutor(8) as pool:
+        shown = sum(pool.map(send, range(count)))
+    files = [path for path in app.temporary.rglob("*") if path.is_file()]
+    yield f"{count} uploads: answered, files then", f"{shown}, {len(files)}"
+
+
+def own_pictures(app: App, visitors: int, seconds: float) -> Iterator[Row]:
+    """Visitors with a picture of their own each, who click."""
+    shown = []
+    for number in range(visitors):
+        app.visit(f"own{number}")
+        pixels = np.random.default_rng(number).integers(0, 256, (360, 480, 3), np.uint8)
+        shown.append(app.upload(f"own{number}", png(pixels)))
+    end = time.monotonic() + seconds
+
+    def click(number: int) -> int:
+        found, view = 0, shown[number]
+        while view and time.monotonic() < end:
+            app.click(f"own{number}", view, (37 * found) % 480, (23 * found) % 360)
+            found += 1
+        return found
+
+    with ThreadPoolExecutor(visitors) as pool:
+        clicks = sum(pool.map(click, range(visitors)))
+    yield f"{visitors} visitors, a picture each: clicks a second", f"{clicks / seconds:.1f}"
 
 
 def load(app: App, visitors: int, seconds: float) -> Iterator[Row]:
@@ -208,22 +255,30 @@ def load(app: App, visitors: int, seconds: float) -> Iterator[Row]:
 
 
 def beside_heavy_work(app: App) -> Iterator[Row]:
-    """A visitor's clicks while six others test their maps by deletion."""
-    test = app.event("test", "click")
+    """A visitor's clicks beside six deletion tests, three measurements and 30 maps of R = 8."""
+    test, grow = app.event("test", "click"), app.event("grow", "click")
     shown = app.visit("light")
     busy = [f"heavy{number}" for number in range(6)]
     for visitor in busy:
         app.visit(visitor)
     looked = {"x": 20, "y": 20, "recurrence": 2, "pinned": True}
     took: list[float] = []
-    with ThreadPoolExecutor(6) as pool:
+    file = app.client.post(
+        "/gradio_api/upload", files={"files": ("a.png", png(np.eye(90, dtype=bool)))}
+    )
+    sent = {"path": file.json()[0], "meta": {"_type": "gradio.FileData"}}
+    asked = {"data": [sent, 5, 5, 8, "demo"]}
+    with ThreadPoolExecutor(40) as pool:
         jobs = [pool.submit(app.ask, test["id"], [None, looked], visitor) for visitor in busy]
+        jobs += [pool.submit(app.ask, grow["id"], [], f"grow{k}") for k in range(3)]
+        for _ in range(30):
+            pool.submit(app.client.post, "/gradio_api/call/attention_at", json=asked)
         while not all(job.done() for job in jobs) and len(took) < 2000:
             start = time.perf_counter()
             app.click("light", shown, len(took) % 90, 40)
             took.append(time.perf_counter() - start)
             time.sleep(0.02)
-    yield "a click beside 6 deletion tests: median", f"{1e3 * float(np.median(took)):.0f} ms"
+    yield "a click beside heavy work: median", f"{1e3 * float(np.median(took)):.0f} ms"
 
 
 @contextmanager
@@ -244,6 +299,7 @@ def main() -> int:
     option("--visitors", type=int, default=64, help="how many click at once")
     option("--seconds", type=float, default=60, help="how long")
     option("--pictures", type=int, default=8, help="of 50 megapixels, at once")
+    option("--uploads", type=int, default=500, help="by as many visitors")
     option("--model", default="demo")
     args = parser.parse_args()
     rows: list[Row] = []
@@ -261,6 +317,7 @@ def main() -> int:
             add(large_pictures(app, args.pictures))
             add(load(app, args.visitors, args.seconds))
             add(beside_heavy_work(app))
+            add(many_uploads(app, args.uploads))
             alive = app.process.poll() is None
             said = app.end(signal.SIGTERM) if alive else ""
             left = [
@@ -270,8 +327,8 @@ def main() -> int:
             ours = [part for part in said.split("Traceback") if "ccnet_lab/" in part]
             add([("tracebacks through this library", str(len(ours)))])
             add([("files left after SIGTERM", str(len(left)))])
-        with served(folder) as app:
-            app.visit("a")
+        with served(folder, "--model", "street") as app:
+            add(own_pictures(app, 10, args.seconds / 2))
         with served(folder) as app:
             here = f"ccnet_lab_{app.process.pid}_"
             left = [p for p in app.temporary.glob("ccnet_lab_*") if not p.name.startswith(here)]

@@ -109,6 +109,18 @@ def test_constraints_pin_every_dependency_within_its_range():
         )
 
 
+def test_each_pin_has_the_hashes_of_its_files():
+    text = (ROOT / "hashes.txt").read_text()
+    found = re.findall(
+        r"^(\S+==\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.M
+    )
+    assert "".join(f"{pin} \\\n{hashes}" for pin, hashes in found) == text.partition("\n")[2]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()[1:]
+    assert sorted(pin.replace("_", "-").lower() for pin, _ in found) == sorted(
+        line.replace("_", "-").lower() for line in lines
+    )
+
+
 def test_nothing_names_a_machine_or_an_index():
     forbidden = re.compile(
         r"(?<![\w.])/(work|root|home)/|index-url|extra-index|pypi\.org|files\.pythonhosted", re.I

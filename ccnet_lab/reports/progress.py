@@ -190,7 +190,7 @@ def _read_run(path: Path) -> tuple[RunLine, str]:
         curves["val_miou"] = np.hstack([evaluated, [[step], [epoch], [miou]]])
     elif "val_miou" in curves:
         miou = float(curves["val_miou"][2, -1])
-    age = time.time() - (written or 0.0)
+    age = max(0.0, time.time() - (written or 0.0))  # the clock may have been set back
     grows = 0 < step != total and age < PATIENCE * log.interval()
     resting = FINISHED if final else EMPTY if not step else STOPPED
     status = RUNNING if run.busy or (grows and not final) else resting

@@ -201,7 +201,7 @@ class Trainer:
             return
         self._restore()
         if group.main:
-            run.rewind_log(self.step)
+            run.rewind_log(self.step, logged=self.step - self.step % settings.log_every)
             facts = {"steps_per_epoch": self.per_epoch, "processes": group.world}
             facts["torch"] = torch.__version__
             run.write_training(settings.to_dict() | deciding | facts)

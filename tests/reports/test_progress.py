@@ -52,6 +52,14 @@ def age(run, seconds):
     os.utime(log, (time.time() - seconds,) * 2)
 
 
+def test_a_clock_that_was_set_back_prolongs_nothing(tmp_path):
+    run = make_run(tmp_path / "run", steps=10)
+    age(run, -9_000_000)
+    with run.locked():
+        (line,), _ = read_runs(tmp_path)
+    assert line.seconds_left == pytest.approx(30 * 0.5, abs=0.5)
+
+
 def test_a_run_is_read_while_another_process_trains_it(tmp_path):
     make_camvid(tmp_path / "data")
     words = [

@@ -111,6 +111,26 @@ def test_a_damaged_file_of_the_run_is_named(begun, start, name, kind, damage):
     assert "unforeseen" not in said, said
 
 
+def test_what_a_power_cut_leaves_behind_the_checkpoint_is_made_anew(begun, start):
+    """Zeros, or a block of another file, where the last lines were: not forced to disk yet."""
+    lines = begun.log_file.read_bytes().splitlines(keepends=True)
+    begun.log_file.write_bytes(b"".join(lines[:4]) + b"\0" * 90 + b"\nother\n{}\n\0\0")
+    code, out, err = start("--resume")
+    assert code == 0, out + err
+    assert [record["step"] for record in begun.metrics()] == [*range(1, 9)]
+
+
+def test_lines_that_will_not_be_made_anew_are_missed(begun, start):
+    """The checkpoint is that of step 4."""
+    lines = begun.log_file.read_bytes().splitlines(keepends=True)
+    begun.log_file.write_bytes(b"".join(lines[:2]) + b"\0" * 200)
+    code, _, err = start("--resume")
+    assert code == 2
+    assert "its lines of the steps 3 to 4 are gone" in err
+    begun.log_file.unlink()
+    assert start("--resume")[0] == 0
+
+
 FOREIGN = {
     "not torch's": b"abc",
     "empty": b"",
