@@ -2,9 +2,7 @@
 
 from ccnet_lab.ending import ending
 
-from ccnet_lab.app.server import build, main
-
-__all__ = ["build", "main"]
+from ccnet_lab.app.command_line import main
 
 if __name__ == "__main__":
     ending(main)

@@ -19,59 +19,30 @@ from typing import Any
 
 from ccnet_lab.ending import ending
 
-import torch
+from ccnet_lab.configs import CONFIGS
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, outside the library
-
-from benchmarks.maps import GRIDS, time_maps
-from benchmarks.network import CUDA_SHAPES, SHAPES, Timing, time_attention, time_inference
-from benchmarks.precisions import FORMS, agreement
-from benchmarks.samples import CORES, time_samples
-from benchmarks.timing import Times, commit
-from benchmarks.training import MODES, measure
-from ccnet_lab.configs import CONFIGS, get_config
-from ccnet_lab.device import choose_device, has_bf16
-from ccnet_lab.draw.charts import Bar, speed_figure
-from ccnet_lab.errors import LabError
-from ccnet_lab.model.costs import machine
-from ccnet_lab.training.settings import Settings
-
-Rows = list[dict[str, Any]]
-Result = tuple[Rows, list[Bar], str]  # for the file; for the figure; the baseline's name
+TITLES = {  # and how many rounds count
+    "train": ("training images per second", 3),
+    "data": ("training samples per second and core, from files to tensors", 15),
+    "infer": ("inference, R-50-D8", 7),
+    "explore": ("the map of a pixel, queries and keys cached", 25),
+    "attention": ("the attention op, forward and backward", 15),
+}
 
 
-def main() -> None:
-    """Print a table and, with --json and --figure, store it with machine, versions and commit."""
-    args = _arguments()
-    torch.set_num_threads(args.threads)
-    run, title, _ = PARTS[args.part]
-    try:
-        args.device = choose_device("cpu" if args.part == "data" else args.device)
-        rows, bars, baseline = run(args)
-    except LabError as error:
-        args.error(str(error))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({**_circumstances(args), args.part: rows}, indent=1) + "\n")
-    if args.figure and bars:
-        args.figure.parent.mkdir(parents=True, exist_ok=True)
-        figure = speed_figure(bars, baseline, f"{title}\n{machine(args.device)}")
-        figure.savefig(args.figure, dpi=100)
-
-
-def _arguments() -> argparse.Namespace:
+def options() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.set_defaults(error=parser.error)
     commands = parser.add_subparsers(dest="part", required=True)
-    for name, (_, title, repeats) in PARTS.items():
+    for name, (title, repeats) in TITLES.items():
         command = commands.add_parser(name, help=title, description=title)
-        threads = 1 if name == "data" else torch.get_num_threads()
         command.add_argument(
             "--repeats", type=int, default=repeats, help=f"counted rounds; {repeats}"
         )
-        command.add_argument("--threads", type=int, default=threads)
+        command.add_argument("--threads", type=int, default=1 if name == "data" else None)
         command.add_argument("--small", action="store_true", help="a quick try: small sizes")
         command.add_argument("--json", type=Path, help="where to store the measurements")
         command.add_argument("--figure", type=Path, metavar="PNG", help="where to draw them")
@@ -99,7 +70,51 @@ def _arguments() -> argparse.Namespace:
             command.add_argument(
                 "--steps", type=int, default=150, help="of each training of --agreement; 150"
             )
-    return parser.parse_args()
+    return parser
+
+
+if __name__ == "__main__":
+    options().parse_args()  # --help need not wait for what follows
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, outside the library
+
+from benchmarks.maps import GRIDS, time_maps
+from benchmarks.network import CUDA_SHAPES, SHAPES, Timing, time_attention, time_inference
+from benchmarks.precisions import FORMS, agreement
+from benchmarks.samples import CORES, time_samples
+from benchmarks.timing import Times, commit
+from benchmarks.training import MODES, measure
+from ccnet_lab.configs import get_config
+from ccnet_lab.device import choose_device, has_bf16
+from ccnet_lab.draw.charts import Bar, speed_figure
+from ccnet_lab.errors import LabError
+from ccnet_lab.model.costs import machine
+from ccnet_lab.training.settings import Settings
+
+Rows = list[dict[str, Any]]
+Result = tuple[Rows, list[Bar], str]  # for the file; for the figure; the baseline's name
+
+
+def main() -> None:
+    """Print a table and, with --json and --figure, store it with machine, versions and commit."""
+    args = options().parse_args()
+    args.threads = args.threads or torch.get_num_threads()
+    torch.set_num_threads(args.threads)
+    run, (title, _) = PARTS[args.part], TITLES[args.part]
+    try:
+        args.device = choose_device("cpu" if args.part == "data" else args.device)
+        rows, bars, baseline = run(args)
+    except LabError as error:
+        args.error(str(error))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({**_circumstances(args), args.part: rows}, indent=1) + "\n")
+    if args.figure and bars:
+        args.figure.parent.mkdir(parents=True, exist_ok=True)
+        figure = speed_figure(bars, baseline, f"{title}\n{machine(args.device)}")
+        figure.savefig(args.figure, dpi=100)
 
 
 def _circumstances(args: argparse.Namespace) -> dict[str, Any]:
@@ -335,12 +350,12 @@ def _row(*cells: str) -> None:
 
 
 # What runs, its title, rounds.
-PARTS: dict[str, tuple[Callable[[argparse.Namespace], Result], str, int]] = {
-    "train": (train, "training images per second", 3),
-    "data": (data, "training samples per second and core, from files to tensors", 15),
-    "infer": (infer, "inference, R-50-D8", 7),
-    "explore": (explore, "the map of a pixel, queries and keys cached", 25),
-    "attention": (attention, "the attention op, forward and backward", 15),
+PARTS: dict[str, Callable[[argparse.Namespace], Result]] = {
+    "train": train,
+    "data": data,
+    "infer": infer,
+    "explore": explore,
+    "attention": attention,
 }
 
 

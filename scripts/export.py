@@ -2,12 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ccnet_lab.ending import ending
 
 from ccnet_lab.errors import LabError
-from ccnet_lab.hub import find_weights, load
-from ccnet_lab.model.export import FORMATS, OPSET, SIZES, TOLERANCE, Exported, export_model
+
+if TYPE_CHECKING:
+    from ccnet_lab.model.export import Exported
 
 
 def main() -> None:
@@ -16,7 +18,11 @@ def main() -> None:
     parser.add_argument("source", help="a run folder, a checkpoint, or the name of a model on disk")
     parser.add_argument("--config", help="the checkpoint's configuration, if it does not say so")
     parser.add_argument(
-        "--format", nargs="+", choices=FORMATS, default=["onnx"], help="pt2: a torch.export program"
+        "--format",
+        nargs="+",
+        choices=("pt2", "onnx"),
+        default=["onnx"],
+        help="pt2: a torch.export program",
     )
     parser.add_argument(
         "--out", type=Path, help="file name, the ending is added; by default the configuration's"
@@ -28,11 +34,13 @@ def main() -> None:
     parser.add_argument(
         "--fixed", type=int, nargs=3, metavar=("B", "H", "W"), help="one input size; else any"
     )
-    parser.add_argument("--opset", type=int, default=OPSET, help="of ONNX")
-    parser.add_argument(
-        "--check", type=_size, nargs="+", default=SIZES, metavar="HxW", help="sizes to check on"
-    )
+    parser.add_argument("--opset", type=int, help="of ONNX, by default 20")
+    parser.add_argument("--check", type=_size, nargs="+", metavar="HxW", help="sizes to check on")
     args = parser.parse_args()
+    # Slow, so after --help.
+    from ccnet_lab.hub import find_weights, load
+    from ccnet_lab.model.export import OPSET, SIZES, export_model
+
     try:
         model, config = load(args.source, config=args.config)
         out = args.out or Path(config.name)
@@ -46,8 +54,8 @@ def main() -> None:
                 labels=args.labels,
                 recurrence=args.recurrence,
                 fixed=tuple(args.fixed) if args.fixed else None,
-                opset=args.opset,
-                sizes=args.check,
+                opset=args.opset or OPSET,
+                sizes=args.check or SIZES,
                 source=find_weights(args.source),
             )
             print(_report(done))
@@ -60,8 +68,10 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _report(done: Exported) -> str:
+def _report(done: "Exported") -> str:
     """What was written and how it was checked."""
+    from ccnet_lab.model.export import TOLERANCE
+
     facts = done.metadata
     any_size = f"any size from {facts['smallest_side']} pixels a side"
     sizes = any_size if facts["size"] == "any" else f"of size {facts['size']} only"

@@ -30,6 +30,19 @@ from typing import Any, NamedTuple
 
 from ccnet_lab.ending import ending
 
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--count", type=int, default=5000, help="inputs in all, of all kinds alike")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checked", action="store_true", help="check addresses; twice as slow")
+    return parser
+
+
+if __name__ == "__main__":
+    options().parse_args()  # --help need not wait for what follows
+
 import numpy as np
 import torch
 from PIL import Image
@@ -99,11 +112,7 @@ class Result(NamedTuple):
 
 def main() -> int:
     """Make the inputs, read each, print a table; 1 if there was a fault."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--count", type=int, default=5000, help="inputs in all, of all kinds alike")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checked", action="store_true", help="check addresses; twice as slow")
-    args = parser.parse_args()
+    args = options().parse_args()
     if args.checked and CHECKED.items() - os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **CHECKED})
     folder = Path(tempfile.mkdtemp(prefix="ccnet_lab_fuzz_"))

@@ -24,6 +24,45 @@ from typing import Any
 
 from ccnet_lab.ending import ending
 
+SHARES = {  # minutes of each part
+    "check": 1.0,
+    "attention": 1.5,
+    "sync": 1.5,
+    "train": 6.0,
+    "infer": 1.5,
+    "feed": 1.0,
+    "agreement": 3.0,
+    "camvid": 2.5,
+}
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for JSON files and runs")
+    parser.add_argument("--parts", nargs="+", choices=list(SHARES), default=list(SHARES))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument(
+        "--data", type=Path, help="a data root with CamVid, for the parts agreement and camvid"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="of all parts together; nothing starts after its part's share"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="GLOB", help="for the part train, such as '*os8_voc'"
+    )
+    parser.add_argument("--epochs", type=int, default=60, help="of each training of camvid")
+    parser.add_argument(
+        "--small", action="store_true", help="a rehearsal: tiny crops and batches, nothing compiled"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    options().parse_args()  # --help need not wait for what follows
+
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, outside the library
@@ -68,27 +107,8 @@ BACKWARD_TILES = {
 
 def main() -> int:
     """One part here, or several, each in a process."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder for JSON files and runs")
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument(
-        "--data", type=Path, help="a data root with CamVid, for the parts agreement and camvid"
-    )
-    parser.add_argument(
-        "--minutes", type=float, help="of all parts together; nothing starts after its part's share"
-    )
-    parser.add_argument(
-        "--only", nargs="+", metavar="GLOB", help="for the part train, such as '*os8_voc'"
-    )
-    parser.add_argument("--epochs", type=int, default=60, help="of each training of camvid")
-    parser.add_argument(
-        "--small", action="store_true", help="a rehearsal: tiny crops and batches, nothing compiled"
-    )
-    args = parser.parse_args()
-    minutes = args.minutes or sum(PARTS[part][1] for part in args.parts)
+    args = options().parse_args()
+    minutes = args.minutes or sum(SHARES[part] for part in args.parts)
     args.out.mkdir(parents=True, exist_ok=True)
     args.until = time.monotonic() + 60 * minutes
     try:
@@ -97,17 +117,17 @@ def main() -> int:
             return one_by_one(args.parts, minutes)
         if args.parts[0] in ("agreement", "camvid") and args.data is None:
             raise LabError(f"the part {args.parts[0]} needs --data ROOT")
-        PARTS[args.parts[0]][0](args)
+        PARTS[args.parts[0]](args)
     except LabError as error:
-        parser.error(str(error))
+        options().error(str(error))
     return 0
 
 
 def one_by_one(parts: list[str], minutes: float) -> int:
     """Run this script once per part with its share of the minutes; a minute more ends a part."""
-    unit, failed = minutes / sum(PARTS[part][1] for part in parts), []
+    unit, failed = minutes / sum(SHARES[part] for part in parts), []
     for part in parts:
-        share = PARTS[part][1] * unit
+        share = SHARES[part] * unit
         print(f"{part}: at most {share:.1f} minutes", flush=True)
         # The last --parts and --minutes of a command line count.
         last = ["--parts", part, "--minutes", str(share)]
@@ -416,15 +436,15 @@ def store(args: argparse.Namespace, part: str, content: Any) -> None:
 
 
 # What runs, and its share of the minutes.
-PARTS: dict[str, tuple[Callable[[argparse.Namespace], None], float]] = {
-    "check": (check, 1.0),
-    "attention": (attention, 1.5),
-    "sync": (sync, 1.5),
-    "train": (throughput, 6.0),
-    "infer": (infer, 1.5),
-    "feed": (feed, 1.0),
-    "agreement": (agree, 3.0),
-    "camvid": (camvid, 2.5),
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "check": check,
+    "attention": attention,
+    "sync": sync,
+    "train": throughput,
+    "infer": infer,
+    "feed": feed,
+    "agreement": agree,
+    "camvid": camvid,
 }
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from pathlib import Path
 from ccnet_lab.ending import ending
 
 from ccnet_lab.errors import LabError
-from ccnet_lab.reports.cards import write_cards
 
 STORED = Path("results/runs")
 
@@ -19,6 +18,8 @@ def main() -> None:
     about = "where the cards go"
     parser.add_argument("--out", type=Path, default=Path("results/cards"), help=about)
     args = parser.parse_args()
+    from ccnet_lab.reports.cards import write_cards  # slow, so after --help
+
     try:
         written = write_cards(args.out, [*args.runs, STORED])
     except (LabError, OSError) as error:

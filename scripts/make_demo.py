@@ -6,12 +6,7 @@ from pathlib import Path
 
 from ccnet_lab.ending import ending
 
-import torch
 from tqdm import tqdm
-
-from ccnet_lab.evaluation.evaluate import HELD_OUT, score_demo
-from ccnet_lab.model.weights import save_weights
-from ccnet_lab.training.demo import demo_table, train_demo
 
 
 def main() -> None:
@@ -23,8 +18,15 @@ def main() -> None:
     option("--steps", type=int, default=1_000, help="optimiser steps of 16 scenes")
     option("--seed", type=int, default=0)
     option("--threads", type=int, default=2, help="CPU threads; another count rounds differently")
-    option("--scenes", type=int, default=len(HELD_OUT), help="held-out scenes to score on")
+    option("--scenes", type=int, help="held-out scenes to score on, by default all")
     args = parser.parse_args()
+    # Slow, so after --help.
+    import torch
+
+    from ccnet_lab.evaluation.evaluate import HELD_OUT, score_demo
+    from ccnet_lab.model.weights import save_weights
+    from ccnet_lab.training.demo import demo_table, train_demo
+
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()

@@ -12,9 +12,7 @@ import numpy as np
 from jinja2 import Template
 
 import ccnet_lab
-from ccnet_lab import Explorer
 from ccnet_lab.data.generated.beacons import make_scene
-from ccnet_lab.draw.pictures import reduced_png
 
 STREET = Path(ccnet_lab.__file__).parent / "assets" / "u_street.jpg"
 CREDIT = "Photograph: 1200 block of U Street NW by Ted Eytan, CC BY-SA 2.0, cropped and scaled"
@@ -112,13 +110,15 @@ by the model `{{ page.model }}`.
 def write_pages(out: Path) -> None:
     """Look at each picture and write its page."""
     for page in PAGES:
-        view = Explorer.open(page.model).look(page.image(), page.short_side)
+        view = ccnet_lab.Explorer.open(page.model).look(page.image(), page.short_side)
         view.save_html(out / f"{page.name}.html", title=page.title, pixel=page.pixel)
 
 
 def photograph(out: Path, chromium: str) -> None:
     """A PNG of each page as it opens."""
     from playwright.sync_api import sync_playwright
+
+    from ccnet_lab.draw.pictures import reduced_png
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -11,12 +11,6 @@ from ccnet_lab.ending import ending
 
 from ccnet_lab.configs import MINIATURES
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.data.datasets import open_split
-from ccnet_lab.evaluation.evaluate import evaluate
-from ccnet_lab.hub import load
-from ccnet_lab.model.rounding import rounded
-from ccnet_lab.model.weights import save_weights
-from ccnet_lab.runs import Run
 
 NAMES = tuple(name for name in MINIATURES if "resnet50os8" in name)
 
@@ -29,6 +23,14 @@ def main() -> None:
     option("--data", type=Path, default=Path("data/miniature"), help="where they were trained")
     option("--out", type=Path, default=Path("ccnet_lab/assets"))
     args = parser.parse_args()
+    # Slow, so after --help.
+    from ccnet_lab.data.datasets import open_split
+    from ccnet_lab.evaluation.evaluate import evaluate
+    from ccnet_lab.hub import load
+    from ccnet_lab.model.rounding import rounded
+    from ccnet_lab.model.weights import save_weights
+    from ccnet_lab.runs import Run
+
     rows = ["| model | mIoU of the run | mIoU as rounded | bytes |", "| --- | --- | --- | --- |"]
     for name in NAMES:
         run = Run.open(args.runs / name)

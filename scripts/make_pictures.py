@@ -13,14 +13,6 @@ from typing import Any
 
 from ccnet_lab.ending import ending
 
-from ccnet_lab import Explorer
-from ccnet_lab.app.examples import SCENE_SEEDS
-from ccnet_lab.app.miniature_figures import heat_figure
-from ccnet_lab.data.generated.beacons import make_scene
-from ccnet_lab.draw.pictures import reduced_png
-from ccnet_lab.explore.measures import first_pixel
-from ccnet_lab.reports.miniatures import read_miniatures
-
 CHROMIUM = [
     "--no-sandbox",
     "--disable-background-networking",
@@ -87,6 +79,8 @@ def photograph_street(browser: Any, address: str, out: Path) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(address)
     page.wait_for_selector(READY["Explore"])
+    from ccnet_lab.app.examples import SCENE_SEEDS
+
     page.locator("#examples button").nth(len(SCENE_SEEDS)).click()
     page.wait_for_function(f"({SIZE})() == '477,720'", timeout=60_000)
     page.wait_for_timeout(1000)
@@ -102,6 +96,8 @@ def photograph_street(browser: Any, address: str, out: Path) -> None:
 
 def keep(page: Any, path: Path) -> None:
     """Write the whole page as a small PNG."""
+    from ccnet_lab.draw.pictures import reduced_png
+
     path.write_bytes(reduced_png(page.screenshot(full_page=True)))
 
 
@@ -111,6 +107,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser's program")
     args = parser.parse_args()
+    # Slow, so after --help.
+    from ccnet_lab import Explorer
+    from ccnet_lab.app.examples import SCENE_SEEDS
+    from ccnet_lab.app.miniature_figures import heat_figure
+    from ccnet_lab.data.generated.beacons import make_scene
+    from ccnet_lab.draw.pictures import reduced_png
+    from ccnet_lab.explore.measures import first_pixel
+    from ccnet_lab.reports.miniatures import read_miniatures
+
     args.out.mkdir(parents=True, exist_ok=True)
 
     view = Explorer.open("demo").look(make_scene(SCENE_SEEDS[0]).image)

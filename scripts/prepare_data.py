@@ -8,12 +8,7 @@ from pathlib import Path
 
 from ccnet_lab.ending import ending
 
-from ccnet_lab.data.cache import build_cache
-from ccnet_lab.data.catalog import DATASETS, get_dataset
-from ccnet_lab.data.check import examine, histogram_figure, report_text
-from ccnet_lab.data.datasets import open_own, open_split
-from ccnet_lab.data.prepare import KEYS, prepare
-from ccnet_lab.downloads import progress_bar
+from ccnet_lab.data.catalog import DATASETS, DOWNLOADED, get_dataset
 from ccnet_lab.errors import DataError, LabError
 
 
@@ -21,7 +16,7 @@ def main() -> int:
     """0: every pair can be trained on. 1: faults were found. 2: nothing could be examined."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("what", help=f"{', '.join(KEYS)}, or the folder of your own data, see the README")
+    add("what", help=f"{', '.join(DOWNLOADED)}, or the folder of your own data, see the README")
     root = "the folder above VOCdevkit/, ADEChallengeData2016/, cityscapes/, camvid/"
     add("--data", type=Path, help=f"the data root: {root}")
     add("--check", action="store_true", help="only examine what is there; download nothing")
@@ -47,8 +42,15 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Download, examine, draw and decode what was asked for."""
+    # Slow, so after --help.
+    from ccnet_lab.data.cache import build_cache
+    from ccnet_lab.data.check import examine, histogram_figure, report_text
+    from ccnet_lab.data.datasets import open_own, open_split
+    from ccnet_lab.data.prepare import prepare
+    from ccnet_lab.downloads import progress_bar
+
     what, root = args.what, args.data or ""
-    misspelt = not Path(what).is_dir() and get_close_matches(what, KEYS)
+    misspelt = not Path(what).is_dir() and get_close_matches(what, DOWNLOADED)
     own = what not in DATASETS and not misspelt
     if not own and args.data is None:
         raise DataError(f"--data is missing: python scripts/prepare_data.py {what} --data ROOT")

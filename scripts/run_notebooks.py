@@ -15,6 +15,17 @@ from typing import Any
 
 import ccnet_lab.ending  # first, so that Ctrl-C has no traceback while the rest is imported
 
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("paths", nargs="*", type=Path, help="default: all of notebooks/")
+    return parser
+
+
+if __name__ == "__main__":
+    options().parse_args()  # --help need not wait for what follows
+
 import nbclient
 import nbformat
 from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -101,9 +112,7 @@ def run(path: Path) -> int:
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("paths", nargs="*", type=Path, help="default: all of notebooks/")
-    for path in parser.parse_args().paths or sorted(FOLDER.glob("*.ipynb")):
+    for path in options().parse_args().paths or sorted(FOLDER.glob("*.ipynb")):
         print(f"{path.name}: {run(path):,} bytes", file=sys.stderr)
 
 

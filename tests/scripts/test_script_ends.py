@@ -15,8 +15,8 @@ import torch
 from forked import Forked, ran
 from layouts import make_camvid, write
 
-import app
 from ccnet_lab import ConfigError, Explorer, WeightsError, build_model, get_config, save_weights
+from ccnet_lab.app import server
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.causes import cause
 from ccnet_lab.data.catalog import DATASETS
@@ -168,7 +168,7 @@ def test_steps_and_what_ifs_that_are_no_numbers_say_so():
 
 def test_the_page_tells_of_a_network_of_nan(broken, tmp_path):
     bench = Workbench(tmp_path / "examples")
-    blocks = app.build(bench, tmp_path)
+    blocks = server.build(bench, tmp_path)
     models = next(
         found for found in blocks.blocks.values() if getattr(found, "elem_id", None) == "model"
     )
