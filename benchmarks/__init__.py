@@ -1,1 +1,1 @@
-"""What is timed, beside its baseline; scripts/benchmark.py and scripts/gpu_check.py run it."""
+"""What is timed, beside its baseline; scripts/benchmark.py and gpu.py, on a GPU, run it."""

@@ -1,7 +1,9 @@
 """Training steps per second and memory, beside the published mode, and the wait for images."""
 
 import gc
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -21,7 +23,13 @@ from ccnet_lab.model.ccnet import CCNet, build_model
 from ccnet_lab.model.upsample import upsample
 from ccnet_lab.training.estimates import estimate
 from ccnet_lab.training.signals import memory_advice
-from ccnet_lab.training.throughput import WARM_UP, new_stepper, seconds_per_call, training_step
+from ccnet_lab.training.throughput import (
+    WARM_UP,
+    made_batch,
+    new_stepper,
+    seconds_per_call,
+    training_step,
+)
 
 # Published: see `_published_step`. Ours: the step of loop.py, in bf16 where the device has units
 # for it; then the same compiled.
@@ -29,18 +37,22 @@ MODES = ("published", "ours", "compiled")
 
 
 def measure(
-    config: Config, device: torch.device, repeats: int = 3, steps: int = 5, compiled: bool = False
+    config: Config,
+    device: torch.device,
+    repeats: int = 3,
+    steps: int = 5,
+    modes: Sequence[str] = MODES[:2],
 ) -> dict[str, Any]:
     """Training steps of a configuration, at its own crop and batch, in the modes of `MODES`.
 
-    The modes take `repeats` turns after one another, each of `steps` steps that are timed together;
-    the compiled mode only if asked for.
+    They take `repeats` turns after one another, each of `steps` steps that are timed together. All
+    begin with the same weights and the same batch; without dropout their first losses compare.
 
     Returns:
-        batch, crop, precision of our modes; per mode images_per_second (median), spread (as in
-        `Times`), warm_up (seconds of the steps before the counted ones), peak_memory (bytes, CUDA
-        only), tflops, schedule_hours; ratio and, of the compiled mode, compiled_ratio to the
-        published mode. A mode that runs out of memory has an `error` instead.
+        batch, crop, precision of our modes; per mode first_loss, images_per_second (median),
+        spread (as in `Times`), warm_up (seconds of the steps before the counted ones), peak_memory
+        (bytes, CUDA only), tflops, schedule_hours; ratio and, of the compiled mode, compiled_ratio
+        to the published mode. A mode that runs out of memory has an `error` instead.
     """
     bf16 = has_bf16(device)
     found: dict[str, Any] = {
@@ -50,7 +62,7 @@ def measure(
     }
     forms: dict[str, Callable[[], object]] = {}
     rates: dict[str, list[float]] = {}
-    for turn, mode in product(range(repeats + 1), MODES if compiled else MODES[:2]):
+    for turn, mode in product(range(repeats + 1), modes):
         try:
             with memory_advice(config, 1):
                 if turn == 0:  # to warm up
@@ -89,17 +101,33 @@ def _begun(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    form: Callable[[], object] = (
+    torch.manual_seed(0)
+    form: Callable[[], Tensor] = (
         _published_step(config, device)
         if mode == "published"
-        else training_step(config, device, bf16, mode == "compiled")
+        else _our_step(training_step(config, device, bf16, mode == "compiled"))
     )
-    seconds = WARM_UP * seconds_per_call(form, WARM_UP, device)
+    start = time.perf_counter()
+    first = float(form())
+    for _ in range(WARM_UP - 1):
+        form()
+    if cuda:
+        torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_allocated(device) - before if cuda else 0
-    return form, {"warm_up": seconds, "peak_memory": peak}
+    seconds = time.perf_counter() - start
+    return form, {"first_loss": first, "warm_up": seconds, "peak_memory": peak}
 
 
-def _published_step(config: Config, device: torch.device) -> Callable[[], object]:
+def without_dropout(config: Config) -> Config:
+    """The configuration whose losses are those of no random choice."""
+    return replace(config, dropout=0.0)
+
+
+def _our_step(step: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], Tensor]:
+    return lambda: step()[0][0]
+
+
+def _published_step(config: Config, device: torch.device) -> Callable[[], Tensor]:
     """A step as SSSegmentation's recipe runs it.
 
     That is float32, TF32 off, contiguous, eager, attention by einsum, normalised on the host.
@@ -108,11 +136,12 @@ def _published_step(config: Config, device: torch.device) -> Callable[[], object
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
-    batch, size, cuda = config.batch_size, config.crop_size, device.type == "cuda"
-    images = torch.randn(batch, 3, *size, pin_memory=cuda)
-    labels = torch.randint(0, config.num_classes, (batch, *size), pin_memory=cuda)
+    batch, size, cuda = made_batch(config, device), config.crop_size, device.type == "cuda"
+    images, labels = batch.normalised(slice(None), torch.device("cpu")), batch.labels.long()
+    if cuda:
+        images, labels = images.contiguous().pin_memory(), labels.pin_memory()
 
-    def step() -> None:
+    def step() -> Tensor:
         target = labels.to(device, non_blocking=True)
         out = model(images.to(device, non_blocking=True))
         loss = torch.zeros((), device=device)
@@ -123,6 +152,7 @@ def _published_step(config: Config, device: torch.device) -> Callable[[], object
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        return loss.detach()
 
     return step
 

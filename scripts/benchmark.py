@@ -160,7 +160,7 @@ def train(args: argparse.Namespace) -> Result:
         if args.small:
             config = replace(config, crop_size=(64, 64), batch_size=2)
         steps = 1 if args.small else 5
-        found = measure(config, args.device, args.repeats, steps, args.compile)
+        found = measure(config, args.device, args.repeats, steps, MODES[: 2 + args.compile])
         rows.append({"name": name, **found})
         modes = [found.get(mode, {}) for mode in MODES]
         rates = [

@@ -43,14 +43,18 @@ def training_step(
     config: Config, device: torch.device, bf16: bool, compiled: bool = False
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     """A step of loop.py on one made-up batch as workers give it: bytes, pinned, on the host."""
-    stepper = new_stepper(config, device, bf16, compiled)
+    return partial(new_stepper(config, device, bf16, compiled), made_batch(config, device))
+
+
+def made_batch(config: Config, device: torch.device) -> Batch:
+    """A batch of the configuration, made up from one seed: bytes, pinned for a GPU, on the host."""
+    draw = torch.Generator().manual_seed(0)
     size, count, cuda = config.crop_size, config.batch_size, device.type == "cuda"
-    images = torch.randint(0, 256, (count, *size, 3), dtype=torch.uint8, pin_memory=cuda)
-    labels = torch.randint(
-        0, config.num_classes, (count, *size), dtype=torch.uint8, pin_memory=cuda
-    )
-    inside = torch.tensor([[0, size[0], 0, size[1]]] * count, pin_memory=cuda)
-    return partial(stepper, Batch([], images, labels, inside))
+    images = torch.randint(0, 256, (count, *size, 3), dtype=torch.uint8, generator=draw)
+    labels = torch.randint(0, config.num_classes, (count, *size), dtype=torch.uint8, generator=draw)
+    inside = torch.tensor([[0, size[0], 0, size[1]]] * count)
+    tensors = (t.pin_memory() if cuda else t for t in (images, labels, inside))
+    return Batch([], *tensors)
 
 
 def seconds_per_call(form: Callable[[], object], calls: int, device: torch.device) -> float:

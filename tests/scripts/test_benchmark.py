@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,24 +80,63 @@ def test_agreement_is_against_the_spread_of_the_seeds():
     assert found["agrees"] == {"near": True, "far": False}
 
 
-def test_gpu_check_is_rehearsed_and_a_part_that_fails_costs_itself_only(door, tmp_path):
+def test_the_call_for_a_gpu_is_rehearsed_and_a_part_that_fails_costs_itself_only(door, tmp_path):
     words = ("--out", tmp_path, "--device", "cpu", "--small", "--minutes", 4, "--parts")
-    for part in ("attention", "feed"):
-        code, _, err = door("scripts/gpu_check.py", *words, part)
-        assert code == 0, err
-    code, _, err = door("scripts/gpu_check.py", *words, "agreement", "sync")
+    code, _, err = door("benchmarks/gpu.py", *words, "feed")
+    assert code == 0, err
+    code, _, err = door("benchmarks/gpu.py", *words, "agreement", "attention")
     assert code == 1
     assert "failed, or out of time: agreement" in err
     assert {path.name for path in tmp_path.glob("*.json")} == {
         "gpu_attention.json",
-        "gpu_sync.json",
+        "gpu.json",
         "gpu_feed.json",
     }
     fed = json.loads((tmp_path / "gpu_feed.json").read_text())["feed"]
     assert all(0 <= row["waiting"] <= 1 for row in fed.values())
 
 
+def test_the_whole_call_for_a_gpu_is_rehearsed_on_a_bare_machine(tmp_path):
+    """All parts in one call, in time, without the packages that only the app and notebooks need."""
+    make_camvid(tmp_path / "data")
+    for name in ("gradio", "IPython", "ipywidgets", "anywidget", "pandas", "seaborn", "matplotlib"):
+        path = tmp_path / "bare" / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"raise ImportError('there is no {name} here')\n")
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--small"]
+    command += ["--out", str(tmp_path / "out"), "--data", str(tmp_path / "data"), "--minutes", "2"]
+    command += ["--only", "*50os16_voc"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'bare'}", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    out = tmp_path / "out"
+    done = json.loads((out / "gpu.json").read_text())
+    assert done["failed"] == []
+    assert list(done["seconds"]) == ["op", "exact", "train", "attention", "infer", "camvid"]
+    assert json.loads((out / "gpu_exact.json").read_text())["exact"] == {
+        "resumed bit by bit, deterministic": "equal",
+        "waits, street with every loss": "ran; only a GPU can be waited for",
+        "waits, R-50-D16": "ran; only a GPU can be waited for",
+    }
+    op = json.loads((out / "gpu_op.json").read_text())["op"]
+    assert {row["dtype"] for row in op} == {"torch.float32", "torch.bfloat16", "torch.float16"}
+    assert all(
+        row[name] < (1e-5 if row["dtype"] == "torch.float32" else 0.05)
+        for row in op
+        for name in ("out", "query", "key", "value")
+    )
+    trained = json.loads((out / "gpu_camvid.json").read_text())["camvid"]
+    assert "ccnet_resnet50os16_camvid_seed0" in trained
+    train = json.loads((out / "gpu_train.json").read_text())["train"]
+    for row in train.values():  # the same weights and the same batch, whatever the mode
+        assert row["ours"]["first_loss"] == pytest.approx(row["published"]["first_loss"], rel=0.02)
+
+
 def test_a_device_that_is_not_there(door):
+    assert door("benchmarks/gpu.py", "--out", ".", "--device", "cuda:77")[0] == 2
     code, _, err = door("scripts/benchmark.py", "explore", "--device", "cuda:77")
     assert code == 2
     assert "cuda:77" in err
