@@ -71,17 +71,22 @@ class Config:
             ("output_stride", self.output_stride in strides, " or ".join(map(str, strides))),
             ("optimizer", self.optimizer in ("sgd", "adamw"), "'sgd' or 'adamw'"),
             ("min_lr", 0 <= self.min_lr <= self.lr, f"0 to lr, which is {self.lr:g}"),
-            ("aux_channels", self.aux_channels >= 0, "0 (as many as channels) or more"),
+            ("aux_channels", 0 <= self.aux_channels <= 2**16, "0 (as many as channels) to 65,536"),
+            ("divisor", 1 <= self.divisor <= 32, "1 to 32"),  # the narrowest layer has 32 channels
+            ("dropout", 0 <= self.dropout < 1, "0 or more and below 1"),
+            ("head_kernel", self.head_kernel in range(1, 33, 2), "odd, 1 to 31"),
             ("recurrence", 0 <= self.recurrence <= 64, "0 to 64"),
             ("alias", self.alias.isprintable() and not set(self.alias) & {*"/\\"}, "a name"),
         ]
-        for name in ("batch_size", "epochs", "channels", "query_channels", "width", "divisor"):
+        for name in ("batch_size", "epochs", "channels", "query_channels", "width"):
             most = 10**9 if name == "epochs" else 2**16
             checks.append((name, 1 <= getattr(self, name) <= most, f"1 to {most:,}"))
-        for name in ("crop_size", "resize"):
-            pair = tuple(int(v) for v in getattr(self, name))
+        for name, most in (("crop_size", 2**14), ("resize", 2**16)):
+            pair = tuple(getattr(self, name))
             object.__setattr__(self, name, pair)  # JSON has lists
-            checks.append((name, len(pair) == 2 and min(pair) >= 1, "two positive integers"))
+            whole = [isinstance(v, Integral) and not isinstance(v, bool) for v in pair]
+            fine = whole == [True, True] and all(1 <= v <= most for v in pair)
+            checks.append((name, fine, f"two whole numbers, 1 to {most:,}"))
         for name, good, expected in checks:
             if not good:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {expected}")
@@ -94,6 +99,8 @@ class Config:
                 good = isinstance(value, kind)
             elif kind is int:
                 good = isinstance(value, Integral) and not isinstance(value, bool)
+            elif field.name in ("crop_size", "resize"):
+                good = isinstance(value, list | tuple)
             elif kind is float and not (value is None and field.name == "min_lr"):
                 real = isinstance(value, Real) and not isinstance(value, bool)
                 good = real and isfinite(value)
@@ -104,6 +111,7 @@ class Config:
                     int: "a whole number",
                     float: "a finite number",
                     bool: "true or false",
+                    tuple[int, int]: "two whole numbers",
                 }
                 what = expected.get(kind, "a text")
                 raise ConfigError(f"{field.name} is {value!r:.60}; expected {what}")

@@ -255,7 +255,7 @@ def read_note(file: Path) -> dict[str, Any]:
     """What is recorded of a file; empty where nothing is, or nothing readable."""
     try:
         return dict(json.loads(note_path(file).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 

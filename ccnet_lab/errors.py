@@ -47,11 +47,18 @@ class RunBusyError(RunError):
     """Another process is writing to this run."""
 
 
-_UNSEEN = dict.fromkeys((*range(9), *range(14, 32), 127, *range(0xD800, 0xE000)), "\ufffd")
+_TURNING = (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_UNSEEN = dict.fromkeys(
+    (*range(9), *range(14, 32), *range(127, 160), *_TURNING, *range(0xD800, 0xE000)), "\ufffd"
+)
 
 
 def printable(text: str) -> str:
-    """A text with control characters, and bytes of a file's name that are no text, as \ufffd."""
+    """A text with what no screen should be sent as \ufffd.
+
+    That is control characters, those that turn the direction of what follows, and bytes of a file's
+    name that are no text.
+    """
     return text.translate(_UNSEEN)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ccnet_lab.errors import LabError
 
 UNPACKED, TIMES = 100_000_000, 10  # bytes that a zip may hold in any case, and times its own size
+PICKLED = 1_000_000  # bytes that a pickle in it may take in any case
 # What torch's messages contain when a file could not be written.
 _TORCH_WRITING = "inline_container|PytorchStreamWriter|iostream|unexpected pos|No space|file write"
 
@@ -80,10 +81,17 @@ def refuse_bomb(path: Path, error: type[LabError]) -> None:
     """
     try:
         with zipfile.ZipFile(path) as packed:
-            size = sum(info.file_size for info in packed.infolist())
+            members = packed.infolist()
+        size = sum(info.file_size for info in members)
     except Exception:  # damaged in one of many ways, which whoever reads it describes
         return
     most = max(UNPACKED, TIMES * path.stat().st_size)
     if size > most:
         what = f"{path.name} has {path.stat().st_size:,} bytes and unpacks to {size:,}"
         raise error(f"{what}; at most {most:,} are read, so it is damaged or made to do harm")
+    for info in members:  # a pickle takes a hundred times its size as objects
+        if info.filename.endswith(".pkl") and info.file_size > max(
+            PICKLED, TIMES * info.compress_size
+        ):
+            what = f"{info.filename} in {path.name} unpacks from {info.compress_size:,} bytes to"
+            raise error(f"{what} {info.file_size:,}, so it is damaged or made to do harm")

@@ -24,8 +24,18 @@ from ccnet_lab.model.weights import save_weights
 
 KEPT_CHECKPOINTS = 2  # the last and the one before it
 STATE = {"model", "optimizer", "step", "seconds", "sums", "confusion"}  # in a checkpoint
+LARGEST = 50_000_000  # bytes of a JSON file that is read
 _DIGITS = 8  # of the sha256 in a checkpoint's name
 _held: set[Path] = set()  # the runs that this process has locked
+
+
+def _is_place(state: dict[str, Any]) -> bool:
+    """Whether a checkpoint's plain values are numbers."""
+    step, seconds, sums = state["step"], state["seconds"], state["sums"]
+    numbers = [seconds, *sums.values()] if isinstance(sums, dict) else [None]
+    logged = state.get("logged", 0)
+    whole = all(type(n) is int and n >= 0 for n in (step, logged))
+    return whole and all(type(number) in (int, float) for number in numbers)
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ class Run:
         Raises `RunError` for lines before the last sound one that can't be read.
         """
         path, found, strange = self.log_file, [], 0
-        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+        lines = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
         for number, line in enumerate(lines, 1):
             record = None
             with suppress(ValueError, RecursionError):
@@ -185,7 +195,9 @@ class Run:
         """
         records = [record for record in self.metrics() if record["step"] <= step]
         last = records[-1]["step"] if records else 0
-        if last < logged and self.log_file.exists():
+        if not self.log_file.is_file() and logged:  # removed: it begins here
+            records, last = [{"step": step}], step
+        if last < logged:
             what = (
                 f"{self.log_file} is damaged: its lines of the steps {last + 1} to {step} are gone"
             )
@@ -247,7 +259,8 @@ class Run:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             lacking = ", ".join(sorted(STATE - state.keys()))
-            lacking = lacking or ("" if type(state["step"]) is int else "a whole number as step")
+            if not lacking and not _is_place(state):
+                lacking = "numbers for step, seconds or sums"
         except Exception as error:  # torch raises many kinds
             lacking = f"everything ({' '.join(str(error).split())[:200]})"
         if lacking:
@@ -324,6 +337,10 @@ class Run:
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
+            if (size := (self.folder / name).stat().st_size) > LARGEST:
+                raise RunError(
+                    f"{self.folder / name} has {size:,} bytes; at most {LARGEST:,} are read"
+                )
             content = json.loads((self.folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.folder / name} cannot be read: {error}") from None
@@ -333,7 +350,10 @@ class Run:
         raise RunError(f"{self.folder / name} holds a {kind}; expected an object")
 
     def _read_if_there(self, name: str) -> dict[str, Any] | None:
-        return self._read(name) if (self.folder / name).exists() else None
+        path = self.folder / name
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise RunError(f"{path} is no file; remove it")
+        return self._read(name) if path.exists() else None
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         write_text(self.folder / name, json.dumps(content, indent=1) + "\n", RunError)

@@ -79,11 +79,11 @@ def test_a_variation_claims_no_published_score():
             "8 or 16",
         ),
         (lambda: dataclasses.replace(get_config("demo"), recurrence=-1), "0 to 64"),
-        (lambda: dataclasses.replace(get_config("demo"), crop_size=(512,)), "two positive"),
+        (lambda: dataclasses.replace(get_config("demo"), crop_size=(512,)), "two whole numbers"),
         (lambda: Config.from_dict({"dataset": "voc"}), "missing"),
         (
             lambda: Config.from_dict(get_config("demo").to_dict() | {"crop_size": [1e999, 8]}),
-            "make no configuration: cannot convert",
+            "two whole numbers",
         ),
     ],
 )

@@ -13,7 +13,7 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Explore criss-cross attention in the browser.")
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    add("--port", type=int, default=7860)
+    add("--port", type=int, choices=range(65_536), default=7860, metavar="PORT")
     model = "demo, one of the twelve, a run folder, or a weights file (PATH as NAME)"
     add("--model", default="demo", help=model)
     runs = "folder of training runs, offered in the menu"

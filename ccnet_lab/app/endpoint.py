@@ -1,5 +1,6 @@
 """The endpoint /attention_at: a click's answer for programs, who can't click on a picture."""
 
+from math import isfinite
 from typing import Any
 
 import gradio as gr
@@ -19,7 +20,7 @@ def add_endpoint(bench: Workbench) -> None:
         if image is None:
             raise gr.Error("no picture came; send one with handle_file(path)")
         for name, value in (("x", x), ("y", y), ("recurrence", recurrence)):
-            if not isinstance(value, int | float) or value != int(value):
+            if not isinstance(value, int | float) or not isfinite(value) or value != int(value):
                 message = f"{name} is {value!r}; expected a whole number"
                 raise gr.Error(message, print_exception=False)
         try:

@@ -5,6 +5,7 @@ name that was bound to its address (DNS rebinding) or by a form (CSRF).
 """
 
 import ipaddress
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ POSTED = (
 )
 RUN = ("/gradio_api/run/*", "/gradio_api/api/*")  # gradio refuses those that have to queue
 UPLOAD = "/gradio_api/upload"
+is_full = threading.Event()  # whether what visitors sent fills its part of the disk
 LARGEST, LARGEST_UPLOAD = 2_000_000, 101_000_000  # bytes of what is posted
 
 
@@ -52,10 +54,13 @@ class Gate:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if scope["type"] == "websocket":  # which nothing here uses
+            await send({"type": "websocket.close"})
+            return
         headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
         status, reason = self.refusal(scope.get("method", "GET"), scope["path"], headers)
-        if status or scope["type"] != "http":
-            await _say(send, status or 404, reason)
+        if status:
+            await _say(send, status, reason)
         else:
             await self.app(scope, receive, send)
 
@@ -68,6 +73,11 @@ class Gate:
         if self.prefix and path.startswith(f"{self.prefix}/"):
             path = path.removeprefix(self.prefix)
         reads = method in ("GET", "HEAD", "OPTIONS")
+        if "transfer-encoding" in headers:  # then the length says nothing
+            return 411, "send the length (Content-Length), not Transfer-Encoding"
+        framed = headers.get("sec-fetch-dest") in ("iframe", "frame", "embed", "object")
+        if framed and headers.get("sec-fetch-site") == "cross-site" and self.hosts == LOOPBACK:
+            return 403, "a page of another site may not show this app inside itself"
         if not _matches(path, READ if reads else (*POSTED, *RUN)):
             return 404, f"there is no {path} here"
         return (0, "") if reads else self._posted(path, host, headers)
@@ -75,16 +85,18 @@ class Gate:
     def _posted(self, path: str, host: str, headers: Mapping[str, str]) -> tuple[int, str]:
         origin = headers.get("origin")
         known = self.hosts or frozenset()
-        ours = origin is None or urlsplit(origin).netloc == host
-        named = origin is not None and _name(urlsplit(origin).netloc) in known - LOOPBACK
+        ours = origin is None or _netloc(origin) == host
+        named = origin is not None and _name(_netloc(origin)) in known - LOOPBACK
         if not (ours or named) or headers.get("sec-fetch-site") == "cross-site":
             return 403, f"a page of {origin or 'another site'} may send nothing to this app"
         most = LARGEST_UPLOAD if path == UPLOAD else LARGEST
         length = headers.get("content-length", "")
         if not length.isascii() or not length.isdigit():
             return 411, "the length of what is sent is missing (Content-Length)"
-        if int(length) > most:
-            return 413, f"{int(length):,} bytes were sent; at most {most:,} are taken"
+        if path == UPLOAD and is_full.is_set():
+            return 507, "visitors' pictures fill their part of the disk; try again in an hour"
+        if int(length[:12]) > most:
+            return 413, f"{length[:12]} bytes were sent; at most {most:,} are taken"
         return 0, ""
 
 
@@ -113,6 +125,13 @@ def hosts_of(local: bool, root_path: str | None, named: Iterable[str]) -> frozen
         return None
     proxy = urlsplit(root_path or "").hostname
     return frozenset(LOOPBACK | given | ({proxy} if proxy else set()))
+
+
+def _netloc(address: str) -> str:
+    try:
+        return urlsplit(address).netloc
+    except ValueError:
+        return ""
 
 
 def _name(host: str) -> str:

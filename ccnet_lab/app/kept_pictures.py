@@ -1,7 +1,9 @@
 """The pictures that links show, kept in the store's folder `pictures` and named by their hash."""
 
 import hashlib
+import os
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from ccnet_lab.files import write_whole
 
 DIGITS = 32  # of a sha256 that stand in a link
 MOST_PICTURES, MOST_BYTES = 200, 500_000_000  # that are kept, and that they take together
+DAY = 86_400  # seconds
 MOST_EACH, BYTES_EACH = 20, 100_000_000  # and of one visitor
 PICTURE_AGAIN = "open the picture again and copy a new link"
 _keeping = threading.Lock()
-_owners: dict[str, str] = {}  # the visitor who had a picture kept, by its file's name
+_owners: dict[str, set[str]] = {}  # the visitors who had a picture kept, by its file's name
 
 
 def picture_hash(image: NDArray[np.uint8]) -> str:
@@ -31,51 +34,65 @@ def picture_hash(image: NDArray[np.uint8]) -> str:
 def keep_picture(image: NDArray[np.uint8], owner: str = "") -> Path:
     """Write a picture into the store's folder `pictures`, named by its hash; returns its path.
 
-    Beyond `MOST_EACH` or `BYTES_EACH` the oldest of this `owner` are removed, then beyond
-    `MOST_PICTURES` or `MOST_BYTES` the oldest of whoever keeps the most: nobody can push out what
-    others have kept. Raises `ImageError` where it cannot be written.
+    Beyond `MOST_EACH` or `BYTES_EACH` the oldest that only this `owner` has kept are removed;
+    beyond `MOST_PICTURES` or `MOST_BYTES` in all the oldest of more than a day. So nobody can push
+    out what others have just kept. Raises `ImageError` where there is no room or it cannot be
+    written.
     """
     digest = picture_hash(image)
     path, kept = kept_picture(digest), None
     with _keeping:
         with suppress(ImageError, MissingFileError):
             kept = picture_hash(read_image(path))
-        if kept != digest:
+        _owners.setdefault(path.name, set()).add(owner)
+        if kept == digest:
+            with suppress(OSError):
+                os.utime(path)  # it is needed again
+            return path
+        content = png(image)
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda file: file.write_bytes(png(image)), ImageError)
-            _owners[path.name] = owner
-            _make_room(path)
+            _make_room(path, len(content), owner)
+            write_whole(path, lambda file: file.write_bytes(content), ImageError)
+        except OSError as error:
+            what = f"the picture cannot be kept in {path.parent}: {error}"
+            raise ImageError(f"{what}; make room or set CCNET_LAB_HOME") from None
     return path
 
 
-def _make_room(newest: Path) -> None:
-    """Remove pictures beyond the limits, parts that killed processes left included."""
-    with suppress(OSError):  # another process makes room at the same time
-        newest_first = sorted(
-            newest.parent.glob("*.png*"),
-            key=lambda path: (path == newest, path.stat().st_mtime_ns),
-            reverse=True,
-        )
-        held: dict[str, list[tuple[int, Path]]] = {}  # size and path by owner
-        for path in newest_first:
-            held.setdefault(_owners.get(path.name, ""), []).append((path.stat().st_size, path))
-        for name in {*_owners} - {path.name for path in newest_first}:
-            del _owners[name]
-        mine = held[_owners[newest.name]] if _owners[newest.name] else []
-        while len(mine) > 1 and (len(mine) > MOST_EACH or _bytes(mine) > BYTES_EACH):
-            mine.pop()[1].unlink()
-        while (
-            sum(map(len, held.values())) > MOST_PICTURES
-            or sum(map(_bytes, held.values())) > MOST_BYTES
-        ):
-            most = max(held.values(), key=lambda pictures: (_bytes(pictures), len(pictures)))
-            if most[-1][1] == newest:
-                break
-            most.pop()[1].unlink()
+def _make_room(new: Path, size: int, owner: str) -> None:
+    """Remove pictures, so that `new` of `size` bytes can be written within the limits."""
+    aged = []  # time, bytes, path; parts that killed processes left included
+    for path in new.parent.glob("*.png*"):
+        with suppress(OSError):  # another process makes room at the same time
+            status = path.lstat()
+            if path != new:
+                aged.append((status.st_mtime, status.st_size, path))
+    aged.sort()
+    names = {path.name for _, _, path in aged}
+    for name in {*_owners} - names - {new.name}:
+        del _owners[name]
+    mine = [row for row in aged if owner and _owners.get(row[2].name) == {owner}]
+    while len(mine) >= MOST_EACH or (mine and size + _bytes(mine) > BYTES_EACH):
+        _remove(mine.pop(0), aged)
+    while len(aged) >= MOST_PICTURES or (aged and size + _bytes(aged) > MOST_BYTES):
+        if time.time() - aged[0][0] > DAY:
+            mine = [row for row in mine if row != aged[0]]
+            _remove(aged[0], aged)
+        elif mine:
+            _remove(mine.pop(0), aged)
+        else:
+            what = f"{len(aged)} pictures are kept for links, all from the last 24 hours"
+            raise ImageError(f"{what}; copy this link tomorrow, or delete some of {new.parent}")
 
 
-def _bytes(pictures: list[tuple[int, Path]]) -> int:
-    return sum(size for size, _ in pictures)
+def _remove(row: tuple[float, int, Path], rows: list[tuple[float, int, Path]]) -> None:
+    row[2].unlink(missing_ok=True)
+    rows.remove(row)
+
+
+def _bytes(pictures: list[tuple[float, int, Path]]) -> int:
+    return sum(size for _, size, _ in pictures)
 
 
 def kept_picture(digest: str) -> Path:

@@ -10,6 +10,7 @@ from ccnet_lab.app.events import QUICK, SEEN, SLOW, STREAM
 from ccnet_lab.app.page import Page, Updates
 from ccnet_lab.app.rendering import render
 from ccnet_lab.app.view_state import ViewState
+from ccnet_lab.errors import ConfigError
 
 
 class ModelMenu:
@@ -72,6 +73,8 @@ class ModelMenu:
     def choose(self, state: ViewState, name: str) -> Updates:
         """Open the model, or ask before it is downloaded."""
         bench = self.page.bench
+        if not isinstance(name, str):
+            raise ConfigError(f"a model's name came as {name!r:.60}; choose one of the menu")
         if question := bench.offer(name):
             return {
                 self.row: gr.Row(visible=True),

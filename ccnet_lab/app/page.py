@@ -4,6 +4,7 @@ import functools
 import inspect
 import json
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from ccnet_lab.app import visitor_files
 from ccnet_lab.app.callbacks import explain, safely
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.app.view_state import ViewState, on_show
+from ccnet_lab.app.visitor_files import KEPT, UNUSED
 from ccnet_lab.errors import ImageError
 from ccnet_lab.viewer.payload import CHOICES, RECURRENCES
 
@@ -41,7 +43,8 @@ class Page:
     def __init__(self, bench: Workbench, folder: Path) -> None:
         self.bench, self.folder = bench, folder
         self.first = bench.start(bench.model)
-        self.state = gr.State(self.first, delete_callback=self.forget)
+        self.state = gr.State(self.first, delete_callback=self.forget, time_to_live=KEPT)
+        self.used: dict[str, float] = {}  # when a page last asked for something, by its file
         self.views: dict[str, ViewState] = {}  # by the file that a page has fetched
         self.looked = gr.JSON(visible=False)  # what the viewer shows, see `SEEN`
         self.tab = gr.State(TABS[0])
@@ -51,8 +54,20 @@ class Page:
         visitor_files.remove_upload(self.folder, state.image)
         self.view.keep_in_cache.discard(state.file)
         self.views.pop(state.file, None)
+        self.used.pop(state.file, None)
         if state.file:
             Path(state.file).unlink(missing_ok=True)
+
+    def forget_unused(self) -> None:
+        """Forget visitors of whose leaving gradio has not told."""
+        for file, when in [*self.used.items()]:
+            if time.time() - when > UNUSED and file in self.views:
+                self.forget(self.views[file])
+
+    def on_show(self) -> set[str]:
+        """The files and pictures that visitors have on show."""
+        states = [*self.views.values()]
+        return {state.file for state in states} | {state.image for state in states}
 
     @property
     def outputs(self) -> list[Any]:
@@ -70,6 +85,7 @@ class Page:
         file = visitor_files.write_file(Path(self.view.GRADIO_CACHE), payload, before)
         self.view.keep_in_cache.add(file)  # whatever its age, until the visitor goes
         state = self.views[file] = replace(state, file=file)
+        self.used[file] = time.time()
         turn = secrets.token_hex(8)  # else gradio sees no change
         shown = state.shown() | {"turn": turn, "link": self.bench.address(state)}
         return {self.state: state, self.problem: "", self.view: json.dumps(shown)}
@@ -80,6 +96,8 @@ class Page:
         A sentence where there is none: gradio keeps what is raised here from the page.
         """
         try:
+            if not isinstance(asked, list) or [*map(type, asked)] != [str, int, int, int, str]:
+                raise ImageError("this asks for no map: expected file, x, y, R and the kind")
             return self._exact_map(*asked)
         except Exception as error:
             return explain(error)
@@ -88,6 +106,7 @@ class Page:
         state = self.views.get(file)
         if state is None or recurrence not in RECURRENCES or kind not in CHOICES["kind"]:
             raise ImageError("this picture or map is no longer on show; load the page again")
+        self.used[file] = time.time()
         view = self.bench.view(state)
         find = view.listeners if kind == "listeners" else view.attention
         found: list[float] = find(int(x), int(y), recurrence).ravel().tolist()

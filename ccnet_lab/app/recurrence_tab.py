@@ -69,7 +69,7 @@ def recurrence(bench: Workbench, state: ViewState, mask: str | None = None) -> I
     """Labels at R = 0 to 3, what changed, which classes flipped, and scores where a mask is."""
     view, truth, refused = bench.view(state), None, ""
     try:
-        truth = None if mask is None else _read_mask(mask, view)
+        truth = None if mask is None else bench.one_at_a_time(_read_mask, mask, view)
     except LabError as error:
         refused = problem(error)
 

@@ -38,7 +38,7 @@ _hidden: list[str] = []  # folders that visitors are not told
 
 def hide(folders: Iterable[Path]) -> None:
     """From now on, leave out where these folders are; for an app that other machines can reach."""
-    whole = {str(folder.resolve()) for folder in folders}
+    whole = {str(way) for folder in folders for way in (folder.absolute(), folder.resolve())}
     _hidden[:] = sorted((path for path in whole if len(path) > 3), key=len, reverse=True)
 
 
@@ -50,7 +50,7 @@ def told(text: str) -> str:
 
 
 def _told(value: Any) -> Any:
-    return told(value) if type(value) is str else value
+    return told(str(value)) if type(value) is str or isinstance(value, Path) else value
 
 
 _TEMPLATES = Environment(

@@ -22,7 +22,14 @@ from ccnet_lab.app import (
 )
 from ccnet_lab.app.endpoint import add_endpoint
 from ccnet_lab.app.events import QUICK
-from ccnet_lab.app.gate import LOOPBACK, fetch_nothing, gate, hosts_of, is_loopback
+from ccnet_lab.app.gate import (
+    LOOPBACK,
+    fetch_nothing,
+    gate,
+    hosts_of,
+    is_full,
+    is_loopback,
+)
 from ccnet_lab.app.model_menu import ModelMenu
 from ccnet_lab.app.page import TABS, Page
 from ccnet_lab.app.rendering import hide, render
@@ -43,6 +50,11 @@ CSS, SCRIPT = (
 
 def build(bench: Workbench, folder: Path) -> gr.Blocks:
     """The whole page, its first model opened; pictures to keep are written into `folder`."""
+    return lay_out(bench, folder)[0]
+
+
+def lay_out(bench: Workbench, folder: Path) -> tuple[gr.Blocks, Page]:
+    """As `build`, with what knows the visitors."""
     with gr.Blocks(title="ccnet_lab", delete_cache=(3600, 3600), analytics_enabled=False) as blocks:
         page = Page(bench, folder)
         menu = ModelMenu(page)
@@ -70,7 +82,7 @@ def build(bench: Workbench, folder: Path) -> gr.Blocks:
             if fill:
                 selected.then(**fill)
         add_endpoint(bench)
-    return blocks
+    return blocks, page
 
 
 def serve(args: argparse.Namespace, folder: Path) -> None:
@@ -79,9 +91,11 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
     gr.routes.DEFAULT_TEMP_DIR = os.environ["GRADIO_TEMP_DIR"] = uploads
     local = is_loopback(args.host)
     if not local:
-        hide([Path.cwd(), Path.home(), Path(__file__).parents[1], store.home(), args.runs, folder])
+        own = [Path.cwd(), Path.home(), Path(__file__).parents[1], store.home(), args.runs, folder]
+        given = Path(args.model.partition(" as ")[0])
+        hide([*own, *([given.parent] if given.exists() else [])])
     bench = Workbench(folder / "examples", args.device, local, args.runs, args.model)
-    blocks = build(bench, folder)
+    blocks, page = lay_out(bench, folder)
     try:
         root = args.root_path or os.environ.get("GRADIO_ROOT_PATH")
         hosts = hosts_of(local, root, args.allow_host)
@@ -92,10 +106,14 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
         ) from None
     threading.Thread(target=configurations_tab.prepare, args=(bench,), daemon=True).start()
     try:
-        started = time.time()
+        stay = {*(folder / "gradio").glob("*/*")}  # the examples'
         while True:
             time.sleep(10)
-            sweep(folder, started)
+            page.forget_unused()
+            if sweep(folder, stay, page.on_show()):
+                is_full.set()
+            else:
+                is_full.clear()
     finally:
         blocks.close(verbose=False)  # nothing is written any more
 

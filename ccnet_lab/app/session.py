@@ -93,8 +93,9 @@ class Workbench(Views):
     def _has_weights(self, link: Link) -> bool:
         """Whether the model of a link still has the link's weights."""
         try:
-            same = links.weights_hash(self.weights(link.model)) == link.weights
-            return same and self.explorer(link.model).config.name == link.config
+            # Opened first: only what holds weights is read as a whole.
+            same = self.explorer(link.model).config.name == link.config
+            return same and links.weights_hash(self.weights(link.model)) == link.weights
         except LabError:
             if link.model in CONFIGS:  # says how to get it
                 raise

@@ -1,6 +1,7 @@
 """The views kept for all visitors, and what is shown of them; session.py has links to them."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ class Views(Models):
 
         view: View = self._views.get(_key(state), look)
         return view
+
+    def one_at_a_time(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What a call returns that takes much memory: no two, nor a picture's decoding, at once."""
+        with self._looking:
+            return call(*arguments)
 
     def start(self, model: str) -> ViewState:
         """What a visitor sees first, the model downloaded: it was asked for on the command line."""

@@ -1,21 +1,27 @@
 """Files written for visitors, under random names: nothing that they send is part of a path."""
 
 import os
-import re
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from ccnet_lab.errors import ImageError
 
-PREFIX = "ccnet_lab_"  # of an app's own folder, followed by the number of its process
+PREFIX = "ccnet_lab_app_"  # of an app's own folder
+LOCK = "lock"  # in it: held as long as its app runs
 KEPT = 3600  # seconds that a saved picture is kept: it is downloaded at once
+UNUSED = 7200  # and what a visitor sent and has on show, if he doesn't come back
+BROKEN_OFF = 600  # and an upload that has not grown since
 MOST_SAVED = 10  # pictures of one visitor
 COPIES_BYTES = 2_000_000_000  # that what visitors send, and copies for them to fetch, may take
+YOUNG = 120  # seconds that a copy is kept in any case: it may wait to be looked at
 
 
 @contextmanager
@@ -26,26 +32,39 @@ def own_folder() -> Iterator[Path]:
     """
     before = os.umask(0o077)  # of all files from now on
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        process = re.fullmatch(rf"{PREFIX}(\d+)_.*", left.name)
-        if process and not _runs(int(process[1])) and _is_ours(left):
+        if _is_ours(left) and _is_left(left):
             shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
-        with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}_") as folder:
-            yield Path(folder)
+        with (folder / LOCK).open("w") as lock:
+            _try_lock(lock)
+            yield folder
     finally:
+        with _undisturbed():  # a second Ctrl-C must not leave half of it
+            shutil.rmtree(folder, ignore_errors=True)
         os.umask(before)
 
 
-def _runs(process: int) -> bool:
-    if os.name != "posix":  # there the call below would end it
-        return True
+def _try_lock(file: IO[str]) -> bool:
+    """Lock a file, which ends with the process; False where another process holds it."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        import fcntl
+    except ImportError:  # Windows, which doesn't remove what is open
         return False
-    except OSError:  # another user's
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
-    return True
+    return False
+
+
+def _is_left(folder: Path) -> bool:
+    """Whether no app has the folder any more; one that has just been made is left alone."""
+    with suppress(OSError):
+        if (folder / LOCK).is_file():
+            with (folder / LOCK).open("r+") as lock:
+                return _try_lock(lock)
+        return time.time() - folder.stat().st_mtime > KEPT
+    return False
 
 
 def _is_ours(folder: Path) -> bool:
@@ -54,24 +73,61 @@ def _is_ours(folder: Path) -> bool:
     return False
 
 
-def sweep(folder: Path, since: float = 0.0) -> None:
-    """Remove what was saved for visitors more than an hour ago, and the oldest copies beyond 2 GB.
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Within it signals that end the process are ignored."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    main = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in names if main and hasattr(signal, name)]
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    Copies are what gradio writes in `folder`/gradio: uploads, and files to fetch; those from before
-    the time `since`, as the examples', stay.
+
+def sweep(folder: Path, stay: Container[Path] = (), shown: Container[str] = ()) -> bool:
+    """Remove what nobody needs any more; returns whether the rest fills its part of the disk.
+
+    That is what was saved more than an hour ago, uploads that broke off or that no visitor has on
+    show, and the oldest copies beyond 2 GB.
+
+    Args:
+        folder: as `own_folder` gives; in its `gradio` are uploads, and files to fetch.
+        stay: files that are shared by all.
+        shown: paths that visitors have on show.
     """
-    for saved in (folder / "saved").glob("*/*"):
-        with suppress(OSError):
-            if time.time() - saved.stat().st_mtime > KEPT:
-                shutil.rmtree(saved, ignore_errors=True)
+    now = time.time()
+    for path in (folder / "saved").glob("*/*"):
+        _remove_if_older(path, now - KEPT)
+    for path in (folder / "uploads").glob("*"):
+        if str(path / "upload") not in shown:
+            _remove_if_older(path, now - KEPT)
+    for path in (folder / "gradio").glob("*.bin"):
+        if str(path) not in shown:
+            _remove_if_older(path, now - KEPT)
+    for path in (folder / "gradio").glob("tmp*"):
+        _remove_if_older(path, now - BROKEN_OFF)
     found, size = [], 0
     for copy in (folder / "gradio").glob("*/*"):
         with suppress(OSError):
+            if copy in stay or not copy.is_file():
+                continue
             found.append((copy.stat().st_mtime, copy.stat().st_size, copy))
-    for changed, bytes_, copy in sorted(found, reverse=True):
-        size += bytes_
-        if size > COPIES_BYTES and changed > since:
-            copy.unlink(missing_ok=True)
+    for changed, taken, copy in sorted(found, reverse=True):
+        size += taken
+        if size > COPIES_BYTES and not now - YOUNG < changed <= now:
+            with suppress(OSError):
+                copy.unlink()
+                size -= taken
+    return size > COPIES_BYTES
+
+
+def _remove_if_older(path: Path, since: float) -> None:
+    with suppress(OSError):
+        if path.stat().st_mtime < since:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def folder_to_save(folder: Path, owner: str) -> Path:
@@ -81,7 +137,9 @@ def folder_to_save(folder: Path, owner: str) -> Path:
     """
     own = folder / "saved" / owner
     new = new_folder(own.parent, owner)
-    for old in sorted(own.iterdir(), key=lambda path: path.stat().st_mtime_ns)[:-MOST_SAVED]:
+    before = [path for path in own.iterdir() if path != new]
+    before.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for old in before[MOST_SAVED - 1 :]:
         shutil.rmtree(old, ignore_errors=True)
     return new
 
@@ -97,8 +155,11 @@ def write_file(folder: Path, content: bytes, before: str = "") -> str:
     """Write a file into `folder`, in the place of the one `before` if given; returns its path."""
     path = Path(before) if before else folder / f"{secrets.token_hex(16)}.bin"
     part = path.with_suffix(".part")
-    part.write_bytes(content)
-    part.replace(path)
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     return str(path)
 
 
@@ -112,10 +173,9 @@ def new_folder(folder: Path, kind: str) -> Path:
 @contextmanager
 def kept_upload(folder: Path, path: str, before: str) -> Iterator[str]:
     """Copy an upload and remove the last one, `before`; or the copy if it cannot be shown."""
-    copy = str(new_folder(folder, "uploads") / "upload")
-    shutil.copyfile(path, copy)
-    superseded = copy
+    copy = superseded = str(new_folder(folder, "uploads") / "upload")
     try:
+        shutil.copyfile(path, copy)
         yield copy
         superseded = before
     except ImageError as error:  # the visitor knows the file by another name

@@ -115,6 +115,8 @@ def _mapped(path: Path, origin: dict[str, str]) -> tuple[NDArray[np.uint8], NDAr
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
         header = json.loads(content[8:start].tobytes())
         height, width = header["labels"]["shape"]
+        if header["image"]["shape"] != [height, width, 3]:
+            raise ValueError("its picture and its labels have other sizes")
         image, labels = np.split(content[start:], [3 * height * width])
         arrays = image.reshape(height, width, 3), labels.reshape(height, width)
         made_from = dict(header["__metadata__"])

@@ -1,6 +1,7 @@
 """Facts about data sets: class names, colours, ids of the masks; datasets.py reads the files."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -8,7 +9,7 @@ from importlib.resources import files
 from itertools import count
 from typing import Any
 
-from ccnet_lab.errors import ConfigError, near
+from ccnet_lab.errors import ConfigError, near, printable
 
 IGNORE = 255  # the label of pixels that count neither in the loss nor in a score
 
@@ -173,10 +174,34 @@ def register(dataset: Dataset | dict[str, Any]) -> Dataset:
 def _from_dict(values: dict[str, Any]) -> Dataset:
     try:
         tuples = {k: tuple(v) for k, v in values.items() if isinstance(v, list | tuple)}
-        tuples["classes"] = tuple((str(colour), str(name)) for colour, name in values["classes"])
-        return Dataset(**{**values, **tuples})
-    except (TypeError, KeyError, ValueError) as error:
+        tuples["classes"] = tuple(
+            (str(colour), printable(str(name))) for colour, name in values["classes"]
+        )
+        found = Dataset(**{**values, **tuples})
+        _check(found)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ConfigError(f"these fields make no data set: {error}") from None
+    return replace(found, title=printable(found.title))
+
+
+def _check(dataset: Dataset) -> None:
+    """Raise `ValueError` for a value of another type or range."""
+    for name in ("key", "title", "root", "train_split", "val_split", "terms", "layout"):
+        if not isinstance(getattr(dataset, name), str):
+            raise ValueError(f"{name} is {getattr(dataset, name)!r:.60}; expected a text")
+    if not re.fullmatch(r"[\w.-]+", dataset.key):
+        raise ValueError(f"key is {dataset.key!r:.60}; expected letters and digits")
+    if len(dataset.classes) > IGNORE:
+        raise ValueError(f"{len(dataset.classes)} classes; at most {IGNORE} can be told apart")
+    for colour, name in dataset.classes:
+        if not re.fullmatch("#[0-9a-fA-F]{6}", colour) or not name:
+            raise ValueError(f"the class {name!r:.60} has the colour {colour!r:.60}, not #rrggbb")
+    for name in ("label_ids", "ignored_ids"):
+        ids = getattr(dataset, name)
+        if not all(type(k) is int and 0 <= k <= IGNORE for k in ids):
+            raise ValueError(f"{name} are {ids!r:.60}; expected whole numbers, 0 to {IGNORE}")
+    if dataset.classes and len(dataset.label_ids) not in (0, len(dataset.classes)):
+        raise ValueError(f"{len(dataset.label_ids)} ids for {len(dataset.classes)} classes")
 
 
 def _free_key(dataset: Dataset) -> str:

@@ -21,7 +21,7 @@ from ccnet_lab.data.datasets import Split, locate, open_split
 from ccnet_lab.data.masks import read_labels
 from ccnet_lab.data.own import SPLITS, Splits, divide
 from ccnet_lab.downloads import Progress
-from ccnet_lab.errors import DataError, LabError
+from ccnet_lab.errors import DataError, LabError, printable
 from ccnet_lab.files import sha256
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def report_text(report: Report) -> str:
             lines.append(f"{names[k]:{longest}}  {bar:{BAR}}{columns}")
     in_all = f"{_faults(sum(len(split.faults) for split in report.splits))} in all"
     lines += ["", "every pair can be read and fits" if report.fine else in_all]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def histogram_figure(report: Report) -> "Figure":

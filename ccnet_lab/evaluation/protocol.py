@@ -43,10 +43,16 @@ class Protocol:
     recurrence: int = 2  # R used
 
     def __post_init__(self) -> None:
+        kinds = {"dataset": str, "split": str, "images": int, "names_crc32": str, "flip": bool}
+        for name, kind in {**kinds, "recurrence": int}.items():
+            if type(getattr(self, name)) is not kind:
+                raise RunError(f"{name} is {getattr(self, name)!r:.60}; expected {kind.__name__}")
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             if value not in known:
                 raise RunError(f"{name} is {value!r}; expected {' or '.join(known)}")
+        if not all(type(scale) in (int, float) for scale in self.scales):
+            raise RunError(f"scales are {self.scales!r:.60}; expected numbers")
         scales = tuple(sorted({float(scale) for scale in self.scales}))
         if not scales or not all(0 < scale <= 8 for scale in scales):
             expected = "expected factors above 0 and at most 8, such as 0.5 1 2"
@@ -56,7 +62,9 @@ class Protocol:
         object.__setattr__(self, "scales", scales)
         for name in ("resize", "window", "stride"):  # JSON brings lists
             pair = getattr(self, name)
-            object.__setattr__(self, name, None if pair is None else (int(pair[0]), int(pair[1])))
+            if pair is not None and [*map(type, pair)] != [int, int]:
+                raise RunError(f"{name} is {pair!r:.60}; expected two whole numbers")
+            object.__setattr__(self, name, None if pair is None else (pair[0], pair[1]))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON; `from_dict` reads them back."""
@@ -72,8 +80,10 @@ class Protocol:
             several = values.get("flip") or values.get("scales") not in (None, [1.0], (1.0,))
             earlier = {"resizing": "torchvision", "averaging": "softmax" if several else "logits"}
             return cls(**{**earlier, **values})
-        except (TypeError, AttributeError) as error:
-            raise RunError(f"{values!r} is no protocol ({error}); evaluate again") from None
+        except RunError:
+            raise
+        except (TypeError, AttributeError, ValueError) as error:
+            raise RunError(f"{values!r:.200} is no protocol ({error}); evaluate again") from None
 
 
 def plan(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ccnet_lab.data.catalog import IGNORE, get_dataset
 from ccnet_lab.data.datasets import read_labels
+from ccnet_lab.data.masks import stated_size
 from ccnet_lab.errors import ConfigError, ImageError
 from ccnet_lab.evaluation.evaluate import HELD_OUT, BeaconScores, score_demo
 from ccnet_lab.evaluation.metrics import Scores, confusion_matrix, scores
@@ -93,17 +94,24 @@ def read_mask(path: str | Path, view: View) -> NDArray[np.uint8]:
     Its ids are those of the data set's files. Raises as `check_mask`, and `DataError` where the
     file is not readable, a colour picture, or has other ids.
     """
+    stated = stated_size(Path(path))  # before anything is decoded
+    if stated is not None and {*stated} != {*view.size}:
+        raise _of_another_size(stated, view)
     mask = read_labels(Path(path), get_dataset(view.explorer.config.dataset))
     check_mask(mask, view)
     return mask
 
 
+def _of_another_size(shape: tuple[int, ...], view: View) -> ImageError:
+    came, expected = (" x ".join(map(str, size[::-1])) for size in (shape, view.size))
+    which = "give the mask that was made for this very image"
+    return ImageError(f"the mask is {came} pixels and the image {expected}; {which}")
+
+
 def check_mask(mask: NDArray[np.integer], view: View) -> None:
     """Raise `ImageError` unless the mask has the image's size and only class ids and `IGNORE`."""
     if mask.shape != view.size:
-        came, expected = (" x ".join(map(str, shape[::-1])) for shape in (mask.shape, view.size))
-        which = "give the mask that was made for this very image"
-        raise ImageError(f"the mask is {came} pixels and the image {expected}; {which}")
+        raise _of_another_size(mask.shape, view)
     if not np.issubdtype(mask.dtype, np.integer):
         raise ImageError(f"the mask holds {mask.dtype}; expected class ids as integers, uint8 say")
     ids, classes = np.unique(mask), len(view.explorer.class_names)

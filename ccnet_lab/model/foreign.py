@@ -149,7 +149,7 @@ def _check_state_dict(found: Mapping[Any, Any]) -> None:
         name, value = next(iter(odd.items()))
         kind = repr(value) if isinstance(value, Aside) else type(value).__name__
         if isinstance(value, Tensor):
-            kind = "sparse Tensor"
+            kind = "sparse, nested, quantised, expanded or empty Tensor"
         elif kind.endswith(("_reconstruct", "_frombuffer")):
             kind = "NumPy array"
         problem = f"{name!r} is a {kind}"
@@ -158,7 +158,12 @@ def _check_state_dict(found: Mapping[Any, Any]) -> None:
 
 
 def _dense(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided
+    """Whether it is a plain tensor with a number in memory for each of its own."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    if value.is_nested or value.is_quantized or value.is_meta:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def converted(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -221,7 +226,7 @@ def read_hints(beside: Mapping[str, Any], path: Path) -> Hints:
         names = path.name, path.absolute().parent.name
         pattern = re.compile(r"ccnet_(?:r\d+-d|resnet\d+os)(8|16)_")
         stride = next((int(named[1]) for named in map(pattern.match, names) if named), None)
-    recurrences = set(re.findall(r"\brecurrence=(\d+)", text))
+    recurrences = set(re.findall(r"\brecurrence=(\d{1,3})\b", text))
     recurrence = int(recurrences.pop()) if len(recurrences) == 1 else None
     refused = tuple(reason for setting, reason in _UNSUPPORTED.items() if setting in text)
     return Hints(stride, stored, recurrence, refused)

@@ -59,7 +59,7 @@ class Checkpoint:
             if "config" not in about:
                 return None
             values = dict(json.loads(about["config"]))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise WeightsError(
                 f"the metadata of {self.path.name} cannot be read: {error}; give the configuration "
                 "it was made for"
@@ -197,7 +197,7 @@ def compare(entries: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Differe
         value = entries.get(name, tensor)
         if value.shape != tensor.shape:
             misshapen.append(f"{name} {tuple(value.shape)}, expected {tuple(tensor.shape)}")
-        if not _exact(value, tensor.dtype):
+        elif not _exact(value, tensor.dtype):
             inexact.append(f"{name} {dtype_name(value)}, expected {dtype_name(tensor)}")
     return Differences(
         tuple(name for name in own if name not in entries and not name.endswith(_COUNTED)),

@@ -353,7 +353,7 @@ def _measured(run: Run) -> Row:
     protocol, given = Protocol.from_dict(found["protocol"]), found["per_class_iou"]
     names = get_dataset(config.dataset).class_names
     right = protocol.dataset == config.dataset and set(given) == set(names)
-    if not right or not 0 <= float(found["miou"]) <= 1:
+    if not right or _percent(found["miou"]) is None:
         what = f"holds no scores of {config.name} on {config.dataset}"
         raise RunError(f"{run.folder / 'scores.json'} {what}; evaluate the run again")
     low, high = (_percent(end) for end in found.get("miou_interval") or (None, None))
@@ -411,7 +411,12 @@ def confusions_of(row: Row) -> tuple[Protocol, Confusions]:
 
 
 def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+    """A fraction of a scores.json in percent; None where there is none."""
+    if value is None or value != value:
+        return None
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise RunError(f"a score is {value!r:.60}; expected a number, 0 to 1: evaluate again")
+    return 100 * value
 
 
 def _tail(run: Run) -> str:

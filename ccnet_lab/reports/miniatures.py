@@ -203,8 +203,12 @@ def read_miniatures(folders: Folders = RUNS) -> Miniatures:
     studies = {}
     for key, runs in found.items():
         if runs:
-            studies[key], left_out = _study(key, tuple(runs))
-            problems += left_out
+            try:
+                studies[key], left_out = _study(key, tuple(runs))
+                problems += left_out
+            except Exception as error:  # of files that are sound each by itself
+                what = f"the runs of {key} cannot be put together"
+                problems.append(f"{what}: {type(error).__name__}: {error}")
     seeds = [len(each) for study in studies.values() for each in study.seeds.values()]
     configs = len(MINIATURES) + len(RECURRENCES) * len(MINIATURE)
     return Miniatures(
@@ -216,7 +220,7 @@ def _files(path: Path) -> tuple[File, ...]:
     """The run's files and their states; the folder's path first."""
     found = [(str(path), 0, 0)]
     for file in (path / name for name in FILES):
-        if file.exists():
+        if file.is_file():
             status = file.stat()
             found.append((str(file), status.st_mtime_ns, status.st_size))
     return tuple(found)
@@ -245,7 +249,7 @@ def _read(files: tuple[File, ...]) -> Training | None:
     if protocol.dataset != config.dataset or kept.num_classes != config.num_classes:
         what = f"{run.folder} holds no scores of {config.name}"
         raise RunError(f"{what}; `python scripts/evaluate.py {run.folder} --data ROOT` writes them")
-    reach = Reach.read(run.reach).shares() if run.reach.exists() else None
+    reach = Reach.read(run.reach).shares() if run.reach.is_file() else None
     return Training(run.folder, config, int(training.get("seed", 0)), protocol, kept, reach)
 
 

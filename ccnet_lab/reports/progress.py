@@ -191,7 +191,8 @@ def _read_run(path: Path) -> tuple[RunLine, str]:
     elif "val_miou" in curves:
         miou = float(curves["val_miou"][2, -1])
     age = max(0.0, time.time() - (written or 0.0))  # the clock may have been set back
-    grows = 0 < step != total and age < PATIENCE * log.interval()
+    ahead = (written or 0.0) > time.time() + 60  # by a clock that was set back since
+    grows = 0 < step != total and age < PATIENCE * log.interval() and not ahead
     resting = FINISHED if final else EMPTY if not step else STOPPED
     status = RUNNING if run.busy or (grows and not final) else resting
     rate, classes = log.steps_per_second(), scores.get("per_class_iou")

@@ -131,6 +131,7 @@ class Trainer:
         self.timed_until = 0.0  # clock up to which `seconds` counts
         self.pending: list[Pending] = []  # not yet read, so that a GPU need not wait
         self.sums: dict[str, float] = {}  # over the steps since the last line of the log
+        self.logged = 0  # the step of that line
         self.signals: list[int] = []  # that came during the steps
         self.unscored = False  # whether to begin with an evaluation
         self._begin()
@@ -147,6 +148,11 @@ class Trainer:
         # A run may have been begun by another number of processes.
         alone = steps_per_epoch(len(self.split), config.batch_size, 1 if begun else world)
         self.per_epoch = (begun or {}).get("steps_per_epoch", alone)
+        if type(self.per_epoch) is not int or self.per_epoch < 1:
+            what = (
+                f"steps_per_epoch is {self.per_epoch!r:.60} in {self.run.folder / 'training.json'}"
+            )
+            raise RunError(f"{what}; expected a whole number, 1 or more")
         self.total_steps = settings.steps or config.epochs * self.per_epoch
 
     def _check_micro_batch(self) -> int:
@@ -201,7 +207,7 @@ class Trainer:
             return
         self._restore()
         if group.main:
-            run.rewind_log(self.step, logged=self.step - self.step % settings.log_every)
+            run.rewind_log(self.step, self.logged)
             facts = {"steps_per_epoch": self.per_epoch, "processes": group.world}
             facts["torch"] = torch.__version__
             run.write_training(settings.to_dict() | deciding | facts)
@@ -224,6 +230,9 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.stepper.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
+            self.logged = state.get("logged", 0)
+            if self.step > self.total_steps:
+                raise ValueError(f"it is of step {self.step} of {self.total_steps}")
             if group.main:  # the sum over all processes
                 self.stepper.confusion.copy_(state["confusion"])
         except torch.OutOfMemoryError:
@@ -361,6 +370,7 @@ class Trainer:
         self.sums = {"since": self.seconds}
         if self.group.main:
             self.run.log({**record, "train_miou": miou, **more})
+        self.logged = self.step
         so_far = "of one class only" if miou is None else f"{100 * miou:.1f} %"
         return f"loss {record['loss']:.3f}, mIoU so far {so_far}, {rate:.1f} images/s"
 
@@ -408,6 +418,7 @@ class Trainer:
                 "step": self.step,
                 "seconds": self.seconds,
                 "sums": self.sums,
+                "logged": self.logged,
             }
             self.run.save_checkpoint(state, self.step)
         self.group.wait()

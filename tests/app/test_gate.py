@@ -1,10 +1,12 @@
 """The app answers to its own names and pages alone, and to few of gradio's addresses."""
 
 import socket
+import threading
 
 import pytest
 import requests
 
+from ccnet_lab.app import gate as gate_module
 from ccnet_lab.app import server
 from ccnet_lab.app.gate import LARGEST, LARGEST_UPLOAD, LOOPBACK, Gate, hosts_of
 from ccnet_lab.app.session import Workbench
@@ -61,6 +63,36 @@ def test_another_sites_page_may_send_nothing(origin, site, status, path):
     sent |= {"sec-fetch-site": site} if site else {}
     for hosts in (LOOPBACK, None):
         assert Gate(None, hosts).refusal("POST", path, sent)[0] == status
+
+
+def test_a_length_that_says_nothing_is_refused():
+    """With Transfer-Encoding a server reads on, whatever Content-Length says."""
+    sent = {"host": "127.0.0.1", "content-length": "10", "transfer-encoding": "chunked"}
+    assert Gate(None, LOOPBACK).refusal("POST", JOIN, sent)[0] == 411
+    long = {"host": "127.0.0.1", "content-length": "9" * 5000}
+    assert Gate(None, LOOPBACK).refusal("POST", JOIN, long)[0] == 413
+
+
+def test_another_sites_page_may_not_show_it_inside_itself():
+    """By a click on a link of another site it opens; a notebook on this machine may show it."""
+    gate, sent = Gate(None, LOOPBACK), {"host": "127.0.0.1", "sec-fetch-site": "cross-site"}
+    assert gate.refusal("GET", "/", {**sent, "sec-fetch-dest": "iframe"})[0] == 403
+    assert gate.refusal("GET", "/", {**sent, "sec-fetch-dest": "document"})[0] == 0
+    own = {"host": "127.0.0.1", "sec-fetch-site": "same-site", "sec-fetch-dest": "iframe"}
+    assert gate.refusal("GET", "/", own)[0] == 0
+
+
+def test_an_origin_that_is_none():
+    sent = {"host": "127.0.0.1", "content-length": "10", "origin": "http://["}
+    assert Gate(None, LOOPBACK).refusal("POST", JOIN, sent)[0] == 403
+
+
+def test_uploads_wait_while_the_disk_is_full(monkeypatch):
+    sent = {"host": "127.0.0.1", "content-length": "10"}
+    monkeypatch.setattr(gate_module, "is_full", threading.Event())
+    gate_module.is_full.set()
+    assert Gate(None, LOOPBACK).refusal("POST", UPLOAD, sent)[0] == 507
+    assert Gate(None, LOOPBACK).refusal("POST", JOIN, sent)[0] == 0
 
 
 def test_a_proxys_page_may_send_under_its_prefix():

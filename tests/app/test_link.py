@@ -114,9 +114,11 @@ def test_a_link_holds_what_the_other_tabs_show(bench):
 def test_a_kept_picture_is_whole_or_written_anew(bench, picture):
     image = picture(50, 70)
     path = kept_pictures.keep_picture(image)
-    untouched = path.stat().st_mtime_ns
+    untouched = path.stat().st_ino
+    os.utime(path, (1, 1))
     kept_pictures.keep_picture(image)
-    assert path.stat().st_mtime_ns == untouched
+    assert path.stat().st_ino == untouched
+    assert path.stat().st_mtime > 1  # it is needed again, so it is not the oldest
     for content in (path.read_bytes()[:900], b"", kept_pictures.png(picture(50, 70, seed=1))):
         path.write_bytes(content)
         assert np.array_equal(read_image(kept_pictures.keep_picture(image)), image)
@@ -133,10 +135,12 @@ def test_the_oldest_kept_pictures_are_removed(bench, picture, monkeypatch, limit
     monkeypatch.setattr(
         kept_pictures, limit, 3 if limit == "MOST_PICTURES" else 3 * paths[0].stat().st_size + 500
     )
-    for path, age in zip(paths, (30, 40, 10, -3600), strict=True):  # one from a clock that is ahead
-        os.utime(path, (time.time() - age,) * 2)
+    for path, days in zip(paths, (3, 4, 2, -1), strict=True):  # one from a clock that is ahead
+        os.utime(path, (time.time() - days * kept_pictures.DAY,) * 2)
+    (paths[0].parent / "away.png").symlink_to("nowhere")  # which hinders nobody
+    os.utime(paths[0].parent / "away.png", (1, 1), follow_symlinks=False)
     newest = kept_pictures.keep_picture(images[4])
-    assert set(newest.parent.iterdir()) == {newest, paths[3], paths[2]}
+    assert {path for path in newest.parent.iterdir() if path.exists()} == {newest, *paths[2:]}
 
 
 def test_no_visitor_pushes_out_what_another_has_kept(bench, picture, monkeypatch):
@@ -144,10 +148,13 @@ def test_no_visitor_pushes_out_what_another_has_kept(bench, picture, monkeypatch
     monkeypatch.setattr(kept_pictures, "MOST_EACH", 4)
     monkeypatch.setattr(kept_pictures, "MOST_PICTURES", 5)
     theirs = [kept_pictures.keep_picture(picture(20, 20, seed=k), "them") for k in range(2)]
-    for path in theirs:
-        os.utime(path, (1, 1))
-    mine = [kept_pictures.keep_picture(picture(20, 20, seed=k), "me") for k in range(10, 20)]
-    assert all(path.exists() for path in theirs)
+    both = kept_pictures.keep_picture(picture(20, 20, seed=0), "me")
+    mine = [kept_pictures.keep_picture(picture(20, 20, seed=k), "me") for k in range(10, 13)]
+    assert all(path.exists() for path in (*theirs, both, *mine))
+    with pytest.raises(ImageError, match="all from the last 24 hours"):
+        kept_pictures.keep_picture(picture(20, 20, seed=90), "another")
+    mine += [kept_pictures.keep_picture(picture(20, 20, seed=k), "me") for k in range(13, 20)]
+    assert all(path.exists() for path in (*theirs, both))
     assert [path.exists() for path in mine] == [False] * 7 + [True] * 3
 
 

@@ -1,11 +1,13 @@
 """What a client sends to the app's endpoints never becomes part of a path."""
 
+import fcntl
 import inspect
 import json
 import os
-import subprocess
-import sys
+import shutil
+import signal
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import requests
 
 from ccnet_lab.app import server, visitor_files
+from ccnet_lab.app.callbacks import explain
 from ccnet_lab.app.page import Page
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.app.view_state import ViewState
@@ -135,29 +138,48 @@ def test_an_uploads_name_is_no_path(served, name):
 
 
 def test_the_apps_folder_is_private_and_what_killed_apps_left_goes(tmp_path, monkeypatch):
-    """Those of living processes, links and foreign folders stay; so do the process's own rights."""
+    """Those of living apps, links and foreign folders stay; so do the process's own rights.
+
+    In a container every app has the same process number, so that is not what tells them apart.
+    """
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    left = tmp_path / f"ccnet_lab_{gone.pid}_abc"
-    stays = [tmp_path / f"ccnet_lab_{os.getpid()}_abc", tmp_path / "ccnet_lab_words"]
-    for folder in (left, *stays):
+    left, living, fresh = (tmp_path / f"ccnet_lab_app_{name}" for name in ("a", "b", "c"))
+    other, link = tmp_path / "ccnet_lab_words", tmp_path / "ccnet_lab_app_link"
+    for folder in (left, living, fresh, other):
         (folder / "uploads").mkdir(parents=True)
-    link = tmp_path / f"ccnet_lab_{gone.pid}_link"
-    link.symlink_to(stays[0])
+    for folder in (left, living):
+        (folder / visitor_files.LOCK).touch()
+    link.symlink_to(other)
     before = os.umask(0o022)
     try:
-        with visitor_files.own_folder() as folder:
-            (folder / "a").write_text("x")
-            rights = [path.stat().st_mode & 0o777 for path in (folder, folder / "a")]
-            assert not left.exists()
-            assert all(path.exists() for path in (*stays, stays[0] / "uploads", link))
+        with (living / visitor_files.LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with visitor_files.own_folder() as folder:
+                (folder / "a").write_text("x")
+                rights = [path.stat().st_mode & 0o777 for path in (folder, folder / "a")]
+                assert not left.exists()
+                assert all((path / "uploads").exists() for path in (living, fresh, other, link))
         (tmp_path / "b").write_text("x")
     finally:
         os.umask(before)
     assert rights == [0o700, 0o600]
     assert (tmp_path / "b").stat().st_mode & 0o777 == 0o644
     assert not folder.exists()
+
+
+def test_ctrl_c_again_leaves_nothing_of_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    plain = shutil.rmtree
+
+    def slow(path, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        plain(path, **options)
+
+    monkeypatch.setattr(visitor_files.shutil, "rmtree", slow)
+    with visitor_files.own_folder() as folder:
+        (folder / "a").write_text("x")
+    assert not folder.exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_saved_figure_goes_after_an_hour_and_a_picture_with_its_visitor(tmp_path, monkeypatch):
@@ -168,7 +190,7 @@ def test_a_saved_figure_goes_after_an_hour_and_a_picture_with_its_visitor(tmp_pa
     visitor_files.sweep(tmp_path)
     assert [path.exists() for path in (old, new)] == [False, True]
     page = Page.__new__(Page)
-    page.folder, page.views, page.view = tmp_path, {}, gradio.HTML()
+    page.folder, page.views, page.used, page.view = tmp_path, {}, {}, gradio.HTML()
     (tmp_path / "mine.png").write_bytes(b"x")
     first = ViewState("demo", str(tmp_path / "mine.png"))
     with visitor_files.kept_upload(tmp_path, first.image, "") as mine:
@@ -191,13 +213,60 @@ def test_a_visitor_has_the_last_ten_that_he_saved(tmp_path, monkeypatch):
 
 
 def test_what_is_sent_takes_a_bounded_part_of_the_disk(tmp_path, monkeypatch):
-    """The oldest go; what was there before the app was up, as examples, stays."""
+    """The oldest go; what all share stays, and what has just come, so that none is pushed out."""
     monkeypatch.setattr(visitor_files, "COPIES_BYTES", 250)
-    copies = []
+    copies, now = [], time.time()
     for number in range(5):
         copies.append(tmp_path / "gradio" / f"{number}" / "upload.png")
         copies[-1].parent.mkdir(parents=True)
         copies[-1].write_bytes(bytes(100))
-        os.utime(copies[-1], (number, number))
-    visitor_files.sweep(tmp_path, since=0.5)
+        os.utime(copies[-1], (now - 1000 + number,) * 2)
+    (tmp_path / "gradio" / "4" / "folder").mkdir()
+    assert not visitor_files.sweep(tmp_path, stay={copies[0]})
     assert [copy.exists() for copy in copies] == [True, False, False, True, True]
+    for copy in copies[1:4]:
+        copy.write_bytes(bytes(100))
+    assert visitor_files.sweep(tmp_path)  # full, of what is young
+    assert all(copy.exists() for copy in copies[1:4])
+
+
+def test_what_nobody_has_on_show_goes(tmp_path):
+    """Uploads that broke off after minutes, others after an hour."""
+    paths = [tmp_path / "gradio" / name for name in ("tmpabc", "shown.bin", "gone.bin")]
+    paths += [tmp_path / "uploads" / name / "upload" for name in ("shown", "gone")]
+    hour_ago = time.time() - visitor_files.KEPT - 1
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        os.utime(path, (hour_ago, hour_ago))
+        os.utime(path.parent, (hour_ago, hour_ago))
+    visitor_files.sweep(tmp_path, shown={str(paths[1]), str(paths[3])})
+    assert [path.exists() for path in paths] == [False, True, False, True, False]
+
+
+def test_a_visitor_of_whose_leaving_nothing_is_told_is_forgotten(tmp_path):
+    page = Page.__new__(Page)
+    page.folder, page.view = tmp_path, gradio.HTML()
+    files = [visitor_files.write_file(tmp_path, b"x") for _ in range(2)]
+    page.views = {file: ViewState("demo", file=file) for file in files}
+    page.used = {files[0]: time.time() - visitor_files.UNUSED - 1, files[1]: time.time()}
+    page.forget_unused()
+    assert [Path(file).exists() for file in files] == [False, True]
+    assert [*page.views] == [*page.used] == [files[1]]
+
+
+def test_a_full_disk_leaves_no_half_of_a_file(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "mine.png").write_bytes(b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(visitor_files.shutil, "copyfile", full)
+        with (
+            pytest.raises(OSError, match="No space"),
+            visitor_files.kept_upload(tmp_path, tmp_path / "mine.png", ""),
+        ):
+            pass
+    assert list((tmp_path / "uploads").iterdir()) == []
+    assert "No space left on device" in explain(OSError(28, "No space left on device"))
+    assert "unforeseen" not in explain(OSError(28, "No space left on device"))
