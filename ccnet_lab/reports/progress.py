@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccnet_lab.configs import Config
-from ccnet_lab.errors import LabError, printable
+from ccnet_lab.errors import LabError, RunError, printable
 from ccnet_lab.evaluation.metrics import one_class
 from ccnet_lab.runs import Run
 
@@ -168,6 +168,8 @@ def _read_log(path: Path) -> _Log:
         status = path.stat()
     except FileNotFoundError:
         return _Log()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+        raise RunError(f"{path} is no file; remove it")
     log = _logs.get(path)
     if log is None or log.inode != status.st_ino or status.st_size < log.offset:
         log = _logs[path] = _Log(status.st_ino)

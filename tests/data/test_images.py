@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import cv2
@@ -12,6 +13,7 @@ from PIL import Image
 from profiles import png_of, profile, saved, scene, with_chunks
 
 from ccnet_lab import ImageError
+from ccnet_lab.data import images
 from ccnet_lab.data.images import MAX_PIXELS, read_image
 from ccnet_lab.data.transforms import fit, fitted_size, normalise
 from ccnet_lab.errors import MissingFileError
@@ -354,3 +356,21 @@ def test_what_pillow_would_decode_wrongly_is_refused_in_words(picture):
         ImageError, match="is a TIFF file, but damaged, or of a sort that is not read here"
     ):
         read_image(by_hand(np.zeros((1, 6, 8)), 64))
+
+
+def test_colours_are_computed_strip_by_strip(picture, monkeypatch):
+    """So that a large picture takes little memory; the strips don't show."""
+    source = Image.fromarray(picture(61, 47))
+    source.info["gamma"], source.info["chromaticity"] = 0.55, images._GAMUTS[12]
+    whole = read_image(source)
+    monkeypatch.setattr(images, "_STRIP", 100)
+    assert np.array_equal(read_image(source), whole)
+    assert not np.array_equal(whole, picture(61, 47))
+    monkeypatch.undo()
+    large = Image.new("RGB", (3000, 2000), (10, 200, 90))
+    large.info.update(source.info)
+    tracemalloc.start()
+    read_image(large)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 * 6_000_000, peak / 6_000_000  # bytes a pixel; 109 as a whole

@@ -3,8 +3,13 @@
 import io
 import itertools
 import json
+import os
+import re
 import subprocess
 import sys
+import tarfile
+import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +17,16 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from ccnet_lab.data.check import check_learnable, examine, report_text
+from ccnet_lab.data.class_files import read_classes
 from ccnet_lab.data.datasets import open_own, open_split
 from ccnet_lab.data.images import read_image
+from ccnet_lab.data.prepare import unpack
 from ccnet_lab.errors import DataError, LabError
 from ccnet_lab.evaluation.metrics import miou_text
 
 ROOT = Path(__file__).parents[2]
 COUNT = itertools.count()
+UNUSED = ("background", "unlabeled", "no label")  # names of Supervisely's id 0
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\nshowpage\n"
 
 
@@ -123,3 +131,62 @@ def test_a_score_over_one_class_says_so():
         == "mIoU 100.00 % (a single class: nothing was told apart)"
     )
     assert miou_text({"miou": 0.5, "per_class_iou": {"a": 1.0, "b": 0.0}}) == "mIoU 50.00 %"
+
+
+def test_a_long_path_in_a_list_takes_no_time(tmp_path):
+    """280 kB that took a minute: each part was looked up with all that follow."""
+    folder = own(tmp_path / "own", ["a", "b"], [np.eye(8, dtype=np.uint8)] * 3)
+    (folder / "train.txt").write_text("0000\n0001\n")
+    (folder / "val.txt").write_text("images/" * 40_000 + "x\n")
+    start = time.perf_counter()
+    with pytest.raises(DataError):
+        open_split(open_own(folder), "").read(0)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("meta.json", json.dumps({"classes": [{"title": name, "color": "#010101"} for name in UNUSED]})),
+        ("_classes.csv", "Pixel Value, Class\n0, " + "a" * 200_000 + "\n"),
+        ("dataset_meta.json", '{"label_map": {"0": "a", "00": "b"}}'),
+    ],
+)  # fmt: skip
+def test_odd_class_files_are_read_or_refused(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    if name == "meta.json":
+        assert read_classes(tmp_path / name).names == ["nothing", *UNUSED]
+        return
+    with pytest.raises(DataError, match=re.escape(name)):
+        read_classes(tmp_path / name)
+
+
+def test_what_no_terminal_should_be_sent_is_not(tmp_path):
+    """Of a class, and of a folder whose name is no text."""
+    folder = own(
+        tmp_path / os.fsdecode(b"own \xff"), ["a\x1b[31m", "b\x9b"], [np.eye(8, dtype=np.uint8)] * 3
+    )
+    dataset = open_own(folder)
+    text = report_text(examine(dataset, ""))
+    text.encode("utf-8")
+    assert not {*text} & {"\x1b", "\x9b"}
+    json.dumps(dataset.to_dict(), ensure_ascii=False)
+    dataset.title.encode("utf-8")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.xz", "a.tar.bz2"])
+def test_a_flipped_byte_in_any_kind_of_archive(tmp_path, name):
+    path = tmp_path / name
+    if name == "a.zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as packed:
+            packed.writestr("top/a.txt", "text " * 4000)
+    else:
+        with tarfile.open(path, f"w:{path.suffix[1:]}") as tape:
+            about = tarfile.TarInfo("top/a.txt")
+            about.size = 20_000
+            tape.addfile(about, io.BytesIO(np.random.default_rng(0).bytes(20_000)))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot be unpacked|lacks"):
+        unpack(path, {"top": tmp_path / "there"})

@@ -5,16 +5,18 @@ import datetime
 import pathlib
 import types
 import warnings
+import zipfile
 from collections import OrderedDict, defaultdict, deque
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_foreign import META, as_mmseg
 from test_weights import Trap
 
-from ccnet_lab import Explorer, WeightsError, build_model, get_config, load_weights
+from ccnet_lab import ConfigError, Explorer, WeightsError, build_model, get_config, load_weights
 from ccnet_lab.data.catalog import DATASETS, get_dataset, register
 from ccnet_lab.model.diagnosis import diagnose
 from ccnet_lab.model.foreign import unwrap
@@ -35,6 +37,12 @@ EXTRAS = {
     "set": {1, 2},
     "counts": defaultdict(list, a=[1]),
 }
+
+
+def deep(path, about):
+    """A safetensors file with this metadata."""
+    save_file({"a": torch.zeros(1)}, path, metadata=about)
+    return path
 
 
 @pytest.fixture
@@ -223,3 +231,51 @@ def test_numpy_arrays_and_torchscript_are_called_what_they_are(own, tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Conv2d(1, 1, 1)), tmp_path / "b.pt")
     with pytest.raises(WeightsError, match=r"b.pt is a TorchScript program; expected a state dict"):
         load_weights(build_model("demo"), tmp_path / "b.pt")
+
+
+ODD = {
+    "expanded": torch.zeros(1, dtype=torch.float64).expand(10**9),
+    "meta": torch.zeros(4, device="meta"),
+    "nested": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+    "quantised": torch.quantize_per_tensor(torch.zeros(4), 0.1, 0, torch.quint8),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", ["classifier.4.bias", "reduce.1.num_batches_tracked"])
+def test_tensors_without_numbers_of_their_own_are_refused(own, saved, kind, name):
+    """Nothing as large as they say is made."""
+    path = saved({"model": {**own, name: ODD[kind]}})
+    with pytest.raises(WeightsError):
+        load_weights(build_model("demo"), path)
+    diagnose(path)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"config": "[" * 200_000}, {"dataset": "[" * 200_000}, {"dataset": "[]"},
+        {"dataset": "5"}, {"config": "5"},
+    ],
+)  # fmt: skip
+def test_metadata_that_are_none(tmp_path, about):
+    with pytest.raises((WeightsError, ConfigError)):
+        open_checkpoint(deep(tmp_path / "a.safetensors", about)).config()
+
+
+def test_a_stored_number_of_5000_digits(own, saved):
+    path = saved({"model": own, "meta": {"config": "recurrence=" + "9" * 5000}})
+    assert open_checkpoint(path).hints.recurrence is None
+
+
+def test_a_pickle_that_was_packed_to_nothing_is_not_unpacked(own, saved, tmp_path):
+    """15 kB that would take gigabytes and minutes."""
+    path, bomb = saved({"model": own}), tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new:
+        for info in old.infolist():
+            content = old.read(info)
+            if info.filename.endswith("data.pkl"):
+                content = b"\x80\x02" + b"]" * 15_000_000 + content[2:]
+            new.writestr(info.filename, content)
+    with pytest.raises(WeightsError, match="made to do harm"):
+        open_checkpoint(bomb)

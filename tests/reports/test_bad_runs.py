@@ -19,6 +19,7 @@ from ccnet_lab.reports.progress import read_runs
 from ccnet_lab.runs import Run
 
 CONFIG = get_config("ccnet_resnet50os16_voc")
+NAMES = get_dataset("voc").class_names
 DEEP = '{"a":' * 50_000 + "1" + "}" * 50_000
 
 
@@ -26,8 +27,7 @@ def make(folder):
     run = Run.create(folder, CONFIG)
     run.write_training({"seed": 0, "total_steps": 10})
     run.log({"step": 5, "epoch": 0.5, "loss": 1.0, "seconds": 1.0})
-    names = get_dataset("voc").class_names
-    found = {"miou": 0.5, "per_class_iou": dict.fromkeys(names, 0.5)}
+    found = {"miou": 0.5, "per_class_iou": dict.fromkeys(NAMES, 0.5)}
     run.write_scores({**found, "protocol": published_protocol(CONFIG).to_dict()})
     return run.folder
 
@@ -45,6 +45,35 @@ def values(name, **changed):
 def text(name, content):
     data = content if isinstance(content, bytes) else content.encode()
     return lambda run: (run / name).write_bytes(data)
+
+
+def protocol(**changed):
+    """A score measured in another way."""
+
+    def change(run):
+        there = json.loads((run / "scores.json").read_text())
+        there["protocol"] |= changed
+        (run / "scores.json").write_text(json.dumps(there))
+
+    return change
+
+
+def dataset(**changed):
+    """A data set of the user's own."""
+    own = {"key": "mine", "title": "mine", "root": "/none", "train_images": 0, "val_images": 0}
+    own |= {"classes": [["#010101", "a"], ["#020202", "b"]], "label_ids": [0, 1]}
+    own = own | {"label_ids": []} if "classes" in changed else own
+    return text("dataset.json", json.dumps(own | changed))
+
+
+def pipe(name):
+    """A named pipe, which a reader would wait for."""
+
+    def change(run):
+        (run / name).unlink(missing_ok=True)
+        os.mkfifo(run / name)
+
+    return change
 
 
 FILES = ("config.json", "training.json", "scores.json")
@@ -65,6 +94,31 @@ BAD = {
     "classes a list": values("scores.json", per_class_iou=[1, 2]),
     "classes of lists": values("scores.json", per_class_iou={"dog": [1], "$x_$": {}}),
     "protocol": values("scores.json", protocol=5),
+    "protocol images text": protocol(images="many"),
+    "protocol images list": protocol(images=[1]),
+    "protocol scales": protocol(scales=["a"]),
+    "protocol resize": protocol(resize=[1e999, 1]),
+    "protocol window": protocol(window=["a", "b"]),
+    "protocol recurrence": protocol(recurrence=float("nan")),
+    "iou text": values("scores.json", per_class_iou=dict.fromkeys(NAMES, "x")),
+    "iou lists": values("scores.json", per_class_iou={name: [1] for name in NAMES}),
+    "iou above 1": values("scores.json", per_class_iou=dict.fromkeys(NAMES, 7)),
+    "interval": values("scores.json", miou_interval=["a", "b"]),
+    "crop": values("config.json", crop_size=[10**9, 10**9]),
+    "crop text": values("config.json", crop_size="12"),
+    "dropout": values("config.json", dropout=5.0),
+    "kernel": values("config.json", head_kernel=0),
+    "divisor": values("config.json", divisor=65536),
+    "pipe metrics": pipe("metrics.jsonl"),
+    "pipe scores": pipe("scores.json"),
+    "pipe reach": pipe("reach.json"),
+    "dataset key": dataset(key=5),
+    "dataset root": dataset(root=["a"]),
+    "dataset title": dataset(title="\ud800"),
+    "dataset class": dataset(classes=[["#010101", "\ud800"]]),
+    "dataset colour": dataset(classes=[["zz", "a"]]),
+    "dataset ids": dataset(label_ids=[9999, "a"]),
+    "dataset of 300": dataset(classes=[["#010101", f"c{k}"] for k in range(300)]),
     "metrics": text("metrics.jsonl", '{"step": 1e999}\n' + DEEP + "\n\0\0\0\n"),
     "confusions": text("confusions.npz", b"PK\x03\x04nothing"),
     "reach": text("reach.json", DEEP),

@@ -91,6 +91,8 @@ KINDS = [
     ("training.json", "another seed", changed(seed=4)),
     ("training.json", "steps as text", changed(total_steps="many")),
     ("dataset.json", "other classes", changed(classes=5)),
+    ("training.json", "no steps in an epoch", changed(steps_per_epoch=0)),
+    ("training.json", "an epoch of text", changed(steps_per_epoch="x")),
     ("metrics.jsonl", "zeroed", broken(b"\0" * 200 + b"\n{}\n")),
     ("metrics.jsonl", "not UTF-8", broken(b'{"step": 1, "a": "\xff\xfe"}\n\xff\n{"step": 2}\n')),
     ("metrics.jsonl", "without step", broken(b'{"loss": 1}\n{"step": 2}\n')),
@@ -120,6 +122,13 @@ def test_what_a_power_cut_leaves_behind_the_checkpoint_is_made_anew(begun, start
     assert [record["step"] for record in begun.metrics()] == [*range(1, 9)]
 
 
+def test_another_interval_of_lines_is_no_damage(begun, start):
+    """The checkpoint of step 4 came after the line of step 4; from then on every third."""
+    code, out, err = start("--resume", "--log-every", 3)
+    assert code == 0, out + err
+    assert [record["step"] for record in begun.metrics()] == [1, 2, 3, 4, 6]
+
+
 def test_lines_that_will_not_be_made_anew_are_missed(begun, start):
     """The checkpoint is that of step 4."""
     lines = begun.log_file.read_bytes().splitlines(keepends=True)
@@ -127,16 +136,27 @@ def test_lines_that_will_not_be_made_anew_are_missed(begun, start):
     code, _, err = start("--resume")
     assert code == 2
     assert "its lines of the steps 3 to 4 are gone" in err
-    begun.log_file.unlink()
+    begun.log_file.unlink()  # as the message says
+    begun.rewind_log(4, 4)
+    begun.log({"step": 5, "loss": 1.0})  # and killed again
     assert start("--resume")[0] == 0
+    assert [record["step"] for record in begun.metrics()] == [4, 5, 6, 7, 8]
 
 
+PLACE = {
+    "model": {}, "optimizer": {}, "step": 6, "seconds": 1.0, "sums": {}, "confusion": torch.zeros(3)
+}  # fmt: skip
 FOREIGN = {
     "not torch's": b"abc",
     "empty": b"",
     "a list": [1, 2],
     "weights only": {"model": {}, "step": 3},
     "texts": dict.fromkeys(("model", "optimizer", "step", "seconds", "sums", "confusion"), "x"),
+    "time as text": PLACE | {"seconds": "x"},
+    "sums as a list": PLACE | {"sums": [1]},
+    "sums of text": PLACE | {"sums": {"loss": "x", "steps": 1}},
+    "a step below 0": PLACE | {"step": -5},
+    "a step behind the end": PLACE | {"step": 10**6},
     "other tensors": {
         "model": {"a": torch.zeros(2)}, "optimizer": {}, "step": 6, "seconds": 1.0,
         "sums": torch.zeros(3), "confusion": torch.zeros(2, 2),
