@@ -147,7 +147,7 @@ def test_a_long_path_in_a_list_takes_no_time(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("meta.json", json.dumps({"classes": [{"title": name, "color": "#010101"} for name in UNUSED]})),
+        ("meta.json", json.dumps({"classes": [{"title": n, "color": "#010101"} for n in UNUSED]})),
         ("_classes.csv", "Pixel Value, Class\n0, " + "a" * 200_000 + "\n"),
         ("dataset_meta.json", '{"label_map": {"0": "a", "00": "b"}}'),
     ],
