@@ -20,6 +20,7 @@ from ccnet_lab.errors import WeightsError
 from ccnet_lab.model.backbone import BLOCKS
 from ccnet_lab.model.unpickling import Aside
 
+_REPEATED = 200_000_000  # bytes that a tensor with repeated numbers may stand for
 _KEYS = ("model", "state_dict", "model_state_dict")  # of the state dict in a file
 # Of modules wrapped by DistributedDataParallel and torch.compile.
 _WRAPPED = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
@@ -149,7 +150,7 @@ def _check_state_dict(found: Mapping[Any, Any]) -> None:
         name, value = next(iter(odd.items()))
         kind = repr(value) if isinstance(value, Aside) else type(value).__name__
         if isinstance(value, Tensor):
-            kind = "sparse, nested, quantised, expanded or empty Tensor"
+            kind = "sparse, nested, quantised or expanded Tensor"
         elif kind.endswith(("_reconstruct", "_frombuffer")):
             kind = "NumPy array"
         problem = f"{name!r} is a {kind}"
@@ -158,12 +159,13 @@ def _check_state_dict(found: Mapping[Any, Any]) -> None:
 
 
 def _dense(value: Any) -> bool:
-    """Whether it is a plain tensor with a number in memory for each of its own."""
+    """Whether it is a plain tensor, and none that is large only by repeating its numbers."""
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return False
-    if value.is_nested or value.is_quantized or value.is_meta:
+    if value.is_nested or value.is_quantized:
         return False
-    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    size = value.numel() * value.element_size()
+    return size <= max(_REPEATED, value.untyped_storage().nbytes())
 
 
 def converted(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -149,6 +149,8 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> No
 
 def _fill(model: nn.Module, content: Content, where: str = "") -> None:
     entries, own = converted(content.entries), model.state_dict()
+    if void := [name for name, value in entries.items() if value.is_meta]:
+        raise WeightsError(f"the weights{where} hold no numbers: {shortened(void)}")
     found = compare(entries, own)
     if any(found):
         raise WeightsError(

@@ -139,8 +139,7 @@ def test_a_long_path_in_a_list_takes_no_time(tmp_path):
     (folder / "train.txt").write_text("0000\n0001\n")
     (folder / "val.txt").write_text("images/" * 40_000 + "x\n")
     start = time.perf_counter()
-    with pytest.raises(DataError):
-        open_split(open_own(folder), "").read(0)
+    report_text(examine(open_own(folder), ""))
     assert time.perf_counter() - start < 5
 
 
