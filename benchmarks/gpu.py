@@ -25,7 +25,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ccnet_lab.ending import ending
+from ccnet_lab.ending import ending, guarded
 
 SECONDS = {  # of each part; the first six are the call of eight minutes
     "op": 60,
@@ -60,7 +60,7 @@ def options() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    options().parse_args()  # --help need not wait for what follows
+    guarded(options().parse_args)  # --help need not wait for what follows
 
 import torch
 from torch import Tensor, nn

@@ -8,13 +8,23 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
 
 
 def ending(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and exit with its code; 2 after an exception, 130 after Ctrl-C, no traceback."""
+    sys.exit(guarded(main) or 0)
+
+
+def guarded(call: Callable[[], T]) -> T:
+    """What `call` returns; where it does not, exit as `ending` does.
+
+    With a parser's `parse_args`, --help need not wait for what a script imports after it.
+    """
     try:
-        sys.exit(main() or 0)
+        return call()
     except KeyboardInterrupt:
         code, message = 130, "stopped; what was written so far is kept"
     except Exception as error:

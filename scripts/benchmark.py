@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ccnet_lab.ending import ending
+from ccnet_lab.ending import ending, guarded
 
 from ccnet_lab.configs import CONFIGS
 
@@ -74,7 +74,7 @@ def options() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    options().parse_args()  # --help need not wait for what follows
+    guarded(options().parse_args)  # --help need not wait for what follows
 
 import torch
 

@@ -1,5 +1,4 @@
-"""Read thousands of damaged inputs of each kind: pictures by format, masks, class files, archives,
-caches, checkpoints, runs, logs.
+"""Read thousands of damaged inputs: pictures, masks, archives, caches, checkpoints, runs, logs.
 
 Each must be read or refused by one of the library's own errors. Any other exception, a hang, a
 crash of the interpreter, a program that is started, and other pixels from a damaged cache count as
@@ -28,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ccnet_lab.ending import ending
+from ccnet_lab.ending import ending, guarded
 
 
 def options() -> argparse.ArgumentParser:
@@ -41,7 +40,7 @@ def options() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    options().parse_args()  # --help need not wait for what follows
+    guarded(options().parse_args)  # --help need not wait for what follows
 
 import numpy as np
 import torch

@@ -24,7 +24,7 @@ def options() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    options().parse_args()  # --help need not wait for what follows
+    ccnet_lab.ending.guarded(options().parse_args)  # --help need not wait for what follows
 
 import nbclient
 import nbformat

@@ -56,7 +56,7 @@ def explain(error: Exception) -> str:
 def _explained(error: Exception) -> str:
     if isinstance(error, LabError):
         return str(error)
-    if isinstance(error, OSError):  # a full disk, say
+    if isinstance(error, OSError) and error.errno:  # a full disk, say
         return f"a file could not be read or written ({error}), so nothing has changed"
     traceback.print_exception(error)
     text = " ".join(str(error).split())[:300]

@@ -165,11 +165,10 @@ def unpack(archive: Path, targets: dict[str, Path]) -> None:
             file = halves[part] / below
             file.parent.mkdir(parents=True, exist_ok=True)
             with content, file.open("wb") as out:
-                while chunk := content.read(1 << 20):
-                    left -= out.write(chunk)
-                    if left < 0:
-                        what = f"{archive} unpacks to more than {TIMES} times its size"
-                        raise DataError(f"{what}; delete it and get it anew")
+                left -= _copied(content, out, left)
+                if left < 0:
+                    what = f"{archive} unpacks to more than {TIMES} times its size"
+                    raise DataError(f"{what}; delete it and get it anew")
             done += 1
             show(done, None)
         if absent := [part for part, half in halves.items() if not half.exists()]:
@@ -185,6 +184,14 @@ def unpack(archive: Path, targets: dict[str, Path]) -> None:
         raise _damaged(archive, error) from None  # of bzip2
     finally:
         _remove(halves)
+
+
+def _copied(content: IO[bytes], out: IO[bytes], most: int) -> int:
+    """Copy a file; returns its bytes, more than `most` where it was left off."""
+    done = 0
+    while done <= most and (chunk := content.read(1 << 20)):
+        done += out.write(chunk)
+    return done
 
 
 def _damaged(archive: Path, error: Exception) -> DataError:

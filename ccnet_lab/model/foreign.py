@@ -150,7 +150,8 @@ def _check_state_dict(found: Mapping[Any, Any]) -> None:
         name, value = next(iter(odd.items()))
         kind = repr(value) if isinstance(value, Aside) else type(value).__name__
         if isinstance(value, Tensor):
-            kind = "sparse, nested, quantised or expanded Tensor"
+            odd_one = value.layout != torch.strided and not value.is_nested
+            kind = "sparse Tensor" if odd_one else "nested, quantised or expanded Tensor"
         elif kind.endswith(("_reconstruct", "_frombuffer")):
             kind = "NumPy array"
         problem = f"{name!r} is a {kind}"

