@@ -179,9 +179,9 @@ def unpack(archive: Path, targets: dict[str, Path]) -> None:
     except _DAMAGE as error:
         raise _damaged(archive, error) from None
     except OSError as error:
-        if error.errno:  # of the disk
+        if error.errno not in (None, errno.EINVAL):  # of the disk
             raise
-        raise _damaged(archive, error) from None  # of bzip2
+        raise _damaged(archive, error) from None
     finally:
         _remove(halves)
 

@@ -129,7 +129,7 @@ def _record(body: str) -> dict[str, Any]:
     if body.startswith("[EPOCH]"):
         pairs = {name: (value, whole) for name, value, whole in _PAIR.findall(body)}
         losses = dict(_LOSS.findall(body))
-        (epoch, _), (batch, length) = pairs["EPOCH"], pairs.get("BATCH", ("", ""))
+        (epoch, _), (batch, length) = (pairs.get(name, ("", "")) for name in ("EPOCH", "BATCH"))
         step = (_count(epoch) - 1) * _count(length) + _count(batch)
         rate = {"learning_rate": pairs["LEARNING_RATE"][0]} if "LEARNING_RATE" in pairs else {}
         if "total" in losses:
