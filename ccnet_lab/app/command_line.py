@@ -13,7 +13,7 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Explore criss-cross attention in the browser.")
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    add("--port", type=int, choices=range(65_536), default=7860, metavar="PORT")
+    add("--port", type=_port, default=7860)
     model = "demo, one of the twelve, a run folder, or a weights file (PATH as NAME)"
     add("--model", default="demo", help=model)
     runs = "folder of training runs, offered in the menu"
@@ -24,6 +24,12 @@ def options() -> argparse.ArgumentParser:
     named = "another name that browsers may reach the app by, such as a proxy's; may be repeated"
     add("--allow-host", metavar="NAME", action="append", default=[], help=named)
     return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or len(text) > 5 or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no port; expected 0 to 65535")
+    return int(text)
 
 
 def main() -> None:

@@ -95,8 +95,8 @@ class Gate:
             return 411, "the length of what is sent is missing (Content-Length)"
         if path == UPLOAD and is_full.is_set():
             return 507, "visitors' pictures fill their part of the disk; try again in an hour"
-        if int(length[:12]) > most:
-            return 413, f"{length[:12]} bytes were sent; at most {most:,} are taken"
+        if len(length) > 12 or int(length) > most:
+            return 413, f"{length[:20]} bytes were sent; at most {most:,} are taken"
         return 0, ""
 
 

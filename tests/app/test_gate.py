@@ -8,6 +8,7 @@ import requests
 
 from ccnet_lab.app import gate as gate_module
 from ccnet_lab.app import server
+from ccnet_lab.app.command_line import options
 from ccnet_lab.app.gate import LARGEST, LARGEST_UPLOAD, LOOPBACK, Gate, hosts_of
 from ccnet_lab.app.session import Workbench
 
@@ -69,8 +70,9 @@ def test_a_length_that_says_nothing_is_refused():
     """With Transfer-Encoding a server reads on, whatever Content-Length says."""
     sent = {"host": "127.0.0.1", "content-length": "10", "transfer-encoding": "chunked"}
     assert Gate(None, LOOPBACK).refusal("POST", JOIN, sent)[0] == 411
-    long = {"host": "127.0.0.1", "content-length": "9" * 5000}
-    assert Gate(None, LOOPBACK).refusal("POST", JOIN, long)[0] == 413
+    for length in ("9" * 5000, "0" * 12 + "150000000"):
+        long = {"host": "127.0.0.1", "content-length": length}
+        assert Gate(None, LOOPBACK).refusal("POST", JOIN, long)[0] == 413
 
 
 def test_another_sites_page_may_not_show_it_inside_itself():
@@ -201,3 +203,12 @@ def test_few_of_gradios_addresses_answer(served):
     for path in [*(f"gradio_api/{name}" for name in closed), "monitoring", "login", "logout"]:
         for ask in (requests.get, requests.post):
             assert ask(f"{address}{path}", timeout=60).status_code == 404, path
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "x", "9" * 5000])
+def test_a_port_that_is_none(port, capsys):
+    with pytest.raises(SystemExit):
+        options().parse_args(["--port", port])
+    said = capsys.readouterr().err
+    assert "expected" in said
+    assert len(said) < 1000
