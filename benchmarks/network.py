@@ -4,12 +4,14 @@ import copy
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from benchmarks.runtimes import runtimes
 from benchmarks.timing import Times, side_by_side, summary
 from benchmarks.training import as_published
 from ccnet_lab.configs import Config
@@ -179,6 +181,7 @@ def time_inference(
     repeats: int,
     device: torch.device,
     compiled: bool = False,
+    others: Path | None = None,
 ) -> list[Inference]:
     """Time a network's forms in turn, the published mode first.
 
@@ -192,6 +195,7 @@ def time_inference(
         repeats: counted calls of each form.
         device: where.
         compiled: whether to time torch.compile, too; it takes minutes to start.
+        others: on a CPU, a folder for a file, to time the runtimes of runtimes.py, too.
     """
     torch.manual_seed(0)
     images = torch.randn(batch, 3, *size, device=device)
@@ -200,7 +204,8 @@ def time_inference(
     update_bn([images], model)
     fast, published = folded(model), as_published(copy.deepcopy(model).eval())
     last = images.contiguous(memory_format=torch.channels_last)
-    networks: dict[str, nn.Module] = {"folded, channels-last": fast}
+    unfolded = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    networks: dict[str, nn.Module] = {"channels-last": unfolded, "folded, channels-last": fast}
     if compiled:
         networks["folded, channels-last, compiled"] = torch.compile(fast)  # type: ignore[assignment]
 
@@ -220,6 +225,8 @@ def time_inference(
     if device.type == "cpu":
         winograd = use_winograd(folded(model))
         forms["folded, channels-last, Winograd"] = functools.partial(run, winograd, False)
+        if others is not None:
+            forms |= runtimes(unfolded, config, images, others, has_bf16(device))
     with arithmetic(device, "fp32"):
         times = side_by_side(forms, repeats, device)
         exact = as_in_the_recipe()

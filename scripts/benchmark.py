@@ -52,6 +52,10 @@ def options() -> argparse.ArgumentParser:
             command.add_argument(
                 "--compile", action="store_true", help="also under torch.compile; slow to start"
             )
+        if name == "infer":
+            command.add_argument(
+                "--runtimes", action="store_true", help="also ONNX Runtime and OpenVINO; on a CPU"
+            )
         if name == "train":
             command.add_argument(
                 "--only",
@@ -239,7 +243,9 @@ def infer(args: argparse.Namespace) -> Result:
     cuda, bf16 = args.device.type == "cuda", has_bf16(args.device)
     size, batch = ((64, 96), 1) if args.small else ((512, 512), 16 if cuda else 1)
     config = get_config("ccnet_resnet50os8_voc")
-    found = time_inference(config, size, batch, args.repeats, args.device, args.compile)
+    with tempfile.TemporaryDirectory() as folder:
+        others = Path(folder) if args.runtimes else None
+        found = time_inference(config, size, batch, args.repeats, args.device, args.compile, others)
     differences = "largest difference of logits, of largest logit"
     _table("form", "ms per call", "images/s", "ratio", "labels equal", differences)
     for f in found:

@@ -17,6 +17,8 @@ from ccnet_lab.errors import ConfigError
 from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.hub import available_models, find_weights, source_and_config
 
+EXPLORERS_BYTES = 2_000_000_000  # that opened models may take; an R-101 takes about one
+
 
 class Models:
     """The models of one process.
@@ -40,7 +42,7 @@ class Models:
         if not any_path:
             told = {source: label for label, source in self._choices()}
             self.model = self._told(told.get(model, model), model)[1]
-        self._explorers = RecentResults(3)
+        self._explorers = RecentResults(3, EXPLORERS_BYTES, lambda explorer: explorer.nbytes)
         self._download = threading.Lock()
 
     def models(self) -> list[tuple[str, str]]:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torchvision.io import ImageReadMode, decode_jpeg, decode_png, read_file
 
 from ccnet_lab.data.catalog import Dataset
 from ccnet_lab.data.images import Pixels, read_image
@@ -26,7 +25,7 @@ from ccnet_lab.errors import DataError, ImageError, MissingFileError
 __all__ = ["Pair", "Sample", "Split", "describe", "label_table", "locate"]
 __all__ += ["open_own", "open_split", "read_labels"]
 
-_FAST = {b"\xff\xd8\xff": decode_jpeg, b"\x89PNG\r\n\x1a\n": decode_png}  # by the first bytes
+_FAST = {b"\xff\xd8\xff": "decode_jpeg", b"\x89PNG\r\n\x1a\n": "decode_png"}  # by the first bytes
 
 
 class Sample(NamedTuple):
@@ -152,11 +151,14 @@ def _decoded(path: Path) -> Pixels | None:
     Its other decoders must not be used: that of GIF writes beyond its memory for a frame that
     starts beside the canvas.
     """
+    from torchvision import io  # takes a second
+
     with suppress(RuntimeError):  # a damaged file
-        data = read_file(str(path))
+        data = io.read_file(str(path))
         for start, decode in _FAST.items():
             if bytes(data[: len(start)].tolist()) == start:
-                image = decode(data, ImageReadMode.RGB, apply_exif_orientation=True)
+                mode = io.ImageReadMode.RGB
+                image = getattr(io, decode)(data, mode, apply_exif_orientation=True)
                 if image.dtype == torch.uint8:
                     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     return None

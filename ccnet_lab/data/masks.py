@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-from torchvision.io import ImageReadMode, decode_png, read_file
 
 from ccnet_lab.data.catalog import IGNORE, Dataset
 from ccnet_lab.data.class_files import BORDER
@@ -225,9 +224,10 @@ def _decoded(path: Path, picture: ImageFile.ImageFile) -> Stored:
     orientation = picture.getexif().get(274, 1) if turned else 1
     coding = [tile[3] for tile in picture.tile]
     if picture.format == "PNG" and orientation == 1 and coding in (["L"], ["P"]):
+        from torchvision import io  # takes a second; several times faster than Pillow
+
         with suppress(RuntimeError):  # damaged, which Pillow reports
-            # several times faster than Pillow
-            ids = decode_png(read_file(str(path)), ImageReadMode.UNCHANGED)[0]
+            ids = io.decode_png(io.read_file(str(path)), io.ImageReadMode.UNCHANGED)[0]
             return Stored(np.asarray(ids), _palette(picture))
     values, palette = _values(path, picture), _palette(picture)
     if orientation != 1:

@@ -22,7 +22,7 @@ from ccnet_lab.data.catalog import Dataset, get_dataset
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.generated import beacons
 from ccnet_lab.data.transforms import normalise
-from ccnet_lab.device import arithmetic
+from ccnet_lab.device import arithmetic, has_bf16
 from ccnet_lab.errors import ConfigError, RunError
 from ccnet_lab.evaluation.metrics import (
     Confusions,
@@ -122,7 +122,7 @@ def evaluate(
     training = model.training
     model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     fast = protocol.precision.startswith("fast")
-    network = ready(cast(CCNet, model), device) if fast else model
+    network = ready(cast(CCNet, model), device, has_bf16(device)) if fast else model
     try:
         with (
             arithmetic(device, protocol.precision),

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from ccnet_lab.data import pairs
 from ccnet_lab.data.catalog import Dataset
 from ccnet_lab.data.images import PROMISED, read_image
 from ccnet_lab.data.transforms import fit
-from ccnet_lab.device import arithmetic
+from ccnet_lab.device import arithmetic, has_bf16
 from ccnet_lab.errors import DeviceError, ImageError, MissingFileError, RunError
 from ccnet_lab.evaluation.predict import Item, predict
 from ccnet_lab.evaluation.protocol import Protocol
 from ccnet_lab.files import write_text, write_whole
+from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.folding import ready
 
 ENDINGS = (*pairs.ENDINGS, ".jpe", ".jfif")
@@ -96,7 +97,9 @@ def labeller(
         "precision": precision,
     }
     protocol = Protocol(dataset=config.dataset, split="", images=1, **how)
-    network = ready(model, device) if precision.startswith("fast") else model  # type: ignore[arg-type]
+    network = model
+    if precision.startswith("fast"):
+        network = ready(cast(CCNet, model), device, has_bf16(device))
 
     def labels(path: Path) -> NDArray[np.uint8]:
         try:

@@ -186,7 +186,7 @@ def what_ifs(view: View, x: int, y: int, removed: Tensor, recurrence: int) -> It
     for those cells' rows and columns. The first step's weights, of features from which nothing was
     removed yet, are the same in every what-if.
     """
-    attention = view.explorer.model.attention
+    attention = view.explorer.network.attention
     every = slice(0, view.grid[0]), slice(0, view.grid[1])
     ys, xs = view.near(x, y)
     blocks = {1: [(ys, xs)], 2: [(ys, every[1]), (every[0], xs)]}.get(recurrence, [every])

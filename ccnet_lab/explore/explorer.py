@@ -30,6 +30,7 @@ from ccnet_lab.explore import maps
 from ccnet_lab.explore.maps import Step
 from ccnet_lab.hub import load
 from ccnet_lab.model.ccnet import CCNet
+from ccnet_lab.model.folding import ready
 from ccnet_lab.model.upsample import check_finite, resized_rows, upsampled_labels
 
 Floats = NDArray[np.float32]
@@ -63,7 +64,7 @@ class Pixel:
 
 
 class Explorer:
-    """A model to look at images with.
+    """A model to look at images with; what it computes comes from a faster copy of it, `network`.
 
     Args:
         model: put into eval mode and moved to `device`.
@@ -89,6 +90,17 @@ class Explorer:
     ) -> "Explorer":
         """Explorer of a name, a run folder or a file; arguments and errors of `hub.load`."""
         return cls(*load(source, device, config), device)
+
+    @cached_property
+    def network(self) -> CCNet:
+        """The model as it is at the first look, made fast by `model.folding.ready`, in float32."""
+        return ready(self.model, self.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the model and its faster copy take."""
+        parts = [*self.model.state_dict().values(), *self.network.state_dict().values()]
+        return sum(part.nbytes for part in parts)
 
     @torch.inference_mode()
     def look(self, image: Any, short_side: int | None = None) -> "View":
@@ -118,8 +130,8 @@ class Explorer:
                 f"the limit is {MAX_PIXELS:,}; try short_side={less}"
             )
         inputs = normalise(fit(picture, *self.resize(short_side)))[None]  # (1, 3, H', W')
-        stage4 = self.model.backbone(inputs.to(self.device)).stage4
-        return View(self, picture, tuple(inputs.shape[2:]), stage4, self.model.reduce(stage4))
+        stage4 = self.network.backbone(inputs.to(self.device)).stage4
+        return View(self, picture, tuple(inputs.shape[2:]), stage4, self.network.reduce(stage4))
 
     def resize(self, short_side: int | None = None) -> tuple[int, int]:
         """(long, short) sides an image is fitted into, scaled to `short_side` where it is given."""
@@ -199,7 +211,7 @@ class View:
         recurrence = self.recurrence if recurrence is None else recurrence
         with self._lock:
             if recurrence not in self._logits:
-                found = self.explorer.model.decode(self._stage4, self.state(recurrence)).float()
+                found = self.explorer.network.decode(self._stage4, self.state(recurrence)).float()
                 what = f"logits for this picture at R = {recurrence}"
                 check_finite([found], self.explorer.model, what)
                 self._logits[recurrence] = found
@@ -213,7 +225,7 @@ class View:
         with self._lock:
             while len(self._states) <= recurrence:
                 self.steps(len(self._states))
-                attend = self.explorer.model.attention.residual
+                attend = self.explorer.network.attention.residual
                 self._states.append(attend(self._states[-1], *self._projected))
             return self._states[recurrence]
 
@@ -225,7 +237,7 @@ class View:
         with self._lock:
             while len(self._steps) < recurrence:
                 x = self.state(len(self._steps))
-                self._projected = self.explorer.model.attention.project(x)
+                self._projected = self.explorer.network.attention.project(x)
                 query, key, _ = self._projected
                 what = f"features for this picture at R = {len(self._steps)}"
                 check_finite([x, query, key], self.explorer.model, what)
@@ -278,7 +290,7 @@ class View:
         """The features of pixel (x, y) after R steps as an exact sum over 0, 1, ... R hops."""
         if recurrence < 1:
             raise ValueError(f"recurrence is {recurrence}; expected at least 1 step to take apart")
-        attention = self.explorer.model.attention
+        attention = self.explorer.network.attention
         weight, bias = attention.value.weight[:, :, 0, 0], attention.value.bias
         assert bias is not None
         steps, start, cell = self.steps(recurrence), self.state(0)[0], self.cell(x, y)
@@ -308,7 +320,7 @@ class View:
         """(B, K) softmax at pixel (x, y) with other features (B, C, rows, columns) `near` it."""
         where = (slice(None), slice(None), *self.near(x, y))
         stage4 = self._stage4[where].expand(len(features), -1, -1, -1)
-        logits = self.explorer.model.decode(stage4, features).float()
+        logits = self.explorer.network.decode(stage4, features).float()
         whole = logits.new_zeros(*logits.shape[:2], *self.grid)
         whole[where] = logits
         return self._softmax_at(whole, x, y)

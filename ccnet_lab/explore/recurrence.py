@@ -141,7 +141,7 @@ def beacon_accuracy(
         raise ConfigError(f"{trained} and knows no beacons; open 'demo' or 'demo_r1'")
     found = {}
     for done, recurrence in enumerate(recurrences, 1):
-        found[recurrence] = score_demo(explorer.model, recurrence, seeds)
+        found[recurrence] = score_demo(explorer.network, recurrence, seeds)
         if progress is not None:
             progress(done, len(recurrences))
     return found

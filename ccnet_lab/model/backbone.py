@@ -1,13 +1,12 @@
-"""Backbones: images to the features of the last two stages; what is made of them is in ccnet.py."""
+"""The small backbones, and what all are built of; ResNets are in resnet.py, the rest in ccnet.py.
 
-from typing import Any, NamedTuple
+A backbone gives the features of its last two stages.
+"""
+
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, conv1x1
-
-# 3x3 convolution without bias, batch norm, ReLU; the output's size is ceil(input / stride).
-from torchvision.ops import Conv2dNormActivation
 
 from ccnet_lab.model.upsample import upsample
 
@@ -21,37 +20,14 @@ class Features(NamedTuple):
     stage4: Tensor
 
 
-class DilatedResNet(ResNet):
-    """torchvision's ResNet with a stem of three 3x3 convolutions and dilated last stages.
+def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch norm, ReLU; the output's size is ceil(input / stride)."""
+    convolution = _conv(kernel, inputs, outputs, stride)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
-    Output stride 8 dilates stages 3 and 4 (by 2 and 4), 16 only stage 4 (by 2). The first block of
-    a dilated stage has half its dilation, as in torchvision and the published networks.
-    """
 
-    def __init__(self, depth: int, output_stride: int, divisor: int = 1) -> None:
-        self.divisor = divisor  # of all channels
-        self.channels = (1024 // divisor, 2048 // divisor)  # C3, C4
-        dilate = [False, output_stride == 8, output_stride in (8, 16)]
-        super().__init__(Bottleneck, BLOCKS[depth], replace_stride_with_dilation=dilate)
-        del self.conv1, self.bn1, self.relu, self.avgpool, self.fc
-        narrow, wide = 32 // divisor, 64 // divisor
-        self.stem = nn.Sequential(
-            *Conv2dNormActivation(3, narrow, stride=2),
-            *Conv2dNormActivation(narrow, narrow),
-            *Conv2dNormActivation(narrow, wide),
-        )
-
-    def _make_layer(self, block: Any, planes: int, *more: Any, **options: Any) -> nn.Sequential:
-        if planes == 64:  # the first stage, which follows the stem
-            self.inplanes = 64 // self.divisor
-        layer: nn.Sequential = super()._make_layer(block, planes // self.divisor, *more, **options)
-        return layer
-
-    def forward(self, images: Tensor) -> Features:  # type: ignore[override]
-        """(B, 3, H, W) -> features at ceil(H / output_stride)."""
-        stage2 = self.layer2(self.layer1(self.maxpool(self.stem(images))))
-        stage3 = self.layer3(stage2)
-        return Features(stage3, self.layer4(stage3))
+def _conv(kernel: int, inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 class TinyBackbone(nn.Sequential):
@@ -62,8 +38,8 @@ class TinyBackbone(nn.Sequential):
 
     def __init__(self, width: int) -> None:
         super().__init__(
-            Conv2dNormActivation(3, width // 2, stride=2),
-            Conv2dNormActivation(width // 2, width, stride=2),
+            conv_norm_relu(3, width // 2, stride=2),
+            conv_norm_relu(width // 2, width, stride=2),
         )
         self.channels = (width, width)
 
@@ -85,15 +61,15 @@ class SlimBackbone(nn.Module):
         super().__init__()
         outer, inner, deep = 2 * width, 4 * width, 6 * width  # channels at strides 4, 8, 16
         self.channels = (deep, inner if output_stride == 8 else outer)
-        self.stem = Conv2dNormActivation(3, width, stride=2)
+        self.stem = conv_norm_relu(3, width, stride=2)
         self.layer1 = _stage(width, outer, blocks=1)
         self.layer2 = _stage(outer, inner, blocks=2)
         self.layer3 = _stage(inner, deep, blocks=2)
-        self.lateral = nn.Sequential(conv1x1(deep, inner), nn.BatchNorm2d(inner))
+        self.lateral = nn.Sequential(_conv(1, deep, inner), nn.BatchNorm2d(inner))
         self.finer = self.smooth = None
         if output_stride == 4:
-            self.finer = nn.Sequential(conv1x1(inner, outer), nn.BatchNorm2d(outer))
-            self.smooth = Conv2dNormActivation(outer, outer)
+            self.finer = nn.Sequential(_conv(1, inner, outer), nn.BatchNorm2d(outer))
+            self.smooth = conv_norm_relu(outer, outer)
 
     def forward(self, images: Tensor) -> Features:
         """(B, 3, H, W) -> stage 3 at ceil(H / 16), stage 4 at ceil(H / output_stride)."""
@@ -106,14 +82,39 @@ class SlimBackbone(nn.Module):
         return Features(stage3, merged)
 
 
+class ResidualBlock(nn.Module):
+    """The basic block of He et al., CVPR 2016, figure 5 (left), its entries named as torchvision's.
+
+    Args:
+        shortcut: what the input goes through before it is added; None for nothing.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, shortcut: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.conv1 = _conv(3, inputs, outputs, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = _conv(3, outputs, outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, ceil(H / stride), ceil(W / stride))."""
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return F.relu(out, inplace=True)
+
+
 def _add_upsampled(fine: Tensor, coarse: Tensor) -> Tensor:
     return F.relu(fine + upsample(coarse, fine.shape[2:]))
 
 
 def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
     """Basic residual blocks, the first with stride 2."""
-    shortcut = nn.Sequential(conv1x1(inputs, outputs, stride=2), nn.BatchNorm2d(outputs))
+    shortcut = nn.Sequential(_conv(1, inputs, outputs, stride=2), nn.BatchNorm2d(outputs))
     return nn.Sequential(
-        BasicBlock(inputs, outputs, 2, shortcut),
-        *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)),
+        ResidualBlock(inputs, outputs, 2, shortcut),
+        *(ResidualBlock(outputs, outputs) for _ in range(blocks - 1)),
     )

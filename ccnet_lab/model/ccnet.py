@@ -5,11 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import _register_namedtuple
-from torchvision.ops import Conv2dNormActivation
 
 from ccnet_lab.configs import SLIM, TINY, Config, get_config
 from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_weights
-from ccnet_lab.model.backbone import DilatedResNet, Features, SlimBackbone, TinyBackbone
+from ccnet_lab.model.backbone import Features, SlimBackbone, TinyBackbone, conv_norm_relu
 
 EMBEDDED = 16  # channels in which the category-consistent loss compares pixels; TPAMI section 3.3
 
@@ -47,21 +46,23 @@ class CCNet(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.recurrence, channels, kernel = config.recurrence, config.channels, config.head_kernel
-        self.backbone: DilatedResNet | SlimBackbone | TinyBackbone
+        self.backbone: nn.Module
         if config.depth == TINY:
             self.backbone = TinyBackbone(config.width)
         elif config.depth == SLIM:
             self.backbone = SlimBackbone(config.width, config.output_stride)
         else:
+            from ccnet_lab.model.resnet import DilatedResNet  # and with it torchvision, a second
+
             self.backbone = DilatedResNet(config.depth, config.output_stride, config.divisor)
         stage3, stage4 = self.backbone.channels
-        self.reduce = Conv2dNormActivation(stage4, channels, kernel)
+        self.reduce = conv_norm_relu(stage4, channels, kernel)
         self.attention = CrissCrossAttention(channels, config.query_channels, config.gamma)
-        self.refine = Conv2dNormActivation(channels, channels, kernel)
+        self.refine = conv_norm_relu(channels, channels, kernel)
 
         def classifier(inputs: int, hidden: int) -> nn.Sequential:
             return nn.Sequential(
-                *Conv2dNormActivation(inputs, hidden, kernel),
+                *conv_norm_relu(inputs, hidden, kernel),
                 nn.Dropout2d(config.dropout),
                 nn.Conv2d(hidden, config.num_classes, 1),
             )

@@ -6,15 +6,17 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ccnet_lab.device import has_bf16
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.winograd import use_winograd
 
 
-def ready(model: CCNet, device: torch.device) -> CCNet:
-    """`folded` on the device; on a CPU without bfloat16 units with Winograd's convolutions."""
+def ready(model: CCNet, device: torch.device, bf16: bool = False) -> CCNet:
+    """`folded` on the device; on a CPU, unless it is to run in bfloat16, with Winograd's products.
+
+    Raises as the device does that has no memory for it.
+    """
     network = folded(model).to(device)
-    if device.type == "cpu" and not has_bf16(device):
+    if device.type == "cpu" and not bf16:
         use_winograd(network)
     return network
 

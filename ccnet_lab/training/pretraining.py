@@ -21,7 +21,7 @@ from ccnet_lab.data.generated.worlds import WORLDS
 from ccnet_lab.data.transforms import distort_colours, normalise
 from ccnet_lab.errors import RunError
 from ccnet_lab.files import write_whole
-from ccnet_lab.model.backbone import DilatedResNet
+from ccnet_lab.model.resnet import DilatedResNet
 from ccnet_lab.model.upsample import upsample
 from ccnet_lab.training.schedule import poly_lr
 

@@ -155,13 +155,15 @@ def test_a_network_of_nan_says_so_wherever_it_is_asked(broken, tmp_path, door):
 
 def test_steps_and_what_ifs_that_are_no_numbers_say_so():
     view = Explorer.open("demo").look(make_scene(1).image)
-    view.explorer.model.refine[0].weight.data[:] = torch.nan
+    explorer = view.explorer
+    for network in (explorer.model, explorer.network):
+        network.refine[0].weight.data[:] = torch.nan
     with pytest.raises(
         WeightsError,
         match="probabilities with cells removed are NaN or infinite; its weights are, too",
     ):
         deletion_test(view, 40, 40)
-    view.explorer.model.attention.query.weight.data[:] = torch.nan
+    explorer.network.attention.query.weight.data[:] = torch.nan
     with pytest.raises(WeightsError, match="features for this picture at R = 2 are NaN"):
         view.attention(40, 40, 3)
 

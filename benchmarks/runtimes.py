@@ -1,0 +1,63 @@
+"""A network in runtimes made by others, beside which network.py times ours.
+
+None is a dependency: `pip install onnx onnxruntime onnxscript openvino` before `infer --runtimes`.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ccnet_lab.configs import Config
+from ccnet_lab.errors import DeviceError
+from ccnet_lab.model.ccnet import CCNet
+from ccnet_lab.model.export import export_model
+
+
+def runtimes(
+    model: CCNet, config: Config, images: Tensor, folder: Path, bf16: bool
+) -> dict[str, Callable[[], Tensor]]:
+    """What gives the logits of the images in each runtime, at as many threads as torch has.
+
+    Args:
+        model: on a CPU, in eval mode. images: (B, 3, H, W), normalised.
+        folder: takes the network as an ONNX file of that one size.
+        bf16: whether to run in bfloat16, too, where the runtime can.
+
+    Raises `DeviceError` where the packages are not installed.
+    """
+    batch, _, height, width = images.shape
+    path, threads = folder / "network.onnx", torch.get_num_threads()
+    export_model(model, config, path, fixed=(batch, height, width))
+    onnxruntime, openvino = _package("onnxruntime"), _package("openvino")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    given = images.numpy()
+
+    def through_onnxruntime() -> Tensor:
+        return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: given})[0])
+
+    def through_openvino(precision: str) -> Callable[[], Tensor]:
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
+        compiled: Any = openvino.Core().compile_model(path, "CPU", settings)
+        return lambda: torch.from_numpy(compiled([given])[0].copy())
+
+    found = {"ONNX Runtime": through_onnxruntime, "OpenVINO": through_openvino("f32")}
+    if bf16:
+        found["OpenVINO, bf16"] = through_openvino("bf16")
+    return found
+
+
+def _package(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise DeviceError(f"--runtimes needs {name}: pip install {name}") from error
