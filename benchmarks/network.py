@@ -30,6 +30,7 @@ SHAPES = (
     (2, 512, 64, 64),
     (1, 512, 128, 256),
 )
+FLOOR = "the products alone"
 CUDA_SHAPES = ((16, 512, 64, 64), (8, 512, 64, 128))
 
 
@@ -115,9 +116,14 @@ def time_attention(
         ours.append("ours, compiled")
         forms[ours[-1]] = torch.compile(criss_cross_residual, dynamic=False), last
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
+    if device.type == "cpu":
+        found[FLOOR] = []
+        ours.append(FLOOR)
     for _ in range(repeats + 3):
         for name, (form, given) in forms.items():
             found[name].append(_seconds_of_both_passes(form, given))
+        if device.type == "cpu":
+            found[FLOOR].append(_seconds_of_products(*last[2:]))
     forward, total = (
         {name: summary([row[k] for row in rows[3:]]) for name, rows in found.items()}
         for k in (0, 1)
@@ -134,7 +140,7 @@ def time_attention(
             plain_total=min(total[layout] for layout in plain),
             fast_total=total[name],
             plain_saved=min(saved[layout] for layout in plain),
-            fast_saved=saved[name],
+            fast_saved=saved.get(name, 0),
             layouts={layout: (forward[layout].median, total[layout].median) for layout in plain},
         )
         for name in ours
@@ -157,6 +163,33 @@ def _seconds_of_both_passes(
     middle = now()
     torch.autograd.grad(out, inputs, seed)
     return middle - start, now() - start
+
+
+def _seconds_of_products(query: Tensor, key: Tensor, value: Tensor) -> tuple[float, float]:
+    """What the matrix products of the step take, of the forward pass and of both.
+
+    They are those of attention_cpu.py, an image and a direction at a time, into memory that is
+    there: no softmax, no sum and no copy.
+    """
+    rows = [t.detach().permute(0, 2, 3, 1).contiguous() for t in (query, key, value)]
+    lines = [
+        (*image, *map(torch.empty_like, image), image[0].new_empty(2, length, across, across))
+        for turned in (rows, [t.transpose(1, 2).contiguous() for t in rows])
+        for image in zip(*turned, strict=True)
+        for length, across in [image[2].shape[:2]]
+    ]
+    start = time.perf_counter()
+    for q, k, v, _, _, out, (scores, _) in lines:
+        torch.bmm(q, k.mT, out=scores)
+        torch.bmm(scores, v, out=out)
+    middle = time.perf_counter()
+    for q, k, v, d_query, d_key, out, (scores, gradients) in lines:
+        torch.bmm(q, k.mT, out=scores)
+        torch.bmm(scores.mT, v, out=out)  # the values' gradient
+        torch.bmm(out, v.mT, out=gradients)  # the weights'
+        torch.bmm(gradients, k, out=d_query)
+        torch.bmm(gradients.mT, q, out=d_key)
+    return middle - start, time.perf_counter() - start
 
 
 def saved_bytes(run: Callable[[], Tensor]) -> int:
@@ -226,7 +259,7 @@ def time_inference(
         winograd = use_winograd(folded(model))
         forms["folded, channels-last, Winograd"] = functools.partial(run, winograd, False)
         if others is not None:
-            forms |= runtimes(unfolded, config, images, others, has_bf16(device))
+            forms |= runtimes(unfolded, images, others, has_bf16(device))
     with arithmetic(device, "fp32"):
         times = side_by_side(forms, repeats, device)
         exact = as_in_the_recipe()

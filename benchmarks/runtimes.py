@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ccnet_lab.configs import Config
 from ccnet_lab.errors import DeviceError
 from ccnet_lab.model.ccnet import CCNet
-from ccnet_lab.model.export import export_model
+from ccnet_lab.model.export import Deployed
 
 
 def runtimes(
-    model: CCNet, config: Config, images: Tensor, folder: Path, bf16: bool
+    model: CCNet, images: Tensor, folder: Path, bf16: bool
 ) -> dict[str, Callable[[], Tensor]]:
     """What gives the logits of the images in each runtime, at as many threads as torch has.
 
@@ -29,9 +28,9 @@ def runtimes(
 
     Raises `DeviceError` where the packages are not installed.
     """
-    batch, _, height, width = images.shape
     path, threads = folder / "network.onnx", torch.get_num_threads()
-    export_model(model, config, path, fixed=(batch, height, width))
+    deployed = Deployed(model, model.recurrence, labels=False).eval()
+    torch.onnx.export(deployed, (images,), path, dynamo=True, external_data=False, verbose=False)
     onnxruntime, openvino = _package("onnxruntime"), _package("openvino")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -85,7 +85,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, outside the library
 
 from benchmarks.maps import GRIDS, time_maps
-from benchmarks.network import CUDA_SHAPES, SHAPES, Timing, time_attention, time_inference
+from benchmarks.network import CUDA_SHAPES, FLOOR, SHAPES, Timing, time_attention, time_inference
 from benchmarks.precisions import FORMS, agreement
 from benchmarks.samples import CORES, time_samples
 from benchmarks.timing import Times, commit
@@ -322,7 +322,8 @@ def attention(args: argparse.Namespace) -> Result:
                 f"{t.plain_saved / 2**20:.1f} / {t.fast_saved / 2**20:.1f}",
                 f"{kept:.2f}",
             )
-            bars += _attention_bars(t, cuda)
+            if t.form != FLOOR:
+                bars += _attention_bars(t, cuda)
     return rows, bars, "einsum in its faster layout; both: forward and backward"
 
 

@@ -1,13 +1,15 @@
 """A board's figures, for the app and for notebooks; they are drawn in draw/charts.py."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
+from ccnet_lab import draw
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.draw.charts import BLUE, ORANGE, Point, class_heatmap, cost_scatter, difference_bars
 from ccnet_lab.evaluation.published import SPREAD
 from ccnet_lab.reports.board import Board, Comparison, Row, pareto
+
+if TYPE_CHECKING:  # matplotlib takes a third of a second
+    from matplotlib.figure import Figure
 
 COSTS: Mapping[str, Callable[[Row], float | None]] = {  # what a scatter's x axis can be
     "GFLOP of one image, by formula": lambda row: row.cost.formula_flops / 1e9,
@@ -21,7 +23,7 @@ COSTS: Mapping[str, Callable[[Row], float | None]] = {  # what a scatter's x axi
 TIE = f"the interval holds 0, or the difference is within {SPREAD} points"
 
 
-def heat_figure(board: Board, by: str = "configuration", descending: bool = False) -> Figure:
+def heat_figure(board: Board, by: str = "configuration", descending: bool = False) -> "Figure":
     """`class_heatmap` of a board, its rows as `ordered`, or `by` one of `Board.heat_rows`.
 
     By one of those, a class or the measured mIoU, the classes take the order of (the first) row.
@@ -34,10 +36,10 @@ def heat_figure(board: Board, by: str = "configuration", descending: bool = Fals
         if by in ("measured mIoU", *board.class_names):
             first = next(iter(rows))
     title = f"IoU by class, {get_dataset(board.dataset).title}"
-    return class_heatmap(rows, board.class_names, first, title)
+    return draw.charts.class_heatmap(rows, board.class_names, first, title)
 
 
-def scatter_figure(board: Board, cost: str = "GFLOP of one image, by formula") -> Figure:
+def scatter_figure(board: Board, cost: str = "GFLOP of one image, by formula") -> "Figure":
     """`cost_scatter` of a board; `cost` is one of `COSTS`.
 
     Published and measured have a Pareto front each, of comparable rows only.
@@ -47,10 +49,14 @@ def scatter_figure(board: Board, cost: str = "GFLOP of one image, by formula") -
     for alike in (True, False):
         rows = [row for row in board.rows if row.alike is alike]
         points += _points(rows, cost, measured=True, alike=alike)
-    return cost_scatter(points, cost, f"{get_dataset(board.dataset).title}: cost and mIoU")
+    return draw.charts.cost_scatter(
+        points, cost, f"{get_dataset(board.dataset).title}: cost and mIoU"
+    )
 
 
-def _points(rows: Sequence[Row], cost: str, measured: bool, alike: bool) -> list[Point]:
+def _points(
+    rows: Sequence[Row], cost: str, measured: bool, alike: bool
+) -> list["draw.charts.Point"]:
     """The rows whose cost and mIoU are known, as points of one kind."""
     found: list[tuple[Row, float, float]] = []
     for row in rows:
@@ -59,7 +65,7 @@ def _points(rows: Sequence[Row], cost: str, measured: bool, alike: bool) -> list
             found.append((row, price, miou))
     front = pareto([price for _, price, _ in found], [miou for _, _, miou in found])
     return [
-        Point(
+        draw.charts.Point(
             row.short.partition(" (")[0],
             price,
             miou,
@@ -77,10 +83,10 @@ def tie_of(comparison: Comparison) -> str:
     return "the interval holds 0" if comparison.seeded else TIE
 
 
-def comparison_figure(comparison: Comparison, colours: tuple[str, str] = (BLUE, ORANGE)) -> Figure:
+def comparison_figure(comparison: Comparison, colours: tuple[str, str] | None = None) -> "Figure":
     """`difference_bars` of a comparison."""
-    c = comparison
+    c, colours = comparison, colours or (draw.charts.BLUE, draw.charts.ORANGE)
     title = f"{c.labels[0]} less {c.labels[1]}: mIoU {c.miou:+.2f} points, {c.verdict}"
     over = "images and seeds" if c.seeded else "the images"
     bars = c.class_names, c.difference, c.low, c.high, c.ties, c.labels
-    return difference_bars(*bars, title, f"tie: {tie_of(c)}", over, colours)
+    return draw.charts.difference_bars(*bars, title, f"tie: {tie_of(c)}", over, colours)

@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from ccnet_lab import draw
 from ccnet_lab.app import board_figures, board_page
 from ccnet_lab.app.callbacks import problem
 from ccnet_lab.app.miniature_view import MiniatureView
 from ccnet_lab.app.rendering import Html, render, sheet
 from ccnet_lab.configs import CONFIGS
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.draw.charts import distribution_figure
 from ccnet_lab.errors import LabError
 from ccnet_lab.reports import board as boards
 from ccnet_lab.reports.miniatures import read_miniatures
@@ -110,7 +110,7 @@ class BoardView:
         figure = board_figures.comparison_figure(compared)
         two = dict(zip((one, other), scores, strict=True))
         spread = sheet(
-            distribution_figure(two, "mIoU of an image, %"),
+            draw.charts.distribution_figure(two, "mIoU of an image, %"),
             "image_scores",
             f"mIoU of the images, {one} and {other}",
         )

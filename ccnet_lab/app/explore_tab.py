@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from ccnet_lab import draw
 from ccnet_lab.app.callbacks import safely, working
 from ccnet_lab.app.events import PINNED, SEEN, SLOW, STREAM
 from ccnet_lab.app.page import Page, Updates
@@ -14,7 +15,6 @@ from ccnet_lab.app.rendering import render, sheet
 from ccnet_lab.app.session import SHORT_SIDES, Workbench
 from ccnet_lab.app.view_state import ViewState, on_show
 from ccnet_lab.app.visitor_files import kept_upload
-from ccnet_lab.draw.figures import deletion_figure
 from ccnet_lab.explore.deletion import deletion_test
 from ccnet_lab.viewer import page as viewer
 
@@ -117,7 +117,7 @@ def truth(bench: Workbench, state: ViewState) -> Iterator[str]:
         f"removing cells for {at}, forward pass after forward pass",
     )
     name = view.explorer.class_names[found.label]
-    figure = deletion_figure(
+    figure = draw.figures.deletion_figure(
         found.counts,
         found.attended,
         found.controls,

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 
+from ccnet_lab import draw
 from ccnet_lab.app.callbacks import working
 from ccnet_lab.app.rendering import Html, render, sheet
-from ccnet_lab.draw.charts import growth_figure
 from ccnet_lab.explore.attention_costs import SIDES, formula_growth, measure_growth
 
 
 def growth_by_formula() -> Html:
     """What attention costs as the map grows, by formula."""
-    figure = growth_figure(SIDES, formula_growth(SIDES))
+    figure = draw.charts.growth_figure(SIDES, formula_growth(SIDES))
     return sheet(figure, "attention_cost", "GFLOP of criss-cross and full attention")
 
 
@@ -21,7 +21,7 @@ def measured_growth() -> Iterator[Html]:
         "timing criss-cross and full attention in turn",
     )
     gflop = formula_growth(SIDES)
-    figure = growth_figure(SIDES, gflop, found.sides, found.seconds, found.machine)
+    figure = draw.charts.growth_figure(SIDES, gflop, found.sides, found.seconds, found.machine)
     html = sheet(figure, "attention_cost_measured", "GFLOP by formula and time measured here")
     if found.left_out:
         html += render("page.text", message=f"Left out: {found.left_out}.")

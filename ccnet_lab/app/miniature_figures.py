@@ -1,39 +1,37 @@
 """The miniatures' figures, for the app and for notebooks; they are drawn in draw/charts.py."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ccnet_lab import draw
 from ccnet_lab.app.board_figures import COSTS
-from ccnet_lab.draw.charts import (
-    Block,
-    Panel,
-    Point,
-    cost_scatter,
-    effects_figure,
-    miniature_heatmap,
-)
 from ccnet_lab.reports.board import Row
 from ccnet_lab.reports.miniatures import FACTORS, ORDERS, PARTS, Study, short
 from ccnet_lab.reports.trainings import is_clear
 
+if TYPE_CHECKING:  # matplotlib takes a third of a second
+    from matplotlib.figure import Figure
+
 PRICES = [*COSTS][:3]  # the others are measured, of the full networks only
 
 
-def heat_figure(studies: Sequence[Study], by: str = ORDERS[0]) -> Figure:
+def heat_figure(studies: Sequence[Study], by: str = ORDERS[0]) -> "Figure":
     """The IoU by class of each data set's configurations; classes by one of `ORDERS`."""
     blocks = []
     for study in studies:
         order, names = study.order(by), study.four or tuple(study.configs)
         labels = [f"{short(study.configs[n])}  {study.miou[n].value:.1f}" for n in names]
         table = np.stack([study.cells[name][0][order] for name in names])
-        blocks.append(Block(study.title, labels, [study.class_names[k] for k in order], table))
-    return miniature_heatmap(blocks)
+        blocks.append(
+            draw.charts.Block(study.title, labels, [study.class_names[k] for k in order], table)
+        )
+    return draw.charts.miniature_heatmap(blocks)
 
 
-def factors_figure(studies: Sequence[Study]) -> Figure:
+def factors_figure(studies: Sequence[Study]) -> "Figure":
     """What depth, stride and recurrence change in each data set, over `PARTS` of its classes."""
     rows = [
         f"{study.title}, {part}" if part == PARTS[0] else part
@@ -52,16 +50,16 @@ def factors_figure(studies: Sequence[Study]) -> Figure:
     for name, series in panels.items():
         what = next(iter(series)) if len(series) == 1 else ""  # else the legend says it
         title = f"{name}, R = {what}" if name == "recurrence" else f"{name}, {what}"
-        drawn.append(Panel(title.strip(), series))
-    return effects_figure(rows, drawn)
+        drawn.append(draw.charts.Panel(title.strip(), series))
+    return draw.charts.effects_figure(rows, drawn)
 
 
-def scatter_figure(study: Study, price: str = PRICES[0]) -> Figure:
+def scatter_figure(study: Study, price: str = PRICES[0]) -> "Figure":
     """Cost against mIoU of a data set's configurations; `price` is one of `PRICES`."""
     costs = {n: COSTS[price](Row(n, c)) or 0.0 for n, c in study.configs.items()}
     front = study.front(costs)
     points = [
-        Point(
+        draw.charts.Point(
             short(study.configs[name]),
             cost,
             study.miou[name].value,
@@ -73,4 +71,6 @@ def scatter_figure(study: Study, price: str = PRICES[0]) -> Figure:
         for name, cost in costs.items()
     ]
     over = "images and seeds" if study.seeded else "the images"
-    return cost_scatter(points, price, f"{study.title}, in miniature: cost and mIoU", over)
+    return draw.charts.cost_scatter(
+        points, price, f"{study.title}, in miniature: cost and mIoU", over
+    )

@@ -2,10 +2,10 @@
 
 from functools import lru_cache
 
+from ccnet_lab import draw
 from ccnet_lab.app import board_figures, miniature_figures
 from ccnet_lab.app.rendering import Html, render, sheet
 from ccnet_lab.data.generated.worlds import WORLDS
-from ccnet_lab.draw.charts import GREEN
 from ccnet_lab.evaluation.published import SPREAD
 from ccnet_lab.evaluation.repeats import Effect
 from ccnet_lab.reports.miniatures import COMMAND, FACTORS, PARTS, Miniatures, Study, short
@@ -91,7 +91,7 @@ def missing_line(found: Miniatures) -> Html:
 def compared(study: Study, first: str, second: str) -> Html:
     """Two configurations class by class; raises `RunError` for one without runs."""
     comparison = study.compare(first, second)
-    figure = board_figures.comparison_figure(comparison, (GREEN, OTHER))
+    figure = board_figures.comparison_figure(comparison, (draw.charts.GREEN, OTHER))
     names = " less ".join(comparison.labels)
     text = render("miniatures.comparison", c=comparison, title=study.title)
     return text + sheet(figure, "miniatures_comparison", f"{names}, in miniature")

@@ -1,16 +1,16 @@
 """How the model menu calls models, and which runs it offers; models.py opens them."""
 
-import functools
 import os
 from pathlib import Path
 
-import torch
-
-from ccnet_lab.configs import CONFIGS, MINIATURES, Config
+from ccnet_lab.configs import MINIATURES, Config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import printable
-from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.runs import Run
+
+# The weights without the last layer of either classifier, and what a class adds to those two.
+# Counted once (tests/app/test_server.py counts again): building the networks takes two seconds.
+BYTES, BYTES_PER_CLASS = {50: 208_914_780, 101: 285_092_596}, 2 * (512 + 1) * 4
 
 LABELS = {
     "demo": "demo: beacons, trained at R = 2",
@@ -28,17 +28,9 @@ def label(name: str) -> str:
     return f"miniature: {title}, R-{config.depth}-D{config.output_stride}"
 
 
-@functools.cache
-def _weights_size(depth: int, classes: int) -> int:
-    config = next(c for c in CONFIGS.values() if (c.depth, c.num_classes) == (depth, classes))
-    with torch.device("meta"):
-        values = build_model(config).state_dict().values()
-    return sum(value.numel() * value.element_size() for value in values)
-
-
 def megabytes(config: Config) -> str:
     """The size of the weights of one of the twelve; its file is hardly larger."""
-    return f"{_weights_size(config.depth, config.num_classes) / 1e6:.0f} MB"
+    return f"{(BYTES[config.depth] + config.num_classes * BYTES_PER_CLASS) / 1e6:.0f} MB"
 
 
 def trained(runs: Path | None) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from ccnet_lab import draw
 from ccnet_lab.app.callbacks import Progress, problem, safely, working
 from ccnet_lab.app.events import MEASURE, STREAM
 from ccnet_lab.app.page import TABS, Page, Updates
@@ -15,7 +16,6 @@ from ccnet_lab.app.recurrence_html import label_rows
 from ccnet_lab.app.rendering import render, sheet
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.app.view_state import ViewState
-from ccnet_lab.draw import figures
 from ccnet_lab.errors import DataError, LabError
 from ccnet_lab.explore.explorer import View
 from ccnet_lab.explore.measures import query_dependence
@@ -88,7 +88,7 @@ def recurrence(bench: Workbench, state: ViewState, mask: str | None = None) -> I
     html = render("recurrence.comparison", found=found, flips=flips, **label_rows(view, found))
     scored = {f"R = {at.recurrence}": at.scores.iou for at in found.at if at.scores is not None}
     if scored:
-        figure = figures.iou_figure(names, scored, "IoU on this picture")
+        figure = draw.figures.iou_figure(names, scored, "IoU on this picture")
         html += sheet(figure, "iou_by_R", "IoU by class at each R")
     yield refused + html
 
@@ -113,7 +113,7 @@ def on_and_off_cross(bench: Workbench, state: ViewState) -> Iterator[str]:
     }
     trained = explorer.config.recurrence
     groups = [f"R = {r} (trained)" if r == trained else f"R = {r}" for r in STEPS]
-    figure = figures.bar_figure(groups, series, "accuracy on disc pixels", chance=0.25)
+    figure = draw.figures.bar_figure(groups, series, "accuracy on disc pixels", chance=0.25)
     alt = "accuracy on and off the beacon's cross at each R"
     yield sheet(figure, "accuracy_on_and_off_the_cross", alt)
 

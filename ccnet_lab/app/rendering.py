@@ -5,13 +5,15 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from ccnet_lab.errors import printable
+
+if TYPE_CHECKING:  # matplotlib takes a third of a second
+    from matplotlib.figure import Figure
 
 DPI = 125
 
@@ -72,7 +74,7 @@ def render(macro: str, **values: Any) -> Html:
     return Html(re.sub(r"\s*\n\s*", " ", text).strip())
 
 
-def sheet(figure: Figure, name: str, alt: str) -> Html:
+def sheet(figure: "Figure", name: str, alt: str) -> Html:
     """A figure that can be saved as `name`.png; shown at most as wide as it was drawn."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)

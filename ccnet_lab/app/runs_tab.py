@@ -8,14 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from ccnet_lab import store
+from ccnet_lab import draw, store
 from ccnet_lab.app.callbacks import safely
 from ccnet_lab.app.events import QUICK, STREAM
 from ccnet_lab.app.page import TABS, Page, Updates
 from ccnet_lab.app.rendering import Html, render, sheet
 from ccnet_lab.app.runs_page import runs_table
 from ccnet_lab.configs import CONFIGS
-from ccnet_lab.draw.charts import training_figure
 from ccnet_lab.errors import LabError
 from ccnet_lab.reports.logs import read_log
 from ccnet_lab.reports.progress import Curve, RunLine, curves_of, read_runs
@@ -68,7 +67,7 @@ def curves_html(lines: Sequence[RunLine]) -> Html:
     if any(line.curves for line in drawn):
         found = {line.name: _published_curves(line.config.name) for line in drawn}
         published = {name: log for name, log in found.items() if log}
-        figure = training_figure({line.name: line.curves for line in drawn}, published)
+        figure = draw.charts.training_figure({line.name: line.curves for line in drawn}, published)
         alt = "loss, learning rate, images per second and mIoU of the runs"
         html += sheet(figure, "training_curves", alt)
     return html

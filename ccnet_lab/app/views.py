@@ -4,9 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from ccnet_lab.app import explore_html
 from ccnet_lab.app.examples import write_examples
@@ -17,6 +15,9 @@ from ccnet_lab.explore.explorer import View
 from ccnet_lab.explore.measures import first_pixel
 from ccnet_lab.hub import obtain_weights, source_and_config
 from ccnet_lab.viewer.payload import RECURRENCES, Body, body, with_header
+
+if TYPE_CHECKING:  # matplotlib takes a third of a second
+    from matplotlib.figure import Figure
 
 MOST_VIEWS = 100  # that are kept
 VIEWS_BYTES, BODIES_BYTES = 600_000_000, 200_000_000  # that views, and what pages fetch, may take
@@ -99,7 +100,7 @@ class Views(Models):
         view, kind = self.view(state), self.kinds.get(state.image, "")
         return explore_html.model_line(view), explore_html.notice(view, kind)
 
-    def figure(self, state: ViewState) -> Figure:
+    def figure(self, state: ViewState) -> "Figure":
         """The pictures of a state as one figure with captions, to keep."""
         clip = state.clip if state.scale == "clipped" else 0.0
         return self.view(state).figure(

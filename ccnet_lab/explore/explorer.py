@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ccnet_lab import draw
 from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.images import MAX_PIXELS, read_image
 from ccnet_lab.data.transforms import fit, fitted_size, normalise
 from ccnet_lab.device import choose_device
-from ccnet_lab.draw import figures
 from ccnet_lab.draw.pictures import clip_level
 from ccnet_lab.errors import ImageError
 from ccnet_lab.explore import maps
@@ -32,6 +31,9 @@ from ccnet_lab.hub import load
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.folding import ready
 from ccnet_lab.model.upsample import check_finite, resized_rows, upsampled_labels
+
+if TYPE_CHECKING:  # matplotlib takes a third of a second
+    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float32]
 
@@ -357,7 +359,7 @@ class View:
         region: tuple[int, int, int, int] | None = None,
         label: int | None = None,
         kind: str = "attention",
-    ) -> Figure:
+    ) -> "Figure":
         """The labels with pixel (x, y) beside its map for each R, all on one colour scale.
 
         Args:
@@ -383,7 +385,7 @@ class View:
             else f"mean of {int(subject.cells.sum())} cells"
             for m in found
         ]
-        return figures.attention_figure(
+        return draw.figures.attention_figure(
             self.image,
             self.labels,
             explorer.palette,

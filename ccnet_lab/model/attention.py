@@ -11,6 +11,8 @@ Source: Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", 
 """
 
 import os
+import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
@@ -18,7 +20,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ccnet_lab.model.attention_cpu import CrissCross, criss_cross_rows
 
@@ -180,15 +181,24 @@ def _formatted(image: Tensor, like: Tensor) -> Tensor:
     )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant_to_dynamo(function: Callable[[], bool]) -> Callable[[], bool]:
+    """As `torch.compiler.assume_constant_result`, which imports all of dynamo, a second."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant_to_dynamo
 def traced() -> bool:
     """Whether torch.export, torch.jit.trace, torch.onnx, make_fx or torch.func runs."""
     if _exporting() or torch._C._get_tracing_state() is not None:
         return True
-    return get_proxy_mode() is not None or torch._C._functorch.peek_interpreter_stack() is not None
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")  # a second to import
+    return proxies is not None and proxies.get_proxy_mode() is not None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant_to_dynamo
 def _exporting() -> bool:
     """`is_exporting` in a function, since dynamo takes it for true."""
     return torch.compiler.is_exporting()

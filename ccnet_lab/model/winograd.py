@@ -49,8 +49,12 @@ class WinogradConv2d(nn.Module):
         self.dilation = convolution.dilation[0]
         kernel = convolution.weight.detach()  # (O, C, 3, 3)
         matrix = torch.tensor(OF_KERNELS, dtype=torch.float64, device=kernel.device)
-        weight = torch.einsum("ia,ocab,jb->ijco", matrix, kernel.double(), matrix)  # (6, 6, C, O)
-        self.weight = nn.Buffer(weight.flatten(0, 1).to(kernel.dtype).contiguous())  # (36, C, O)
+        matrix = torch.kron(matrix, matrix)  # (36, 9)
+        weight = kernel.new_empty(36, *kernel.shape[1::-1])  # (36, C, O)
+        for some, out in zip(kernel.split(64, 1), weight.split(64, 1), strict=True):
+            taps = some.double().permute(2, 3, 1, 0).flatten(0, 1)  # (9, n, O)
+            out.copy_((matrix @ taps.flatten(1)).view(out.shape))
+        self.weight = nn.Buffer(weight)
         self.bias = convolution.bias
 
     def forward(self, x: Tensor) -> Tensor:

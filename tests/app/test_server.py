@@ -1,6 +1,8 @@
 """app/server.py and app/session.py: answers without a browser, the endpoint for programs."""
 
 import re
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -10,13 +12,15 @@ from urllib.parse import parse_qsl
 import gradio
 import numpy as np
 import pytest
+import torch
 from matplotlib.text import Text
 from PIL import Image
 
-from ccnet_lab import ConfigError, Explorer, ImageError
+from ccnet_lab import CONFIGS, ConfigError, Explorer, ImageError, build_model
 from ccnet_lab.app import rendering, server, views
 from ccnet_lab.app.callbacks import problem
 from ccnet_lab.app.gate import is_loopback
+from ccnet_lab.app.model_names import megabytes
 from ccnet_lab.app.page import Page
 from ccnet_lab.app.recent_results import RecentResults
 from ccnet_lab.app.session import Workbench
@@ -158,6 +162,20 @@ def test_a_model_begins_with_a_picture_of_its_kind(bench, model, first, known):
     for path in bench.examples:
         said = bench.around(replace(begun, image=path))[1]
         assert (said == "") == (Path(path).stem in known), path
+
+
+@pytest.mark.parametrize("name", ["ccnet_resnet50os8_ade20k", "ccnet_resnet101os16_cityscapes"])
+def test_the_menu_knows_how_large_weights_are(name):
+    with torch.device("meta"):
+        entries = build_model(name).state_dict().values()
+    assert megabytes(CONFIGS[name]) == f"{sum(entry.nbytes for entry in entries) / 1e6:.0f} MB"
+
+
+def test_the_page_needs_no_torchvision_and_no_figures():
+    slow = ("torchvision", "torch._dynamo", "matplotlib.figure", "seaborn")
+    code = f"import sys, ccnet_lab.app.server; print([n for n in {slow} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_menu_names_what_is_shipped(bench):

@@ -257,6 +257,23 @@ def test_the_explorer_keeps_the_weights_it_was_given():
     assert torch.equal(explorer.model.backbone.layer1[0].conv1.weight, before)
 
 
+def test_the_faster_copy_gives_the_same_labels_and_maps(picture):
+    torch.manual_seed(0)
+    name = "ccnet_resnet50os8_voc"
+    model = build_model(name)
+    torch.nn.init.constant_(model.attention.gamma, 0.5)
+    explorer = Explorer(model, name)
+    view = explorer.look(picture(97, 130), short_side=97)
+    assert explorer.network is not model
+    assert explorer.nbytes > sum(value.nbytes for value in model.state_dict().values())
+    with torch.inference_mode():
+        out = model(normalise(view.image)[None], return_attention=True)
+        expected = F.interpolate(out.logits, size=view.size, mode="bilinear", align_corners=False)
+    assert (view.labels == expected[0].argmax(0).numpy()).mean() >= 0.999
+    for ours, theirs in zip(view.attention_weights(2), out.attention, strict=True):
+        np.testing.assert_allclose(ours, theirs[0].numpy(), atol=1e-4)
+
+
 def test_a_view_may_be_asked_from_many_threads_at_once(demo):
     from concurrent.futures import ThreadPoolExecutor
 

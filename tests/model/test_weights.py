@@ -187,6 +187,7 @@ def test_missing_file_and_things_that_are_no_state_dict(tmp_path):
 GROWTH = """
 import sys
 import torch
+import torchvision
 from ccnet_lab import Explorer
 
 def kilobytes(key):

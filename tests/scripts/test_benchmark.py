@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -282,3 +283,12 @@ def test_the_readme_s_ratios_are_those_that_were_measured():
     )
     assert agreement["agrees"]["bf16"]
     assert len(agreement["runs"]) == 6
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="pip install openvino")
+def test_other_runtimes_give_the_same_labels(door):
+    code, out, _ = door("scripts/benchmark.py", "infer", "--runtimes", "--small", "--repeats", 1)
+    assert code == 0
+    for name in ("ONNX Runtime", "OpenVINO"):
+        (row,) = (line for line in out.splitlines() if line.startswith(f"| {name} |"))
+        assert float(row.split("|")[5].strip(" %")) > 99
