@@ -38,6 +38,7 @@ from ccnet_lab.evaluation.metrics import (
 )
 from ccnet_lab.evaluation.predict import Item, load, predict
 from ccnet_lab.evaluation.protocol import Protocol, check_comparable, plan
+from ccnet_lab.files import refuse_bomb
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.folding import ready
 from ccnet_lab.model.upsample import upsampled_labels
@@ -167,13 +168,16 @@ class _Tally:
         if path is None or not path.is_file():
             return tally
         # Damaged archives raise many kinds of errors; then the counts begin anew.
-        with suppress(Exception), np.load(path) as file:
-            if str(file["mark"]) == mark:
-                ends = file["starts"][1:-1]
-                parts = zip(*(np.split(file[k], ends) for k in ("cells", "counts")), strict=True)
-                found: dict[str, Any] = {"names": [*map(str, file["names"])], "parts": [*parts]}
-                seconds = float(file["seconds"])
-                return replace(tally, edges=file["edges"], seconds=seconds, **found)
+        with suppress(Exception):
+            refuse_bomb(path, RunError)
+            with np.load(path) as file:
+                kept = {name: file[name] for name in file.files}
+            if str(kept["mark"]) == mark:
+                ends = kept["starts"][1:-1]
+                parts = zip(*(np.split(kept[k], ends) for k in ("cells", "counts")), strict=True)
+                found: dict[str, Any] = {"names": [*map(str, kept["names"])], "parts": [*parts]}
+                seconds = float(kept["seconds"])
+                return replace(tally, edges=kept["edges"], seconds=seconds, **found)
         return tally
 
     def add(self, item: Item, prediction: NDArray[np.uint8], boundaries: bool) -> None:
