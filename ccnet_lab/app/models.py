@@ -17,7 +17,7 @@ from ccnet_lab.errors import ConfigError
 from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.hub import available_models, find_weights, source_and_config
 
-EXPLORERS_BYTES = 2_000_000_000  # that opened models may take; an R-101 takes about one
+EXPLORERS_BYTES = 2_000_000_000  # of opened models, an R-101 is about one; kept views hold theirs
 
 
 class Models:
@@ -80,7 +80,9 @@ class Models:
         def opened() -> Explorer:
             self.weights(model)  # a visitor is asked before anything is downloaded, see `offer`
             source, config = source_and_config(self.source(model))
-            return Explorer.open(source, self.device, config)
+            explorer = Explorer.open(source, self.device, config)
+            _ = explorer.network  # made here, where other models need not wait and errors are told
+            return explorer
 
         explorer: Explorer = self._explorers.get(model, opened)
         return explorer

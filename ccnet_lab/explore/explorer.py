@@ -80,6 +80,8 @@ class Explorer:
         self.config = get_config(config)
         self.device = choose_device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network: CCNet | None = None
+        self._lock = threading.Lock()
         dataset = get_dataset(self.config.dataset)
         self.class_names, self.palette = dataset.class_names, dataset.palette
 
@@ -93,16 +95,20 @@ class Explorer:
         """Explorer of a name, a run folder or a file; arguments and errors of `hub.load`."""
         return cls(*load(source, device, config), device)
 
-    @cached_property
+    @property
     def network(self) -> CCNet:
         """The model as it is at the first look, made fast by `model.folding.ready`, in float32."""
-        return ready(self.model, self.device)
+        with self._lock:
+            if self._network is None:
+                with torch.inference_mode(False):
+                    self._network = ready(self.model, self.device)
+            return self._network
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the model and its faster copy take."""
-        parts = [*self.model.state_dict().values(), *self.network.state_dict().values()]
-        return sum(part.nbytes for part in parts)
+        """Bytes of memory that the model and, once there is one, its faster copy take."""
+        networks = [self.model, *([self._network] if self._network is not None else [])]
+        return sum(part.nbytes for network in networks for part in network.state_dict().values())
 
     @torch.inference_mode()
     def look(self, image: Any, short_side: int | None = None) -> "View":
