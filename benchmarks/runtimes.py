@@ -1,17 +1,16 @@
 """A network in runtimes made by others, beside which network.py times ours.
 
-None is a dependency: `pip install onnx onnxruntime onnxscript openvino` before `infer --runtimes`.
+ONNX Runtime comes with `pip install -e ".[export]"`; OpenVINO is timed where it is installed.
 """
 
 from collections.abc import Callable
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ccnet_lab.errors import DeviceError
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.export import Deployed
 
@@ -25,13 +24,12 @@ def runtimes(
         model: on a CPU, in eval mode. images: (B, 3, H, W), normalised.
         folder: takes the network as an ONNX file of that one size.
         bf16: whether to run in bfloat16, too, where the runtime can.
-
-    Raises `DeviceError` where the packages are not installed.
     """
     path, threads = folder / "network.onnx", torch.get_num_threads()
     deployed = Deployed(model, model.recurrence, labels=False).eval()
     torch.onnx.export(deployed, (images,), path, dynamo=True, external_data=False, verbose=False)
-    onnxruntime, openvino = _package("onnxruntime"), _package("openvino")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -46,17 +44,14 @@ def runtimes(
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
         }
+        import openvino
+
         compiled: Any = openvino.Core().compile_model(path, "CPU", settings)
         return lambda: torch.from_numpy(compiled([given])[0].copy())
 
-    found = {"ONNX Runtime": through_onnxruntime, "OpenVINO": through_openvino("f32")}
-    if bf16:
-        found["OpenVINO, bf16"] = through_openvino("bf16")
+    found = {"ONNX Runtime": through_onnxruntime}
+    if find_spec("openvino"):
+        found["OpenVINO"] = through_openvino("f32")
+        if bf16:
+            found["OpenVINO, bf16"] = through_openvino("bf16")
     return found
-
-
-def _package(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise DeviceError(f"--runtimes needs {name}: pip install {name}") from error

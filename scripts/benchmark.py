@@ -54,7 +54,9 @@ def options() -> argparse.ArgumentParser:
             )
         if name == "infer":
             command.add_argument(
-                "--runtimes", action="store_true", help="also ONNX Runtime and OpenVINO; on a CPU"
+                "--runtimes",
+                action="store_true",
+                help="also ONNX Runtime and OpenVINO, if installed",
             )
         if name == "train":
             command.add_argument(

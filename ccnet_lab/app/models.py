@@ -17,7 +17,7 @@ from ccnet_lab.errors import ConfigError
 from ccnet_lab.explore.explorer import Explorer
 from ccnet_lab.hub import available_models, find_weights, source_and_config
 
-EXPLORERS_BYTES = 2_000_000_000  # of opened models, an R-101 is about one; kept views hold theirs
+MOST_EXPLORERS = 3  # that stay open; an R-101 takes about a gigabyte
 
 
 class Models:
@@ -42,7 +42,7 @@ class Models:
         if not any_path:
             told = {source: label for label, source in self._choices()}
             self.model = self._told(told.get(model, model), model)[1]
-        self._explorers = RecentResults(3, EXPLORERS_BYTES, lambda explorer: explorer.nbytes)
+        self._explorers = RecentResults(MOST_EXPLORERS, forgotten=self._closed)
         self._download = threading.Lock()
 
     def models(self) -> list[tuple[str, str]]:
@@ -81,11 +81,14 @@ class Models:
             self.weights(model)  # a visitor is asked before anything is downloaded, see `offer`
             source, config = source_and_config(self.source(model))
             explorer = Explorer.open(source, self.device, config)
-            _ = explorer.network  # made here, where other models need not wait and errors are told
+            _ = explorer.network  # made while it is opened, not by the first picture
             return explorer
 
         explorer: Explorer = self._explorers.get(model, opened)
         return explorer
+
+    def _closed(self, explorer: Explorer) -> None:
+        """What is to be done about a model that makes room for another."""
 
     def weights(self, model: str) -> Path:
         """The weights file of a model that visitors may open.

@@ -11,7 +11,7 @@ from ccnet_lab.app.examples import write_examples
 from ccnet_lab.app.models import Models
 from ccnet_lab.app.recent_results import RecentResults
 from ccnet_lab.app.view_state import ViewState, within
-from ccnet_lab.explore.explorer import View
+from ccnet_lab.explore.explorer import Explorer, View
 from ccnet_lab.explore.measures import first_pixel
 from ccnet_lab.hub import obtain_weights, source_and_config
 from ccnet_lab.viewer.payload import RECURRENCES, Body, body, with_header
@@ -48,6 +48,10 @@ class Views(Models):
 
         view: View = self._views.get(_key(state), look)
         return view
+
+    def _closed(self, explorer: Explorer) -> None:
+        """Forget its views: each holds the whole model."""
+        self._views.forget(lambda view: view.explorer is explorer)
 
     def one_at_a_time(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """What a call returns that takes much memory: no two, nor a picture's decoding, at once."""

@@ -104,12 +104,6 @@ class Explorer:
                     self._network = ready(self.model, self.device)
             return self._network
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the model and, once there is one, its faster copy take."""
-        networks = [self.model, *([self._network] if self._network is not None else [])]
-        return sum(part.nbytes for network in networks for part in network.state_dict().values())
-
     @torch.inference_mode()
     def look(self, image: Any, short_side: int | None = None) -> "View":
         """Run the network on an image, once.

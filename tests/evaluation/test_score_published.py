@@ -74,13 +74,17 @@ def test_an_evaluation_goes_on_where_it_was_broken_off(model, split, tmp_path):
     assert not keep.exists()
 
 
-@pytest.mark.parametrize("why", ["another model", "another protocol", "a damaged file"])
+@pytest.mark.parametrize("why", ["another model", "another protocol", "a damaged file", "a bomb"])
 def test_what_does_not_belong_is_counted_anew(model, split, tmp_path, why):
     keep = tmp_path / "counted.npz"
     with pytest.raises(BrokenOffError):
         evaluate(model, split, SMALL, progress=broken_off_after(4), keep=keep, key="a")
     if why == "a damaged file":
         keep.write_bytes(keep.read_bytes()[:200])
+    if why == "a bomb":  # all that belongs, and what fills the memory
+        with np.load(keep) as file:
+            arrays = {name: file[name] for name in file.files}
+        np.savez_compressed(keep, padding=np.zeros(150_000_000, np.uint8), **arrays)
     seen = []
     evaluate(
         model, split, SMALL, progress=lambda done, _: seen.append(done), keep=keep,
