@@ -1,7 +1,6 @@
 """The tab Configurations: a board, two of its rows by class, what attention costs."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -16,7 +15,6 @@ from ccnet_lab.app.session import Workbench
 from ccnet_lab.configs import CONFIGS
 from ccnet_lab.data.catalog import DATASETS
 from ccnet_lab.model.costs import cost
-from ccnet_lab.reports import board as boards
 from ccnet_lab.reports.miniatures import read_miniatures
 
 
@@ -27,7 +25,7 @@ def lay_out(page: Page) -> tuple[dict[str, Any], list[Any]]:
     """
     bench = page.bench
     with gr.Row(elem_id="board-controls"):
-        kind = gr.Radio([*KINDS], label="scores", elem_id="board-kind")
+        kind = gr.Radio([*KINDS], label="scores", elem_id="board-kind", interactive=False)
         dataset = gr.Dropdown(
             [(data.title, key) for key, data in DATASETS.items()], value=None, label="data set",
             elem_id="board-dataset",
@@ -64,7 +62,7 @@ def lay_out(page: Page) -> tuple[dict[str, Any], list[Any]]:
         yield from filling(bench, outputs, *choices, switched=True)
 
     def show_pair(which: str, key: str, first: str | None, second: str | None) -> Html:
-        return open_view(which, _folders(bench), key)[1].compare(first, second)
+        return open_view(which, bench.run_folders(), key)[1].compare(first, second)
 
     filled: dict[str, Any] = dict(
         fn=safely(refresh, lambda html, *_: {shown: html}),
@@ -86,8 +84,8 @@ def filling(
     parts: list[Any],
     which: str | None,
     key: str | None,
-    by: str,
-    cost_of: str,
+    asked_order: str,
+    asked_cost: str,
     first: str | None,
     second: str | None,
     growth_drawn: bool,
@@ -96,32 +94,39 @@ def filling(
 ) -> Iterator[Updates]:
     """The updates that fill the tab with a kind of score; unknown choices become the first.
 
+    A choice that stands is not set again: the visitor may have changed it meanwhile.
+
     Args:
         bench: has the folder of runs. parts: the components.
-        which, key, by, cost_of: the kind, the data set, the order, the x axis of the scatter.
+        which, key, asked_order, asked_cost: kind, data set, order, x axis of the scatter.
         first, second: the rows to compare. growth_drawn: whether the costs' growth is.
         switched: whether the kind was just chosen, so that the data set may be another.
     """
     shown, kind, dataset, order, price, one, other, compared, costs, rest, growth, drawn = parts
     if not growth_drawn:
         yield {shown: render("page.working", what="reading the runs")}
-    which, view = open_view(which, _folders(bench), key, switched)
-    by = by if by in view.orders else view.orders[0]
-    cost_of = cost_of if cost_of in view.prices else view.prices[0]
+    which, view = open_view(which, bench.run_folders(), key, switched)
+    by = asked_order if asked_order in view.orders else view.orders[0]
+    cost_of = asked_cost if asked_cost in view.prices else view.prices[0]
     pair = _pair(view, first, second)
     yield {
         shown: view.top(by),
-        kind: gr.Radio(value=which),
-        dataset: gr.Dropdown(view.datasets, value=view.dataset or None),
-        order: gr.Dropdown(view.orders, value=by),
-        price: gr.Dropdown(view.prices, value=cost_of),
-        one: gr.Dropdown(view.rows, value=pair[0]),
-        other: gr.Dropdown(view.rows, value=pair[1]),
+        kind: gr.skip() if growth_drawn else gr.Radio(value=which, interactive=True),
+        dataset: _menu(view.datasets, view.dataset or None, key),
+        order: _menu(view.orders, by, asked_order),
+        price: _menu(view.prices, cost_of, asked_cost),
+        one: _menu(view.rows, pair[0], first),
+        other: _menu(view.rows, pair[1], second),
     }
     yield {compared: view.compare(*pair), rest: view.rest(by)}
     yield {costs: view.scatter(cost_of)}
     if not growth_drawn:
         yield {growth: growth_by_formula(), drawn: True}
+
+
+def _menu(choices: list[Any], value: str | None, asked: str | None) -> gr.Dropdown:
+    """A menu's new choices; its value stays as it is where it is the one asked for."""
+    return gr.Dropdown(choices) if value == asked else gr.Dropdown(choices, value=value)
 
 
 def _pair(view: View, first: str | None, second: str | None) -> list[str | None]:
@@ -132,18 +137,13 @@ def _pair(view: View, first: str | None, second: str | None) -> list[str | None]
     return [first, second]
 
 
-def _folders(bench: Workbench) -> list[Path]:
-    folders = [*map(Path, boards.RUNS), *([bench.runs] if bench.runs else [])]
-    return [*{folder.resolve(): folder for folder in reversed(folders)}.values()]
-
-
 def prepare(bench: Workbench) -> None:
     """Read and count once what takes seconds, so that the first board opens fast."""
-    view = open_view(None, _folders(bench), None)[1]
+    view = open_view(None, bench.run_folders(), None)[1]
     view.top(view.orders[0])
     view.compare(*_pair(view, None, None))
     view.rest(view.orders[0])
     view.scatter(view.prices[0])
-    studies = read_miniatures(_folders(bench)).studies.values()
+    studies = read_miniatures(bench.run_folders()).studies.values()
     for config in [*CONFIGS.values(), *(c for study in studies for c in study.configs.values())]:
         cost(config)

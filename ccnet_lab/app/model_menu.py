@@ -85,7 +85,7 @@ class ModelMenu:
                 self.leave: gr.Button("Not now"),
             }
         state = bench.with_model(state, name)
-        return {**self.page.show_all(state), **self.no_offer(state)}
+        return {**self.page.show_all(state), **self.no_offer(state, name)}
 
     def download(self, name: str) -> Iterator[Updates]:
         """Download the model, telling how far it is."""
@@ -105,7 +105,14 @@ class ModelMenu:
         state = bench.with_model(state, name)
         return {**self.page.show_all(state), **self.no_offer(state)}
 
-    def no_offer(self, state: ViewState) -> Updates:
-        """Take the question away; the menu shows the visitor's model."""
-        menu = gr.Dropdown(self.page.bench.models(), value=state.model)
+    def no_offer(self, state: ViewState, shown: str = "") -> Updates:
+        """Take the question away; the menu shows the visitor's model.
+
+        Where that was `shown` when the event began it is not set again: the visitor may have
+        chosen another meanwhile.
+        """
+        models = self.page.bench.models()
+        menu = (
+            gr.Dropdown(models) if shown == state.model else gr.Dropdown(models, value=state.model)
+        )
         return {self.row: gr.Row(visible=False), self.wanted: "", self.page.models: menu}

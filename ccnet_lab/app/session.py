@@ -16,6 +16,7 @@ from ccnet_lab.app.views import Views
 from ccnet_lab.configs import CONFIGS
 from ccnet_lab.data.images import read_image
 from ccnet_lab.errors import LabError
+from ccnet_lab.reports import board as boards
 from ccnet_lab.viewer.payload import RECURRENCES
 
 SHORT_SIDES = (0, 256, 512, 1024)  # of the network's input; 0 as evaluated
@@ -31,6 +32,11 @@ class Workbench(Views):
             path: kept_pictures.picture_hash(read_image(path)) for path in self.examples
         }
         self._by_hash = {digest: path for path, digest in self._hashes.items()}
+
+    def run_folders(self) -> list[Path]:
+        """Where the board looks for runs: this app's own folder of runs first."""
+        folders = [*map(Path, boards.RUNS), *([self.runs] if self.runs else [])]
+        return [*{folder.resolve(): folder for folder in reversed(folders)}.values()]
 
     def link(self, state: ViewState, tab: str = "Explore", **shown: Any) -> str:
         """The end of an address that opens this state again; an uploaded picture is kept for it."""

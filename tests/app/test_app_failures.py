@@ -23,6 +23,7 @@ from ccnet_lab.app import link as links
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.app.view_state import ViewState
 from ccnet_lab.hub import find_weights, source_and_config
+from ccnet_lab.reports import board as boards
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,7 +117,7 @@ def test_every_callback_tells_what_went_wrong(built, monkeypatch, capsys, tmp_pa
         "around",
     ):
         monkeypatch.setattr(bench, name, strange)
-    monkeypatch.setattr(configurations_tab.boards, "read_board", strange)
+    monkeypatch.setattr(boards, "read_board", strange)
     monkeypatch.setattr(configurations_tab, "open_view", strange)
     (tmp_path / "a.png").write_bytes(Path(bench.examples[0]).read_bytes())
     given = {"upload": str(tmp_path / "a.png"), "mask": str(tmp_path / "a.png"), "model": "demo_r1"}

@@ -17,6 +17,7 @@ from web import Served, serve
 
 from ccnet_lab import Explorer, get_config, store
 from ccnet_lab.app import explore_tab, server
+from ccnet_lab.app.board_views import BoardView
 from ccnet_lab.app.examples import SCENE_SEEDS
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.data.catalog import DATASETS
@@ -636,6 +637,45 @@ def test_the_configurations_tab(tab):
     tab.click("#grow")
     tab.wait_for_selector("#growth .progress")
     tab.wait_for_selector("#growth img[alt*=measured]", timeout=90_000)
+
+
+def test_a_choice_made_while_an_answer_comes_stands(tab, monkeypatch):
+    top, with_model = BoardView.top, Workbench.with_model
+    slowed = threading.Event()
+
+    opened = []
+
+    def slow(answer, *args):
+        if slowed.is_set():
+            time.sleep(1.5)
+            opened.extend(args[2:])
+        return answer(*args)
+
+    monkeypatch.setattr(BoardView, "top", lambda *args: slow(top, *args))
+    monkeypatch.setattr(Workbench, "with_model", lambda *args: slow(with_model, *args))
+    open_tab(tab, "Configurations")
+    tab.wait_for_selector("#costs img", timeout=60_000)
+    show_scores(tab, "published")
+    tab.wait_for_selector("#board td.published", timeout=60_000)
+    slowed.set()
+    tab.click("#board-order input")
+    tab.get_by_role("option", name="published mIoU").click()
+    tab.wait_for_timeout(500)  # the answer to it is under way
+    show_scores(tab, "measured")
+    for _ in range(10):  # while both answers come
+        tab.wait_for_timeout(400)
+        assert tab.locator("#board-kind").get_by_label("measured").is_checked()
+    open_tab(tab, "Explore")
+    for chosen in (
+        "trained at R = 1",
+        "street: photographs",
+    ):  # the second while the first is opened
+        tab.click("#model input")
+        tab.locator("[role=option]", has_text=chosen).first.click()
+        tab.wait_for_timeout(500)
+    tab.wait_for_timeout(5000)  # both were opened
+    assert "street" in tab.input_value("#model input")
+    assert (opened[0], opened[-1]) == ("demo_r1", "street")
 
 
 @pytest.fixture(scope="module")
