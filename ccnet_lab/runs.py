@@ -33,8 +33,8 @@ def _is_place(state: dict[str, Any]) -> bool:
     """Whether a checkpoint's plain values are numbers."""
     step, seconds, sums = state["step"], state["seconds"], state["sums"]
     numbers = [seconds, *sums.values()] if isinstance(sums, dict) else [None]
-    logged = state.get("logged", 0)
-    whole = all(type(n) is int and n >= 0 for n in (step, logged))
+    counted = (step, state.get("logged", 0), state.get("lines", 0))
+    whole = all(type(n) is int and n >= 0 for n in counted)
     return whole and all(type(number) in (int, float) for number in numbers)
 
 
@@ -188,21 +188,28 @@ class Run:
                 found.append(record)
         return found
 
-    def rewind_log(self, step: int, logged: int = 0) -> None:
+    def rewind_log(self, step: int, logged: int = 0, lines: int = 0) -> int:
         """Remove the lines after `step`, which will be written again.
 
-        Raises `RunError` where the line of step `logged`, which will not, can't be read.
+        Returns how many lines of training stay. Raises `RunError` where the line of step `logged`
+        is not among them, or where they are fewer than `lines`: those will not be written again.
         """
         records = [record for record in self.metrics() if record["step"] <= step]
+        if not self.log_file.is_file() and logged:
+            records = [{"step": step}]
+        removed = records[:1] == [{"step": step}]  # by hand: the log begins here
         last = records[-1]["step"] if records else 0
-        if not self.log_file.is_file() and logged:  # removed: it begins here
-            records, last = [{"step": step}], step
+        kept = sum("val_miou" not in record for record in records)
+        which = ""
         if last < logged:
-            what = (
-                f"{self.log_file} is damaged: its lines of the steps {last + 1} to {step} are gone"
-            )
+            which = f"its lines of the steps {last + 1} to {step}"
+        elif kept < lines and not removed:
+            which = f"{lines - kept} of its {lines} lines up to step {step}"
+        if which:
+            what = f"{self.log_file} is damaged: {which} are gone"
             raise RunError(f"{what}; mend it, or remove it to go on without its curves")
         write_text(self.log_file, "".join(json.dumps(r) + "\n" for r in records), RunError)
+        return kept
 
     # Checkpoints
 

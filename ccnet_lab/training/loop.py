@@ -131,7 +131,7 @@ class Trainer:
         self.timed_until = 0.0  # clock up to which `seconds` counts
         self.pending: list[Pending] = []  # not yet read, so that a GPU need not wait
         self.sums: dict[str, float] = {}  # over the steps since the last line of the log
-        self.logged = 0  # the step of that line
+        self.logged = self.lines = 0  # the step of that line; how many there are
         self.signals: list[int] = []  # that came during the steps
         self.unscored = False  # whether to begin with an evaluation
         self._begin()
@@ -207,7 +207,7 @@ class Trainer:
             return
         self._restore()
         if group.main:
-            run.rewind_log(self.step, self.logged)
+            self.lines = run.rewind_log(self.step, self.logged, self.lines)
             facts = {"steps_per_epoch": self.per_epoch, "processes": group.world}
             facts["torch"] = torch.__version__
             run.write_training(settings.to_dict() | deciding | facts)
@@ -230,7 +230,7 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.stepper.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
-            self.logged = state.get("logged", 0)
+            self.logged, self.lines = state.get("logged", 0), state.get("lines", 0)
             if self.step > self.total_steps:
                 raise ValueError(f"it is of step {self.step} of {self.total_steps}")
             if group.main:  # the sum over all processes
@@ -370,7 +370,7 @@ class Trainer:
         self.sums = {"since": self.seconds}
         if self.group.main:
             self.run.log({**record, "train_miou": miou, **more})
-        self.logged = self.step
+        self.logged, self.lines = self.step, self.lines + 1
         so_far = "of one class only" if miou is None else f"{100 * miou:.1f} %"
         return f"loss {record['loss']:.3f}, mIoU so far {so_far}, {rate:.1f} images/s"
 
@@ -419,6 +419,7 @@ class Trainer:
                 "seconds": self.seconds,
                 "sums": self.sums,
                 "logged": self.logged,
+                "lines": self.lines,
             }
             self.run.save_checkpoint(state, self.step)
         self.group.wait()

@@ -143,6 +143,18 @@ def test_lines_that_will_not_be_made_anew_are_missed(begun, start):
     assert [record["step"] for record in begun.metrics()] == [4, 5, 6, 7, 8]
 
 
+def test_lines_missing_in_the_middle_are_missed(begun, start):
+    """The checkpoint of step 4 knows of four lines, an evaluation's not counted."""
+    lines = begun.log_file.read_bytes().splitlines(keepends=True)
+    scored = b'{"step": 4, "epoch": 1.0, "val_miou": 0.5}\n'
+    begun.log_file.write_bytes(b"".join([*lines[:1], *lines[2:4], scored, *lines[4:]]))
+    code, _, err = start("--resume")
+    assert code == 2
+    assert "1 of its 4 lines up to step 4 are gone" in err
+    begun.log_file.write_bytes(b"".join([*lines[:4], scored, *lines[4:]]))
+    assert start("--resume")[0] == 0
+
+
 PLACE = {
     "model": {}, "optimizer": {}, "step": 6, "seconds": 1.0, "sums": {}, "confusion": torch.zeros(3)
 }  # fmt: skip
