@@ -678,6 +678,28 @@ def test_a_choice_made_while_an_answer_comes_stands(tab, monkeypatch):
     assert (opened[0], opened[-1]) == ("demo_r1", "street")
 
 
+def test_the_picture_is_on_show_before_its_maps(tab, monkeypatch, tmp_path):
+    """Pure green, as large as the page lets it be; with half a second over, the time is told."""
+    answer = Workbench.with_image
+    monkeypatch.setattr(Workbench, "with_image", lambda *a: time.sleep(2) or answer(*a))
+    Image.new("RGB", (400, 300), (0, 255, 0)).save(tmp_path / "green.png")
+    tab.set_input_files("#upload input[type=file]", tmp_path / "green.png")
+    tab.wait_for_timeout(300)
+    seen = Image.open(io.BytesIO(tab.locator("#view").screenshot())).convert("RGB")
+    green = np.all(np.asarray(seen) == (0, 255, 0), axis=-1)
+    assert green.sum() > 400 * 290
+    tab.wait_for_selector("#view .coming p:has-text('green.png: the network looks at it, 1.')")
+    tab.wait_for_selector("#view .coming", state="hidden", timeout=30_000)
+    monkeypatch.undo()
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    tab.set_input_files("#upload input[type=file]", tmp_path / "broken.png")
+    tab.wait_for_selector("#problem .problem")
+    tab.wait_for_selector("#view .coming", state="hidden")
+    tab.locator("#examples button img").nth(1).click()  # what is on show arrives again
+    tab.wait_for_selector("#problem .problem", state="detached")
+    tab.wait_for_selector("#view .coming", state="hidden")
+
+
 @pytest.fixture(scope="module")
 def miniatures(tmp_path_factory):
     return fabricate(tmp_path_factory.mktemp("made") / "miniature")
