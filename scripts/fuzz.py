@@ -105,8 +105,9 @@ class Result(NamedTuple):
     """What became of an input."""
 
     kind: str
-    outcome: str  # "read" or "refused"; "memory" for a process; anything else is a fault
+    outcome: str  # "read" or "refused"; anything else is a fault
     details: str
+    memory: int = 0  # bytes of the process at most while it was read
 
 
 def main() -> int:
@@ -126,10 +127,10 @@ def main() -> int:
     counts = Counter(result[:2] for result in results)
     for (kind, outcome), count in sorted(counts.items()):
         print(f"{kind:18} {outcome:10} {count:>6}")
-    fine = ("read", "refused", "memory")
+    fine = ("read", "refused")
     faults = [f"{r.kind} {r.outcome}: {r.details}" for r in results if r.outcome not in fine]
-    peak = max(float(result.details) for result in results if result.outcome == "memory")
-    memory = f"most memory of a process: {peak / 2**20:.0f} MiB"
+    most = max(results, key=lambda result: result.memory)
+    memory = f"most memory of a process: {most.memory / 2**20:.0f} MiB, {most.kind} {most.details}"
     print(f"{args.count:,} inputs, {len(faults)} faults; {memory}", *faults[:20], sep="\n")
     return int(bool(faults))
 
@@ -149,8 +150,6 @@ def batch(kinds: dict[str, Kind], folder: Path, seed: int, numbers: list[int]) -
             while numbers and receiver.poll(PATIENCE):
                 found.append(receiver.recv())
                 numbers.pop(0)
-            if not numbers and receiver.poll(PATIENCE):
-                found.append(receiver.recv())  # the memory it took
         except EOFError:
             process.join()
             code = process.exitcode or 0
@@ -185,20 +184,30 @@ def read_all(
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         (work / name).write_bytes(damaged(content, draw))
+        peak_memory(begin=True)
         try:
             kinds[kind].read(work, name)
             outcome, details = "read", ""
         except LabError as error:
-            outcome, details = "refused", str(error)[:200]
+            outcome, details = "refused", f"number {number} ({name}): {error}"[:300]
         except BaseException as error:
             outcome, details = type(error).__name__, f"number {number} ({name}): {error}"[:300]
         if started:
             outcome, details = "program", f"number {number} ({name}): {started[0]}"
             started.clear()
-        sender.send(Result(kind, outcome, details))
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    sender.send(Result("all", "memory", str(memory)))
+        sender.send(Result(kind, outcome, details, peak_memory()))
     shutil.rmtree(work, ignore_errors=True)
+
+
+def peak_memory(begin: bool = False) -> int:
+    """Bytes that this process had at most since it last began to count; on Linux, else ever."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if begin:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return 1024 * int(lines["VmHWM"].split()[0])
 
 
 def damaged(content: bytes, draw: random.Random) -> bytes:

@@ -203,6 +203,8 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
+                if not info.filename:  # `is_dir` would look at its last letter
+                    raise zipfile.BadZipFile("a file in it has no name")
                 if not info.is_dir():
                     yield info.filename, packed.open(info)
     else:

@@ -173,6 +173,16 @@ def test_what_no_terminal_should_be_sent_is_not(tmp_path):
     dataset.title.encode("utf-8")
 
 
+def test_a_file_without_a_name_in_an_archive(tmp_path):
+    """A zip's names end at a zero."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("abc", "text")
+    path.write_bytes(path.read_bytes().replace(b"abc", b"\0bc"))
+    with pytest.raises(DataError, match="cannot be unpacked: a file in it has no name"):
+        unpack(path, {"top": tmp_path / "there"})
+
+
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.xz", "a.tar.bz2"])
 def test_a_flipped_byte_in_any_kind_of_archive(tmp_path, name):
     path = tmp_path / name

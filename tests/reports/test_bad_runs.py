@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -140,7 +141,7 @@ def test_one_bad_run_takes_nothing_down(tmp_path, kind):
     assert any(row.run and row.run.folder.name == "good" for row in board.rows)
     read_miniatures([tmp_path])
     parts = [object() for _ in range(12)]
-    bench = type("Bench", (), {"runs": tmp_path})()
+    bench = SimpleNamespace(run_folders=lambda: [tmp_path])
     shown = [*filling(bench, parts, "measured", "voc", "configuration", "", None, None, False)]
     assert any("good" in str(update.get(parts[0], "")) for update in shown)
     for html in (value for update in shown for value in update.values() if isinstance(value, Html)):
