@@ -69,7 +69,8 @@ def set_arithmetic(deterministic: bool = False) -> None:
     """TF32 off, as in the published runs; deterministic algorithms by choice."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = not deterministic
-    torch.use_deterministic_algorithms(deterministic)
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # to ask takes a second
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def out_of_memory(error: Exception) -> bool:
