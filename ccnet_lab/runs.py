@@ -24,9 +24,16 @@ from ccnet_lab.model.weights import save_weights
 
 KEPT_CHECKPOINTS = 2  # the last and the one before it
 STATE = {"model", "optimizer", "step", "seconds", "sums", "confusion"}  # in a checkpoint
-LARGEST = 50_000_000  # bytes of a JSON file that is read
+LARGEST = 5_000_000  # bytes of a JSON file that is read
+LARGEST_LOG = 500_000_000
 _DIGITS = 8  # of the sha256 in a checkpoint's name
 _held: set[Path] = set()  # the runs that this process has locked
+
+
+def check_log_size(path: Path) -> None:
+    """Raise `RunError` for a log that no training writes."""
+    if path.is_file() and (size := path.stat().st_size) > LARGEST_LOG:
+        raise RunError(f"{path} has {size:,} bytes; at most {LARGEST_LOG:,} are read")
 
 
 def _is_place(state: dict[str, Any]) -> bool:
@@ -174,6 +181,7 @@ class Run:
         Raises `RunError` for lines before the last sound one that can't be read.
         """
         path, found, strange = self.log_file, [], 0
+        check_log_size(path)
         lines = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
         for number, line in enumerate(lines, 1):
             record = None
@@ -199,15 +207,19 @@ class Run:
             records = [{"step": step}]
         removed = records[:1] == [{"step": step}]  # by hand: the log begins here
         last = records[-1]["step"] if records else 0
-        kept = sum("val_miou" not in record for record in records)
-        which = ""
-        if last < logged:
-            which = f"its lines of the steps {last + 1} to {step}"
+        steps = [record["step"] for record in records if "val_miou" not in record]
+        kept, what = len(steps), ""
+        if steps != sorted(steps):
+            what = "its steps do not rise"
+        elif last < logged:
+            what = f"its lines of the steps {last + 1} to {step} are gone"
         elif kept < lines and not removed:
-            which = f"{lines - kept} of its {lines} lines up to step {step}"
-        if which:
-            what = f"{self.log_file} is damaged: {which} are gone"
-            raise RunError(f"{what}; mend it, or remove it to go on without its curves")
+            what = f"{lines - kept} of its {lines} lines up to step {step} are gone"
+        elif kept > lines and lines and not removed:
+            what = f"it has {kept} lines up to step {step}, of which {lines} were written"
+        if what:
+            remedy = "mend it, or remove it to go on without its curves"
+            raise RunError(f"{self.log_file} is damaged: {what}; {remedy}")
         write_text(self.log_file, "".join(json.dumps(r) + "\n" for r in records), RunError)
         return kept
 
@@ -215,7 +227,8 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint files, `checkpoint-<step>-<start of its sha256>.pt`, newest first."""
-        return sorted(self.folder.glob("checkpoint-*-*.pt"), reverse=True)
+        found = self.folder.glob("checkpoint-*-*.pt")
+        return sorted((path for path in found if path.is_file()), reverse=True)
 
     def save_checkpoint(self, state: dict[str, Any], step: int) -> Path:
         """Store a training state of tensors and plain values, and keep the one before it.
@@ -250,7 +263,11 @@ class Run:
 
         Raises `RunError` where all are damaged.
         """
-        (self.folder / "checkpoint.writing").unlink(missing_ok=True)
+        if (left := self.folder / "checkpoint.writing").is_file():
+            left.unlink()
+        for path in self.folder.glob("checkpoint-*-*.pt"):
+            if not path.is_file():
+                say(f"{path.name} is no file; it is left aside")
         for path in self.checkpoints():
             if path.stem.endswith(f"-{sha256(path)[:_DIGITS]}"):
                 return self._state(path)
@@ -279,7 +296,8 @@ class Run:
     def remove_checkpoints(self) -> None:
         """Delete the training states of a run that is finished."""
         for path in self.folder.glob("checkpoint-*"):
-            path.unlink()
+            if path.is_file():
+                path.unlink()
 
     # The lock: a POSIX record lock, which ends with its process and is not inherited by workers.
     # It also ends when the process closes the file a second time, hence `_held`.
@@ -319,6 +337,8 @@ class Run:
         """Whether a process of this machine holds the run."""
         if self.lock_file.resolve() in _held:
             return True
+        if not self.lock_file.is_file():  # a pipe would be waited for
+            return False
         try:
             with self.lock_file.open() as file:
                 return not self._try_lock(file, exclusive=False)

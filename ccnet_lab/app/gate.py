@@ -6,6 +6,7 @@ name that was bound to its address (DNS rebinding) or by a form (CSRF).
 
 import ipaddress
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,7 +34,10 @@ POSTED = (
 RUN = ("/gradio_api/run/*", "/gradio_api/api/*")  # gradio refuses those that have to queue
 UPLOAD = "/gradio_api/upload"
 is_full = threading.Event()  # whether what visitors sent fills its part of the disk
-LARGEST, LARGEST_UPLOAD = 2_000_000, 101_000_000  # bytes of what is posted
+LARGEST, LARGEST_UPLOAD = 64_000, 101_000_000  # bytes of what is posted
+UNDER_WAY = 1_000_000_000  # bytes of uploads that may be on their way at a time
+HEARTBEAT = "/gradio_api/heartbeat/"
+pages: dict[str, float] = {}  # when a page was opened, by its session
 
 
 class Gate:
@@ -48,6 +52,7 @@ class Gate:
     def __init__(self, app: Any, hosts: Iterable[str] | None, prefix: str = "") -> None:
         self.app, self.prefix = app, prefix.rstrip("/")
         self.hosts = None if hosts is None else frozenset(hosts)
+        self.under_way = 0  # bytes that were announced
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on to gradio."""
@@ -61,8 +66,16 @@ class Gate:
         status, reason = self.refusal(scope.get("method", "GET"), scope["path"], headers)
         if status:
             await _say(send, status, reason)
-        else:
+            return
+        path = scope["path"].removeprefix(self.prefix)
+        if path.startswith(HEARTBEAT):
+            pages[path.removeprefix(HEARTBEAT)] = time.time()
+        announced = int(headers["content-length"]) if path == UPLOAD else 0
+        self.under_way += announced
+        try:
             await self.app(scope, receive, send)
+        finally:
+            self.under_way -= announced
 
     def refusal(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str]:
         """The HTTP status and a sentence; 0 for what is passed on."""
@@ -80,6 +93,8 @@ class Gate:
             return 403, "a page of another site may not show this app inside itself"
         if not _matches(path, READ if reads else (*POSTED, *RUN)):
             return 404, f"there is no {path} here"
+        if "://" in path or ":%2f" in path.lower():  # which gradio would fetch
+            return 403, "this app fetches no addresses"
         return (0, "") if reads else self._posted(path, host, headers)
 
     def _posted(self, path: str, host: str, headers: Mapping[str, str]) -> tuple[int, str]:
@@ -97,6 +112,8 @@ class Gate:
             return 507, "visitors' pictures fill their part of the disk; try again in an hour"
         if len(length) > 12 or int(length) > most:
             return 413, f"{length[:20]} bytes were sent; at most {most:,} are taken"
+        if path == UPLOAD and self.under_way + int(length) > UNDER_WAY:
+            return 503, "many pictures are on their way; try again in a minute"
         return 0, ""
 
 

@@ -35,6 +35,7 @@ from ccnet_lab.app.page import TABS, Page
 from ccnet_lab.app.rendering import hide, render
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.app.visitor_files import sweep
+from ccnet_lab.app.visitor_sessions import forget_pageless
 from ccnet_lab.errors import ConfigError
 
 WAITING = 1000  # calls, of all visitors together; more are refused
@@ -110,6 +111,7 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
         while True:
             time.sleep(10)
             page.forget_unused()
+            forget_pageless(blocks.state_holder)
             if sweep(folder, stay, page.on_show()):
                 is_full.set()
             else:

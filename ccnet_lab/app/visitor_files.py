@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import tempfile
 import threading
 import time
@@ -91,7 +92,7 @@ def sweep(folder: Path, stay: Container[Path] = (), shown: Container[str] = ()) 
     """Remove what nobody needs any more; returns whether the rest fills its part of the disk.
 
     That is what was saved more than an hour ago, uploads that broke off or that no visitor has on
-    show, and the oldest copies beyond 2 GB.
+    show, and the oldest copies where all of it takes more than 2 GB.
 
     Args:
         folder: as `own_folder` gives; in its `gradio` are uploads, and files to fetch.
@@ -109,19 +110,34 @@ def sweep(folder: Path, stay: Container[Path] = (), shown: Container[str] = ()) 
             _remove_if_older(path, now - KEPT)
     for path in (folder / "gradio").glob("tmp*"):
         _remove_if_older(path, now - BROKEN_OFF)
-    found, size = [], 0
+    found, kept = [], [*(folder / "uploads").glob("*/*"), *(folder / "gradio").glob("tmp*")]
+    counted = {file.st_ino: _taken(file) for file in map(_status, kept) if file}
+    size = sum(counted.values())
     for copy in (folder / "gradio").glob("*/*"):
-        with suppress(OSError):
-            if copy in stay or not copy.is_file():
-                continue
-            found.append((copy.stat().st_mtime, copy.stat().st_size, copy))
+        file = _status(copy)
+        if file and copy not in stay and stat.S_ISREG(file.st_mode):
+            taken = 0 if file.st_ino in counted else _taken(file)  # linked by `kept_upload`
+            found.append((file.st_mtime, taken, copy))
     for changed, taken, copy in sorted(found, reverse=True):
         size += taken
         if size > COPIES_BYTES and not now - YOUNG < changed <= now:
             with suppress(OSError):
                 copy.unlink()
                 size -= taken
+                copy.parent.rmdir()
     return size > COPIES_BYTES
+
+
+def _status(path: Path) -> os.stat_result | None:
+    with suppress(OSError):
+        return path.stat()
+    return None
+
+
+def _taken(file: os.stat_result) -> int:
+    """Bytes of the disk that a file takes, with what is kept about it and its folder."""
+    blocks: int = getattr(file, "st_blocks", 0)
+    return max(file.st_size, 512 * blocks) + 8192
 
 
 def _remove_if_older(path: Path, since: float) -> None:
@@ -172,10 +188,16 @@ def new_folder(folder: Path, kind: str) -> Path:
 
 @contextmanager
 def kept_upload(folder: Path, path: str, before: str) -> Iterator[str]:
-    """Copy an upload and remove the last one, `before`; or the copy if it cannot be shown."""
+    """Keep an upload and remove the last one, `before`; or the new one if it cannot be shown.
+
+    It is linked where that can be: many visitors may show one file, which then takes its room once.
+    """
     copy = superseded = str(new_folder(folder, "uploads") / "upload")
     try:
-        shutil.copyfile(path, copy)
+        try:
+            os.link(path, copy)
+        except OSError:
+            shutil.copyfile(path, copy)
         yield copy
         superseded = before
     except ImageError as error:  # the visitor knows the file by another name

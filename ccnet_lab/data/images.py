@@ -122,6 +122,10 @@ def _decode(picture: Image.Image, name: str, as_published: bool, turned: bool) -
         raise ImageError(f"{name} is {width} x {height} pixels; expected at least 1 x 1")
     if width * height > MAX_PIXELS:
         raise ImageError(f"{name} is {width} x {height} pixels, {_TOO_MANY}")
+    way = getattr(picture, "tile", None) or [("",)]
+    if way[0][0] in ("ppm", "ppm_plain") and width * height > _SLOW_PIXELS:
+        why = "as text, or with other levels than 255 or 65,535, which takes a minute to read"
+        raise ImageError(f"{name} is stored {why}; save it as PNG")
     try:
         if not as_published:
             _note_coding(picture)
@@ -195,22 +199,41 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     """
     if picture.mode not in ("I", "F") and not picture.mode.startswith("I;"):
         return picture
-    values = np.asarray(picture).astype(np.float64)
+    values = np.asarray(picture)
+    unsigned = turned = False
     if picture.mode == "F":
-        finite = values[np.isfinite(values)]
-        most = float(np.quantile(finite, 0.99)) if finite.size else 1.0
+        most = _quantile(values, 0.99)
         white = next((top for top in (1.0, 255.0, 65_535.0) if most <= 1.1 * top), most)
     else:
         tags = getattr(picture, "tag_v2", {})
         bits, signed = int(tags.get(_BITS, (16,))[0]), tags.get(_SAMPLE, (1,))[0] == 2
-        if bits == 32 and not signed:
-            values %= 2.0**32  # Pillow holds them with a sign
+        unsigned = bits == 32 and not signed
         white = 2.0 ** (bits - (bits == 32 and signed)) - 1
-        values = white - values if tags.get(_PHOTOMETRIC) == 0 else values
-    levels = np.nan_to_num(np.clip(values / white, 0, 1), nan=0.0)
-    out = Image.fromarray((levels * 255 + 0.5).astype(np.uint8))
-    out.info = picture.info
-    return out
+        turned = tags.get(_PHOTOMETRIC) == 0
+    levels = np.empty(values.shape, np.uint8)
+    flat, out = values.reshape(-1), levels.reshape(-1)
+    for first in range(0, len(flat), _STRIP):  # in 64 bits each takes eight times its level
+        part = flat[first : first + _STRIP].astype(np.float64)
+        if unsigned:
+            part %= 2.0**32  # Pillow holds them with a sign
+        part = white - part if turned else part
+        part = np.nan_to_num(np.clip(part / white, 0, 1), nan=0.0)
+        out[first : first + _STRIP] = part * 255 + 0.5
+    found = Image.fromarray(levels)
+    found.info = picture.info
+    return found
+
+
+def _quantile(values: NDArray[np.float32], share: float) -> float:
+    """`np.quantile` of the finite ones in 64 bits, without copying all into 64; 1.0 of none."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 1.0
+    place = (finite.size - 1) * share
+    below = int(place)
+    above = min(below + 1, finite.size - 1)
+    finite.partition((below, above))
+    return float(np.quantile(finite[[below, above]].astype(np.float64), place - below))
 
 
 # Colour: into sRGB, by what the file says
@@ -226,6 +249,7 @@ _BRADFORD = np.array([
     [0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296],
 ])  # fmt: skip
 _D65 = (0.3127, 0.3290)
+_SLOW_PIXELS = 4_000_000  # of a picture that Pillow decodes value by value
 _STRIP = 1 << 20  # pixels whose colours are computed at a time
 # x and y of white, red, green, blue, by their number in H.273: sRGB, Display P3, BT.2020
 _GAMUTS = {

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ccnet_lab.configs import Config
 from ccnet_lab.errors import LabError, RunError, printable
 from ccnet_lab.evaluation.metrics import one_class
-from ccnet_lab.runs import Run
+from ccnet_lab.runs import Run, check_log_size
 
 FIELDS = ("loss", "lr", "images_per_second", "train_miou", "val_miou")
 RUNNING, FINISHED, STOPPED, EMPTY = "running", "finished", "stopped", "no steps yet"
@@ -170,6 +170,7 @@ def _read_log(path: Path) -> _Log:
         return _Log()
     if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
         raise RunError(f"{path} is no file; remove it")
+    check_log_size(path)
     log = _logs.get(path)
     if log is None or log.inode != status.st_ino or status.st_size < log.offset:
         log = _logs[path] = _Log(status.st_ino)

@@ -1,13 +1,15 @@
 """The app answers to its own names and pages alone, and to few of gradio's addresses."""
 
+import asyncio
 import socket
 import threading
+import time
 
 import pytest
 import requests
 
 from ccnet_lab.app import gate as gate_module
-from ccnet_lab.app import server
+from ccnet_lab.app import server, visitor_sessions
 from ccnet_lab.app.command_line import options
 from ccnet_lab.app.gate import LARGEST, LARGEST_UPLOAD, LOOPBACK, Gate, hosts_of
 from ccnet_lab.app.session import Workbench
@@ -193,6 +195,71 @@ def test_an_address_in_place_of_a_file_is_not_looked_up(served, monkeypatch, api
         last = next(line for line in events.iter_lines() if b"process_completed" in line)
     assert b'"success":false' in last
     assert not [host for host in asked if "victim" in host]
+
+
+@pytest.mark.parametrize(
+    "address", ["http://a.example/b.png", "HTTPS://a.example/b", " http://a", "ftp://a/b"]
+)
+def test_it_fetches_no_address(address):
+    """Gradio would, for anybody who asks for it as a file."""
+    for way in ("file=", "file/"):
+        path = f"/gradio_api/{way}{address}"
+        assert Gate(None, LOOPBACK).refusal("GET", path, {"host": "localhost"})[0] == 403
+
+
+def test_uploads_on_their_way_are_bounded():
+    """By what they announce, together, until they end."""
+    passed, done = [], []
+
+    async def hung(scope, *_):
+        passed.append(scope)
+        await release.wait()
+
+    async def main():
+        nonlocal release
+        release = asyncio.Event()
+        gate = Gate(hung, LOOPBACK)
+        headers = [(b"host", b"localhost"), (b"content-length", b"100000000")]
+        scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": headers}
+        said = []
+
+        async def send(message):
+            said.append(message.get("status"))
+
+        calls = [asyncio.create_task(gate(scope, None, send)) for _ in range(14)]
+        await asyncio.sleep(0.1)
+        assert len(passed) == 10
+        assert said.count(503) == 4
+        release.set()
+        await asyncio.gather(*calls)
+        await gate(scope, None, send)
+        done.append(len(passed))
+
+    release = None
+    asyncio.run(main())
+    assert done == [11]
+
+
+def test_sessions_without_a_page_are_forgotten_beyond_a_number(served, monkeypatch):
+    """The longest unused first, never one whose page was opened; what they sent is small."""
+    blocks, address = served
+    monkeypatch.setattr(visitor_sessions, "PAGELESS", 3)
+    index = next(i for i, function in blocks.fns.items() if function.queue and function.inputs)
+    waits = requests.get(f"{address}gradio_api/heartbeat/mine", stream=True, timeout=60)
+    for session in ("mine", *"abcdef"):
+        body = {"data": [None] * len(blocks.fns[index].inputs), "fn_index": index}
+        sent = body | {"session_hash": session}
+        assert requests.post(f"{address}{JOIN[1:]}", json=sent, timeout=60).status_code == 200
+    known = blocks.state_holder.session_data
+    end = time.monotonic() + 30
+    while not {"mine", *"abcdef"} <= {*known} and time.monotonic() < end:
+        time.sleep(0.05)
+    assert visitor_sessions.forget_pageless(blocks.state_holder) >= 3
+    assert "mine" in known
+    assert [*known][-3:] == [session for session in known if session != "mine"]  # used last
+    waits.close()
+    long = requests.post(f"{address}{JOIN[1:]}", json={"data": ["x" * LARGEST]}, timeout=60)
+    assert long.status_code == 413
 
 
 def test_few_of_gradios_addresses_answer(served):

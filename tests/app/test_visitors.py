@@ -214,20 +214,49 @@ def test_a_visitor_has_the_last_ten_that_he_saved(tmp_path, monkeypatch):
 
 def test_what_is_sent_takes_a_bounded_part_of_the_disk(tmp_path, monkeypatch):
     """The oldest go; what all share stays, and what has just come, so that none is pushed out."""
-    monkeypatch.setattr(visitor_files, "COPIES_BYTES", 250)
+    monkeypatch.setattr(visitor_files, "COPIES_BYTES", 250_000)
+    monkeypatch.setattr(visitor_files, "_taken", lambda file: file.st_size)
     copies, now = [], time.time()
     for number in range(5):
         copies.append(tmp_path / "gradio" / f"{number}" / "upload.png")
         copies[-1].parent.mkdir(parents=True)
-        copies[-1].write_bytes(bytes(100))
+        copies[-1].write_bytes(bytes(100_000))
         os.utime(copies[-1], (now - 1000 + number,) * 2)
     (tmp_path / "gradio" / "4" / "folder").mkdir()
     assert not visitor_files.sweep(tmp_path, stay={copies[0]})
     assert [copy.exists() for copy in copies] == [True, False, False, True, True]
     for copy in copies[1:4]:
-        copy.write_bytes(bytes(100))
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(bytes(100_000))
     assert visitor_files.sweep(tmp_path)  # full, of what is young
     assert all(copy.exists() for copy in copies[1:4])
+
+
+def test_one_file_shown_by_many_takes_its_room_once(tmp_path, monkeypatch):
+    """Forty links to it are no forty copies, and are counted once."""
+    sent = tmp_path / "gradio" / "a" / "upload.png"
+    sent.parent.mkdir(parents=True)
+    sent.write_bytes(bytes(1_000_000))
+    for _ in range(40):
+        with visitor_files.kept_upload(tmp_path, str(sent), "") as mine:
+            assert Path(mine).samefile(sent)
+    monkeypatch.setattr(visitor_files, "COPIES_BYTES", 1_500_000)
+    assert not visitor_files.sweep(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["uploads under way", "pictures on show", "many tiny files"])
+def test_all_that_visitors_send_counts(tmp_path, monkeypatch, what):
+    """Tiny files by the blocks they take."""
+    names = {
+        "uploads under way": ["gradio/tmpabc"],
+        "pictures on show": ["uploads/a/upload"],
+        "many tiny files": [f"gradio/{n}/a.png" for n in range(200)],
+    }[what]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(1_000_000 // len(names)))
+    monkeypatch.setattr(visitor_files, "COPIES_BYTES", 900_000)
+    assert visitor_files.sweep(tmp_path, shown={str(tmp_path / "uploads/a/upload")})
 
 
 def test_what_nobody_has_on_show_goes(tmp_path):
@@ -262,6 +291,7 @@ def test_a_full_disk_leaves_no_half_of_a_file(tmp_path, monkeypatch):
     (tmp_path / "mine.png").write_bytes(b"x")
     with monkeypatch.context() as patch:
         patch.setattr(visitor_files.shutil, "copyfile", full)
+        patch.setattr(visitor_files.os, "link", full)
         with (
             pytest.raises(OSError, match="No space"),
             visitor_files.kept_upload(tmp_path, tmp_path / "mine.png", ""),

@@ -252,6 +252,26 @@ def test_floating_point_pictures(values, expected):
     assert read_image(Image.fromarray(np.array([values], np.float32)))[0, :, 0].tolist() == expected
 
 
+def test_a_floating_point_picture_s_white_is_numpy_s_quantile():
+    """Of any number of values; and what is computed in strips is the whole."""
+    draw = np.random.default_rng(0)
+    for size in (1, 2, 99, 100, 101, 1517, 1_300_001):
+        values = (draw.random((1, size)) * 1e6).astype(np.float32)
+        white = np.quantile(values.astype(np.float64), 0.99)
+        expected = (np.clip(values / white, 0, 1) * 255 + 0.5).astype(np.uint8)
+        assert np.array_equal(read_image(Image.fromarray(values))[..., 0], expected)
+
+
+def test_what_pillow_reads_value_by_value_is_refused_where_it_is_large(monkeypatch):
+    monkeypatch.setattr(images, "_SLOW_PIXELS", 6)
+    for kind, level in ((b"P2", 255), (b"P5", 254)):
+        small = b"%b 3 2 %d " % (kind, level) + (b"1 " * 6 if kind == b"P2" else bytes(6))
+        assert read_image(small).shape == (2, 3, 3)
+        with pytest.raises(ImageError, match="save it as PNG"):
+            read_image(small.replace(b" 3 2 ", b" 3 3 ") + b"1 1 1 ")
+    assert read_image(b"P5 3 3 255 " + bytes(9)).shape == (3, 3, 3)
+
+
 def test_a_pillow_image_stays_on_its_page():
     frames = [half_red(), Image.new("RGB", (8, 6), "blue")]
     with Image.open(

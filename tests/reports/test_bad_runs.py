@@ -12,7 +12,7 @@ from ccnet_lab.app.rendering import Html
 from ccnet_lab.app.runs_page import runs_table
 from ccnet_lab.app.runs_tab import curves_html
 from ccnet_lab.data.catalog import get_dataset
-from ccnet_lab.errors import printable
+from ccnet_lab.errors import RunError, printable
 from ccnet_lab.evaluation.protocol import published_protocol
 from ccnet_lab.reports.board import read_board
 from ccnet_lab.reports.miniatures import read_miniatures
@@ -149,3 +149,24 @@ def test_one_bad_run_takes_nothing_down(tmp_path, kind):
     assert "31m <b>" not in table
     named = [p.name for p in problems] + [line.name for line in lines]
     assert printable(bad.name) in named
+
+
+def test_a_pipe_as_lock_is_not_waited_for(tmp_path):
+    run = Run(make(tmp_path / "good"))
+    run.lock_file.unlink(missing_ok=True)
+    os.mkfifo(run.lock_file)
+    assert not run.busy
+
+
+def test_files_larger_than_a_training_writes_are_not_read(tmp_path):
+    """Sparse: they take no room here, but would take all memory."""
+    run = Run(make(tmp_path / "bad"))
+    with run.log_file.open("r+b") as file:
+        file.truncate(2_000_000_000)
+    _, problems = read_runs(tmp_path)
+    assert "at most 500,000,000 are read" in str(problems)
+    with pytest.raises(RunError, match="at most 500,000,000 are read"):
+        run.metrics()
+    (run.folder / "scores.json").write_text("[" + "[]," * 2_000_000 + "[]]")
+    with pytest.raises(RunError, match="at most 5,000,000 are read"):
+        assert run.scores
