@@ -23,6 +23,7 @@ Pixels = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")  # MPO opens as JPEG
 PROMISED = "JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF, MPO or PPM"
 MAX_PIXELS = 50_000_000  # more is refused from the header, before anything is decoded
+MAX_SIDE = 1_000_000  # a row costs memory of its own
 _TOO_MANY = f"more than {MAX_PIXELS:,} pixels, the most that is decoded here; reduce it first"
 _KINDS = {  # how files begin, and from which byte on
     (0, b"\xff\xd8"): "JPEG", (0, b"\x89PNG"): "PNG", (0, b"II*\x00"): "TIFF",
@@ -50,7 +51,8 @@ def read_image(source: Any, as_published: bool = False, turned: bool = True) -> 
 
     Raises:
         MissingFileError: there is no such file.
-        ImageError: not one of the `FORMATS`, damaged, or more than `MAX_PIXELS` pixels.
+        ImageError: not one of the `FORMATS`, damaged, more than `MAX_PIXELS` pixels, or than
+            `MAX_SIDE` in a row or a column.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -122,6 +124,9 @@ def _decode(picture: Image.Image, name: str, as_published: bool, turned: bool) -
         raise ImageError(f"{name} is {width} x {height} pixels; expected at least 1 x 1")
     if width * height > MAX_PIXELS:
         raise ImageError(f"{name} is {width} x {height} pixels, {_TOO_MANY}")
+    if max(width, height) > MAX_SIDE:
+        most = f"at most {MAX_SIDE:,} a side are read"
+        raise ImageError(f"{name} is {width} x {height} pixels; {most}, so cut it")
     way = getattr(picture, "tile", None) or [("",)]
     if way[0][0] in ("ppm", "ppm_plain") and width * height > _SLOW_PIXELS:
         why = "as text, or with other levels than 255 or 65,535, which takes a minute to read"
@@ -176,6 +181,8 @@ def _from_array(array: NDArray[Any]) -> Pixels:
         raise ImageError(f"{array.dtype} {array.shape} is no picture; expected {expected}")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise ImageError(f"the array has {_TOO_MANY}")
+    if max(array.shape[:2]) > MAX_SIDE:
+        raise ImageError(f"the array is {array.shape}; at most {MAX_SIDE:,} pixels a side are read")
     if array.ndim == 2:
         return np.repeat(array[..., None], 3, axis=-1)
     if array.shape[2] == 4:

@@ -38,10 +38,8 @@ def upsampled_labels(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     Source: SSSegmentation's tester, which averages the raw logits, not probabilities.
     """
     height, width = size
-    if height * width <= LARGEST or (height == 1 and width <= LARGEST):
+    if height * width <= LARGEST or height == 1:
         return _labels(passes, size)
-    if width > LARGEST:  # a row would be more than is done at a time
-        return upsampled_labels([logits.mT for logits in passes], (width, height)).T
     labels = torch.empty(size, dtype=torch.uint8, device=passes[0].device)
     step = max(1, LARGEST // width)
     for top in range(0, height, step):

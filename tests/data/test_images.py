@@ -14,7 +14,7 @@ from profiles import png_of, profile, saved, scene, with_chunks
 
 from ccnet_lab import ImageError
 from ccnet_lab.data import images
-from ccnet_lab.data.images import MAX_PIXELS, read_image
+from ccnet_lab.data.images import MAX_PIXELS, MAX_SIDE, read_image
 from ccnet_lab.data.transforms import fit, fitted_size, normalise
 from ccnet_lab.errors import MissingFileError
 
@@ -250,6 +250,13 @@ def test_a_range_is_the_file_s_depth_not_its_largest_value():
 ])  # fmt: skip
 def test_floating_point_pictures(values, expected):
     assert read_image(Image.fromarray(np.array([values], np.float32)))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("size", [(1, MAX_SIDE + 1), (MAX_SIDE + 1, 1)])
+def test_longer_sides_are_refused(size):
+    for picture in (saved(Image.new("L", size)), np.zeros(size, np.uint8)):
+        with pytest.raises(ImageError, match=f"{MAX_SIDE:,}"):
+            read_image(picture)
 
 
 def test_a_floating_point_picture_s_white_is_numpy_s_quantile():

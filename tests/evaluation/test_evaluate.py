@@ -302,20 +302,6 @@ def test_large_pictures_are_done_in_strips_with_the_same_labels(many, monkeypatc
     assert (in_strips == whole).float().mean() > 0.999
 
 
-@pytest.mark.parametrize("size", [(1, 400), (2, 400), (400, 1)])
-def test_rows_longer_than_is_done_at_a_time_are_cut(size, monkeypatch):
-    passes = [torch.randn(5, 3, 13, generator=torch.Generator().manual_seed(0))]
-    whole, seen, interpolate = upsampled_labels(passes, size), [], F.interpolate
-    monkeypatch.setattr(
-        upsample.F,
-        "interpolate",
-        lambda given, size, **how: seen.append(size) or interpolate(given, size=size, **how),
-    )
-    monkeypatch.setattr(upsample, "LARGEST", 50)
-    assert (upsampled_labels(passes, size) == whole).float().mean() > 0.999
-    assert all(rows * columns <= 50 for rows, columns in seen)
-
-
 def test_fast_is_another_protocol_and_nearly_the_same_labels(split, monkeypatch):
     config = dataclasses.replace(get_config("street"), resize=(96, 64), crop_size=(64, 96))
     torch.manual_seed(0)
