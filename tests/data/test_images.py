@@ -262,8 +262,8 @@ def test_longer_sides_are_refused(size):
 def test_a_floating_point_picture_s_white_is_numpy_s_quantile():
     """Of any number of values; and what is computed in strips is the whole."""
     draw = np.random.default_rng(0)
-    for size in (1, 2, 99, 100, 101, 1517, 1_300_001):
-        values = (draw.random((1, size)) * 1e6).astype(np.float32)
+    for shape in ((1, 1), (1, 2), (1, 99), (10, 10), (1, 101), (3, 700_001)):
+        values = (draw.random(shape) * 1e6).astype(np.float32)
         white = np.quantile(values.astype(np.float64), 0.99)
         expected = (np.clip(values / white, 0, 1) * 255 + 0.5).astype(np.uint8)
         assert np.array_equal(read_image(Image.fromarray(values))[..., 0], expected)
