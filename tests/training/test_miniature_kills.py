@@ -23,7 +23,7 @@ from ccnet_lab.data import catalog
 from ccnet_lab.data.generated.worlds import WORLDS
 from ccnet_lab.training import pretraining
 for key in WORLDS:
-    catalog.DATASETS[key] = replace(catalog.DATASETS[key], train_images=24, val_images=3)
+    catalog.DATASETS[key] = replace(catalog.DATASETS[key], train_images=8, val_images=2)
 pretraining.STEPS = 8
 """
 
