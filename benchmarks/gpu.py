@@ -521,7 +521,7 @@ def camvid(args: argparse.Namespace) -> None:
     """
     found: dict[str, Any] = {}
     r50_d8 = ((50, 8, 2), (50, 8, 0), (50, 8, 1), (50, 8, 3))  # depth, output stride, recurrence
-    networks = ((50, 16, 2), *r50_d8, (101, 8, 2), (101, 16, 2))
+    networks: list[tuple[int, int, int]] = [(50, 16, 2), *r50_d8, (101, 8, 2), (101, 16, 2)]
     workers, steps = (0, 2) if args.small else (12, None)
     settings = Settings(
         data=args.data,

@@ -21,6 +21,7 @@ from ccnet_lab.errors import ImageError
 from ccnet_lab.viewer.payload import CHOICES, RECURRENCES
 
 TABS = ("Explore", "Recurrence", "Configurations", "Runs", "About")
+IDLE = 4.0  # seconds
 Updates = dict[Any, Any]  # component: its new value
 
 
@@ -57,6 +58,10 @@ class Page:
         self.used.pop(state.file, None)
         if state.file:
             Path(state.file).unlink(missing_ok=True)
+
+    def is_idle(self) -> bool:
+        """Whether no page has asked for anything in the last seconds."""
+        return time.time() - max(self.used.values(), default=0.0) > IDLE
 
     def forget_unused(self) -> None:
         """Forget visitors of whose leaving gradio has not told."""

@@ -105,11 +105,13 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
         raise ConfigError(
             f"cannot listen on {args.host}:{args.port} ({error}); choose another port with --port"
         ) from None
-    threading.Thread(target=configurations_tab.prepare, args=(bench,), daemon=True).start()
+    preparing = threading.Thread(target=configurations_tab.prepare, args=(bench,), daemon=True)
     try:
         stay = {*(folder / "gradio").glob("*/*")}  # the examples'
         while True:
             time.sleep(10)
+            if not preparing.ident and page.is_idle():  # else who asks for a picture waits for it
+                preparing.start()
             page.forget_unused()
             forget_pageless(blocks.state_holder)
             if sweep(folder, stay, page.on_show()):
