@@ -168,6 +168,8 @@ def hostile(app: App, folder: Path) -> Iterator[Row]:
         app.client.post("/gradio_api/queue/join", json={}, headers=h).status_code for h in evil
     ]
     yield "foreign host, site, null: statuses", " ".join(map(str, posts))
+    there = "/gradio_api/file=http://evil.example/a.png"
+    yield "an address to fetch: status", str(app.client.get(there).status_code)
 
 
 def large_pictures(app: App, count: int) -> Iterator[Row]:
@@ -204,6 +206,17 @@ def many_uploads(app: App, count: int) -> Iterator[Row]:
         shown = sum(pool.map(send, range(count)))
     files = [path for path in app.temporary.rglob("*") if path.is_file()]
     yield f"{count} uploads: answered, files then", f"{shown}, {len(files)}"
+
+
+def one_upload_many_visitors(app: App, count: int) -> Iterator[Row]:
+    """A file of 50 MB, a small picture with zeros behind it, that many sessions show."""
+    content = png(np.zeros((8, 8, 3), np.uint8)) + bytes(50_000_000)
+    path = app.client.post("/gradio_api/upload", files={"files": ("a.png", content)}).json()[0]
+    sent = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+    for number in range(count):
+        app.ask(app.event("upload", "upload")["id"], [None, None, sent], f"same{number}")
+    files = {p.stat().st_ino: p.stat().st_size for p in app.temporary.rglob("*") if p.is_file()}
+    yield f"{count} visitors show one file of 50 MB: on disk", f"{sum(files.values()) / 1e6:.0f} MB"
 
 
 def own_pictures(app: App, visitors: int, seconds: float) -> Iterator[Row]:
@@ -317,6 +330,7 @@ def main() -> int:
             add(large_pictures(app, args.pictures))
             add(load(app, args.visitors, args.seconds))
             add(beside_heavy_work(app))
+            add(one_upload_many_visitors(app, 20))
             add(many_uploads(app, args.uploads))
             alive = app.process.poll() is None
             said = app.end(signal.SIGTERM) if alive else ""

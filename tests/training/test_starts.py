@@ -2,12 +2,14 @@
 
 import json
 import os
+import random
 import shlex
 import shutil
 from contextlib import suppress
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ccnet_lab.files import sha256
 from ccnet_lab.runs import Run
@@ -36,7 +38,7 @@ def start(door, own, tmp_path):
     return call
 
 
-_whole = []  # the folder of the run below, made once
+_whole = []  # the folders of the two runs below, made once
 
 
 @pytest.fixture
@@ -59,6 +61,16 @@ def begun(start, tmp_path, tmp_path_factory, monkeypatch):
     run = Run.open(shutil.copytree(_whole[0], tmp_path / "runs" / "run"))
     assert len(run.checkpoints()) == 2
     return run
+
+
+@pytest.fixture
+def unbroken(start, tmp_path_factory):
+    """A run that nothing happened to."""
+    if len(_whole) < 2:
+        made = tmp_path_factory.mktemp("unbroken")
+        assert start(runs=made)[0] == 0
+        _whole.append(made / "run")
+    return Run.open(_whole[1])
 
 
 def broken(text):
@@ -121,6 +133,43 @@ def test_what_a_power_cut_leaves_behind_the_checkpoint_is_made_anew(begun, start
     code, out, err = start("--resume")
     assert code == 0, out + err
     assert [record["step"] for record in begun.metrics()] == [*range(1, 9)]
+
+
+def power_cut(run, draw):
+    """What a disk may hold after one: nothing that was forced to it is lost, unless it lies."""
+    lines = run.log_file.read_bytes().splitlines(keepends=True)
+    newest = run.checkpoints()[0]
+    zeros = bytes(draw.randrange(1, 5000))
+    ways = (
+        lambda: run.log_file.write_bytes(b"".join(lines[:4])),
+        lambda: run.log_file.write_bytes(b"".join(lines[:4]) + lines[4][: draw.randrange(9)]),
+        lambda: run.log_file.write_bytes(b"".join(lines[:4]) + zeros),
+        lambda: run.log_file.write_bytes(b"".join(lines) + zeros + b"\n" + zeros),
+        lambda: newest.write_bytes(newest.read_bytes()[: draw.randrange(newest.stat().st_size)]),
+        lambda: newest.write_bytes(bytes(newest.stat().st_size)),
+        newest.unlink,
+        lambda: (run.folder / "checkpoint.writing").write_bytes(zeros),
+        lambda: (run.folder / "training.json.writing").write_bytes(zeros),
+        lambda: run.lock_file.write_bytes(zeros),
+    )
+    for way in draw.sample(ways, draw.choice((1, 1, 2, 3))):
+        with suppress(FileNotFoundError):
+            way()
+
+
+@pytest.mark.parametrize("number", range(24))
+def test_power_cuts_cost_no_weight_and_no_line(begun, start, unbroken, number):
+    power_cut(begun, random.Random(number))
+    code, out, err = start("--resume")
+    assert code == 0, out + err
+    timed = ("images_per_second", "seconds")
+    ours, theirs = (
+        [{key: value for key, value in record.items() if key not in timed} for record in log]
+        for log in (begun.metrics(), unbroken.metrics())
+    )
+    assert ours == theirs
+    weights = [load_file(run.weights) for run in (begun, unbroken)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def test_another_interval_of_lines_is_no_damage(begun, start):
