@@ -9,6 +9,7 @@ from collections import ChainMap
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from ccnet_lab.errors import DataError, ImageError, MissingFileError
 __all__ = ["Pair", "Sample", "Split", "describe", "label_table", "locate"]
 __all__ += ["open_own", "open_split", "read_labels"]
 
+_RGB8 = bytes([8, 2])  # a PNG's bits per channel and its colour type
 _FAST = {b"\xff\xd8\xff": "decode_jpeg", b"\x89PNG\r\n\x1a\n": "decode_png"}  # by the first bytes
 
 
@@ -148,13 +150,16 @@ def _read_photograph(path: Path, dataset: Dataset, size: tuple[int, ...]) -> Pix
 def _decoded(path: Path) -> Pixels | None:
     """(H, W, 3) of a JPEG or PNG as torchvision decodes it, which is faster; None if it can't.
 
-    Its other decoders must not be used: that of GIF writes beyond its memory for a frame that
-    starts beside the canvas.
+    A plain PNG goes to imagecodecs where that is installed: the same pixels in a third of the time.
+    Torchvision's other decoders must not be used: that of GIF writes beyond its memory for a frame
+    that starts beside the canvas.
     """
     from torchvision import io  # takes a second
 
     with suppress(RuntimeError):  # a damaged file
         data = io.read_file(str(path))
+        if (image := _plain_png(data.numpy().tobytes())) is not None:
+            return image
         for start, decode in _FAST.items():
             if bytes(data[: len(start)].tolist()) == start:
                 mode = io.ImageReadMode.RGB
@@ -162,6 +167,21 @@ def _decoded(path: Path) -> Pixels | None:
                 if image.dtype == torch.uint8:
                     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     return None
+
+
+def _plain_png(data: bytes) -> Pixels | None:
+    """(H, W, 3) of a PNG of 8 bits in RGB, neither turned nor transparent; None of any other."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n") or data[24:26] != _RGB8:
+        return None
+    if b"eXIf" in data or b"tRNS" in data or not find_spec("imagecodecs"):
+        return None
+    import imagecodecs
+
+    try:
+        image: Pixels = imagecodecs.png_decode(data)
+    except Exception:  # damaged: others say in what way
+        return None
+    return image if image.ndim == 3 and image.shape[2] == 3 else None
 
 
 # Finders: (folder of the data set, split) -> pairs.

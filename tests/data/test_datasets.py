@@ -13,6 +13,7 @@ from PIL import Image
 from profiles import png_of, profile, saved, scene
 from web import jpg, png
 
+from ccnet_lab.data import datasets
 from ccnet_lab.data.catalog import DATASETS, IGNORE, Dataset, get_dataset, register
 from ccnet_lab.data.datasets import (
     Pair,
@@ -587,3 +588,35 @@ def test_one_s_own_pictures_are_read_as_everywhere_else(tmp_path):
         expected = cv2.cvtColor(cv2.imread(str(pair.image)), cv2.COLOR_BGR2RGB)
         if pair.name != "deep":  # cut to 8 bits there, rounded here
             assert np.array_equal(published, expected), pair.name
+
+
+def test_a_plain_png_is_decoded_by_imagecodecs_and_others_as_before(tmp_path, monkeypatch):
+    """To the pixels that Pillow gives; nothing but 8 bits of RGB, not turned, not transparent."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    decode, seen = imagecodecs.png_decode, []
+    monkeypatch.setattr(imagecodecs, "png_decode", lambda data: seen.append(1) or decode(data))
+    draw = np.random.default_rng(0)
+    rgb = Image.fromarray(draw.integers(0, 256, (37, 53, 3), np.uint8))
+    path, exif = tmp_path / "a.png", Image.Exif()
+    exif[0x0112] = 6
+    for options in ({}, {"optimize": True}, {"icc_profile": b"nothing"}):
+        rgb.save(path, **options)
+        assert np.array_equal(datasets._decoded(path), np.asarray(rgb))
+    interlaced = cv2.imencode(".png", np.asarray(rgb)[..., ::-1], [cv2.IMWRITE_PNG_FILTER, 8])[1]
+    path.write_bytes(interlaced.tobytes())
+    assert np.array_equal(datasets._decoded(path), np.asarray(rgb))
+    assert len(seen) == 4
+    rgb.save(path, exif=exif)
+    assert datasets._decoded(path).shape == (53, 37, 3)
+    for mode in ("L", "P", "RGBA", "LA", "1"):
+        rgb.convert(mode).save(path)
+        expected = np.asarray(Image.open(path).convert("RGB"))
+        assert np.array_equal(datasets._decoded(path), expected), mode
+    rgb.save(path, transparency=(1, 2, 3))
+    assert datasets._decoded(path).shape == (37, 53, 3)
+    assert len(seen) == 4
+    rgb.save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    assert datasets._decoded(path) is None
+    with pytest.raises(DataError, match="damaged or cut short"):
+        datasets._read_photograph(path, get_dataset("cityscapes"), (37, 53))
