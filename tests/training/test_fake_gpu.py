@@ -80,9 +80,14 @@ def gradients(monkeypatch):
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("name", ["ccnet_resnet50os16_voc", "ccnet_resnet101os8_cityscapes"])
-def test_a_training_step(on_gpu, gradients, name, bf16):
+def test_a_training_step(on_gpu, gradients, monkeypatch, name, bf16):
+    """In bfloat16 the network's last products are in it; without a GPU torch turns that off."""
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     config = replace(get_config(name), ohem=True, category_loss=0.2)
     model = on_gpu(network(config))
+    seen = []
+    model.classifier.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
     gradients(model)
     weights = torch.ones(config.num_classes, device=GPU)
     processes = Processes(0, 1, GPU)
@@ -92,6 +97,7 @@ def test_a_training_step(on_gpu, gradients, name, bf16):
     losses, norm = stepper(batch(64, 96))
     assert losses.device == norm.device == stepper.confusion.device == GPU
     assert losses.shape == (3,)
+    assert set(seen) == {torch.bfloat16 if bf16 else torch.float32}
     assert all(
         value.device == GPU for value in stepper.optimizer.state[next(model.parameters())].values()
     )
