@@ -26,10 +26,9 @@ def test_every_program_fits_and_uses_the_matrix_units():
         assert program.registers <= 255
         assert program.shared <= SHARED, program
         assert program.products >= 8, program
-        if program.capability == 90 or program.kernel == "forward":
-            assert program.spilled == 0, program
-        else:  # a few hundred bytes of a thread's, where a line's weights are held whole
-            assert program.spilled <= 512, program
+        # The backward holds a line's weights whole: a few bytes of a thread's on sm_90.
+        most = 0 if program.kernel == "forward" else 64 if program.capability == 90 else 512
+        assert program.spilled <= most, program
 
 
 def test_float32_would_have_no_matrix_units():
