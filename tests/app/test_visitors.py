@@ -169,6 +169,7 @@ def test_the_apps_folder_is_private_and_what_killed_apps_left_goes(tmp_path, mon
 
 def test_ctrl_c_again_leaves_nothing_of_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if begun in the background
     plain = shutil.rmtree
 
     def slow(path, **options):
