@@ -5,6 +5,7 @@ name that was bound to its address (DNS rebinding) or by a form (CSRF).
 """
 
 import ipaddress
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
@@ -37,7 +38,7 @@ is_full = threading.Event()  # whether what visitors sent fills its part of the 
 LARGEST, LARGEST_UPLOAD = 64_000, 101_000_000  # bytes of what is posted
 UNDER_WAY = 1_000_000_000  # bytes of uploads that may be on their way at a time
 HEARTBEAT = "/gradio_api/heartbeat/"
-pages: dict[str, float] = {}  # when a page was opened, by its session
+pages: dict[str, float] = {}  # when a session's page was left; infinity while it is open
 
 
 class Gate:
@@ -68,14 +69,17 @@ class Gate:
             await _say(send, status, reason)
             return
         path = scope["path"].removeprefix(self.prefix)
-        if path.startswith(HEARTBEAT):
-            pages[path.removeprefix(HEARTBEAT)] = time.time()
+        page = path.removeprefix(HEARTBEAT) if path.startswith(HEARTBEAT) else ""
+        if page:
+            pages[page] = math.inf
         announced = int(headers["content-length"]) if path == UPLOAD else 0
         self.under_way += announced
         try:
             await self.app(scope, receive, send)
         finally:
             self.under_way -= announced
+            if page:
+                pages[page] = time.time()
 
     def refusal(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str]:
         """The HTTP status and a sentence; 0 for what is passed on."""

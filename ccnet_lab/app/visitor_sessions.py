@@ -1,16 +1,17 @@
 """What gradio remembers of visitors, kept small: anybody can begin a session without a page."""
 
+import math
 import time
 from typing import Any
 
 from ccnet_lab.app.gate import pages
 
-PAGELESS = 100  # sessions of programs that are remembered
+PAGELESS, LEFT = 100, 300  # sessions that are remembered: of programs; of pages that were left
 OPENING = 60  # seconds within which a page that was opened asks for something
 
 
 def forget_pageless(state_holder: Any) -> int:
-    """Forget the sessions, longest unused first, of which no page was ever open, beyond `PAGELESS`.
+    """Forget sessions without an open page, longest unused first, beyond `PAGELESS` and `LEFT`.
 
     Gradio keeps the last inputs of each and, beyond ten thousand, forgets the oldest, whoever that
     is. A page opens a heartbeat; what `State` holds is given to its `delete_callback`.
@@ -19,11 +20,12 @@ def forget_pageless(state_holder: Any) -> int:
         state_holder: the gradio app's. Returns how many were forgotten.
     """
     known = state_holder.session_data
-    for session, opened in [*pages.items()]:
-        if session not in known and time.time() - opened > OPENING:
+    for session, left in [*pages.items()]:
+        if session not in known and time.time() - left > OPENING:
             pages.pop(session, None)
     unknown = [session for session in [*known] if session not in pages]
-    forgotten = unknown[: max(0, len(unknown) - PAGELESS)]
+    closed = [session for session in [*known] if pages.get(session, math.inf) < math.inf]
+    forgotten = unknown[: max(0, len(unknown) - PAGELESS)] + closed[: max(0, len(closed) - LEFT)]
     for session in forgotten:
         state_holder.delete_state(session)
         with state_holder.lock:

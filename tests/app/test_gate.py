@@ -258,6 +258,12 @@ def test_sessions_without_a_page_are_forgotten_beyond_a_number(served, monkeypat
     assert "mine" in known
     assert [*known][-3:] == [session for session in known if session != "mine"]  # used last
     waits.close()
+    monkeypatch.setattr(visitor_sessions, "LEFT", 0)
+    end = time.monotonic() + 30
+    while "mine" in known and time.monotonic() < end:  # once the page is left
+        time.sleep(0.1)
+        visitor_sessions.forget_pageless(blocks.state_holder)
+    assert "mine" not in known
     long = requests.post(f"{address}{JOIN[1:]}", json={"data": ["x" * LARGEST]}, timeout=60)
     assert long.status_code == 413
 
