@@ -18,7 +18,7 @@ from ccnet_lab.configs import Config
 from ccnet_lab.device import arithmetic, has_bf16
 from ccnet_lab.model.attention import criss_cross_attention_plain, criss_cross_residual
 from ccnet_lab.model.ccnet import build_model
-from ccnet_lab.model.folding import folded
+from ccnet_lab.model.folding import Folded
 from ccnet_lab.model.upsample import upsample
 from ccnet_lab.model.winograd import use_winograd
 
@@ -235,7 +235,7 @@ def time_inference(
     model = build_model(config).to(device)
     torch.nn.init.constant_(model.attention.gamma, 0.5)
     update_bn([images], model)
-    fast, published = folded(model), as_published(copy.deepcopy(model).eval())
+    fast, published = Folded(model), as_published(copy.deepcopy(model).eval())
     last = images.contiguous(memory_format=torch.channels_last)
     unfolded = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     networks: dict[str, nn.Module] = {"channels-last": unfolded, "folded, channels-last": fast}
@@ -256,7 +256,7 @@ def time_inference(
         for name, network in networks.items():
             forms[name + ", bf16" * bf16] = functools.partial(run, network, bf16)
     if device.type == "cpu":
-        winograd = use_winograd(folded(model))
+        winograd = use_winograd(Folded(model))
         forms["folded, channels-last, Winograd"] = functools.partial(run, winograd, False)
         if others is not None:
             forms |= runtimes(unfolded, images, others, has_bf16(device))

@@ -56,7 +56,9 @@ def planted(
         if painted is not None:
             stage4[0, 0] = torch.as_tensor(painted)
         image = np.zeros((stride * height, stride * width, 3), np.uint8)
-        return View(Explorer(model, config), image, image.shape[:2], stage4, features[None])
+        explorer = Explorer(model, config)
+        _, context = explorer.network.begin(stage4)
+        return View(explorer, image, image.shape[:2], context, features[None])
 
 
 def beacon_view(height, width, beacon, recurrence=2, seed=0, **options) -> View:

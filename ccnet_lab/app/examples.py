@@ -1,9 +1,8 @@
 """The example pictures of the tab Explore: generated scenes, three photographs, miniatures'."""
 
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
-
-import matplotlib
 
 from ccnet_lab.data.generated.beacons import make_scene
 from ccnet_lab.data.generated.worlds import SEED, WORLDS
@@ -22,7 +21,9 @@ def write_examples(folder: Path) -> dict[str, str]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     assets = Path(str(files("ccnet_lab").joinpath("assets")))
-    hopper = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    package = find_spec("matplotlib")  # not imported: a sixth of a second
+    plots = Path(str(package.origin)).parent if package else assets
+    hopper = plots / "mpl-data" / "sample_data" / "grace_hopper.jpg"
     street = assets / "u_street.jpg"
     images = {f"scene_{seed}.png": (make_scene(seed).image, "beacons") for seed in SCENE_SEEDS}
     images |= {

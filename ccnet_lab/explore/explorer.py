@@ -29,7 +29,7 @@ from ccnet_lab.explore import maps
 from ccnet_lab.explore.maps import Step
 from ccnet_lab.hub import load
 from ccnet_lab.model.ccnet import CCNet
-from ccnet_lab.model.folding import ready
+from ccnet_lab.model.folding import Folded, ready
 from ccnet_lab.model.upsample import check_finite, resized_rows, upsampled_labels
 
 if TYPE_CHECKING:  # matplotlib takes a third of a second
@@ -80,7 +80,7 @@ class Explorer:
         self.config = get_config(config)
         self.device = choose_device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network: CCNet | None = None
+        self._network: Folded | None = None
         self._lock = threading.Lock()
         dataset = get_dataset(self.config.dataset)
         self.class_names, self.palette = dataset.class_names, dataset.palette
@@ -96,7 +96,7 @@ class Explorer:
         return cls(*load(source, device, config), device)
 
     @property
-    def network(self) -> CCNet:
+    def network(self) -> Folded:
         """The model as it is at the first look, made fast by `model.folding.ready`, in float32."""
         with self._lock:
             if self._network is None:
@@ -132,8 +132,9 @@ class Explorer:
                 f"the limit is {MAX_PIXELS:,}; try short_side={less}"
             )
         inputs = normalise(fit(picture, *self.resize(short_side)))[None]  # (1, 3, H', W')
-        stage4 = self.network.backbone(inputs.to(self.device)).stage4
-        return View(self, picture, tuple(inputs.shape[2:]), stage4, self.network.reduce(stage4))
+        start, context = self.network.begin(self.network.backbone(inputs.to(self.device)).stage4)
+        context = context.contiguous(memory_format=torch.channels_last)  # without the other half
+        return View(self, picture, tuple(inputs.shape[2:]), context, start)
 
     def resize(self, short_side: int | None = None) -> tuple[int, int]:
         """(long, short) sides an image is fitted into, scaled to `short_side` where it is given."""
@@ -159,7 +160,7 @@ class View:
         explorer: Explorer,
         image: NDArray[np.uint8],
         input_size: tuple[int, ...],
-        stage4: Tensor,
+        context: Tensor,
         start: Tensor,
     ) -> None:
         self.explorer = explorer
@@ -167,7 +168,7 @@ class View:
         self.size: tuple[int, int] = (image.shape[0], image.shape[1])
         self.input_size = input_size
         self.grid: tuple[int, int] = (start.shape[2], start.shape[3])
-        self._stage4 = stage4
+        self._context = context  # of `CCNet.begin`
         self._states = [start]  # x_0, x_1, ...: (1, C, h, w)
         self._steps: list[Step] = []
         self._projected: tuple[Tensor, Tensor, Tensor]  # query, key, value of the last step
@@ -185,7 +186,7 @@ class View:
     def nbytes(self) -> int:
         """Bytes of memory that it takes by now."""
         steps = [part for step in self._steps for part in step]
-        tensors = [self._stage4, *self._states, *self._logits.values(), *steps]
+        tensors = [self._context, *self._states, *self._logits.values(), *steps]
         arrays = [self.image, *self._labels.values()]
         return sum(t.element_size() * t.numel() for t in tensors) + sum(a.nbytes for a in arrays)
 
@@ -213,7 +214,7 @@ class View:
         recurrence = self.recurrence if recurrence is None else recurrence
         with self._lock:
             if recurrence not in self._logits:
-                found = self.explorer.network.decode(self._stage4, self.state(recurrence)).float()
+                found = self.explorer.network.decode(self._context, self.state(recurrence)).float()
                 what = f"logits for this picture at R = {recurrence}"
                 check_finite([found], self.explorer.model, what)
                 self._logits[recurrence] = found
@@ -321,8 +322,8 @@ class View:
     def score_near(self, features: Tensor, x: int, y: int) -> Tensor:
         """(B, K) softmax at pixel (x, y) with other features (B, C, rows, columns) `near` it."""
         where = (slice(None), slice(None), *self.near(x, y))
-        stage4 = self._stage4[where].expand(len(features), -1, -1, -1)
-        logits = self.explorer.network.decode(stage4, features).float()
+        context = self._context[where].expand(len(features), -1, -1, -1)
+        logits = self.explorer.network.decode(context, features).float()
         whole = logits.new_zeros(*logits.shape[:2], *self.grid)
         whole[where] = logits
         return self._softmax_at(whole, x, y)

@@ -94,7 +94,7 @@ class CCNet(nn.Module):
         if steps < 0:
             raise ValueError(f"recurrence is {steps}; expected 0 or more")
         features: Features = self.backbone(images)
-        x = self.reduce(features.stage4)  # (B, C, h, w)
+        x, context = self.begin(features.stage4)
         attention = []
         for _ in range(steps):
             if return_attention:
@@ -106,12 +106,16 @@ class CCNet(nn.Module):
             aux_logits = self.aux_classifier(features.stage3)
         if self.embedding is not None and self.training:
             embedding = self.embedding(x)
-        logits = self.decode(features.stage4, x)
+        logits = self.decode(context, x)
         return Segmentation(logits, aux_logits, tuple(attention), embedding)
 
-    def decode(self, stage4: Tensor, x: Tensor) -> Tensor:
-        """Logits (B, K, h, w) from stage 4 (B, C4, h, w) and attended features (B, C, h, w)."""
-        logits: Tensor = self.classifier(torch.cat([stage4, self.refine(x)], dim=1))
+    def begin(self, stage4: Tensor) -> tuple[Tensor, Tensor]:
+        """From stage 4, features x_0 (B, C, h, w) and a context (B, ., h, w) for `decode`."""
+        return self.reduce(stage4), stage4
+
+    def decode(self, context: Tensor, x: Tensor) -> Tensor:
+        """Logits (B, K, h, w) from the context and the features x_R (B, C, h, w)."""
+        logits: Tensor = self.classifier(torch.cat([context, self.refine(x)], dim=1))
         return logits
 
 

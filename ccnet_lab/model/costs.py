@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ccnet_lab import store
 from ccnet_lab.configs import CONFIGS, Config, get_config
@@ -103,6 +102,8 @@ def cost(config: str | Config, size: Size | None = None) -> Cost:
     Raises:
         ConfigError: no configuration has this name.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # and with it Triton
+
     config = get_config(config)
     size = size or config.crop_size
     with torch.device("meta"):

@@ -23,7 +23,7 @@ from ccnet_lab.data.transforms import MEAN, STD, normalise
 from ccnet_lab.errors import DeviceError, WeightsError
 from ccnet_lab.files import sha256, write_whole
 from ccnet_lab.model.ccnet import CCNet
-from ccnet_lab.model.folding import folded
+from ccnet_lab.model.folding import Folded
 from ccnet_lab.model.upsample import upsample
 
 FORMATS = ("pt2", "onnx")
@@ -54,7 +54,7 @@ class Deployed(nn.Module):
 
     def __init__(self, model: CCNet, recurrence: int, labels: bool) -> None:
         super().__init__()
-        self.network, self.recurrence, self.labels = folded(model), recurrence, labels
+        self.network, self.recurrence, self.labels = Folded(model), recurrence, labels
         self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:

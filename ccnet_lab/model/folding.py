@@ -1,36 +1,72 @@
 """A network prepared for inference: batch norms folded, wide convolutions from winograd.py."""
 
 import copy
+from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.winograd import use_winograd
 
 
-def ready(model: CCNet, device: torch.device, bf16: bool = False) -> CCNet:
-    """`folded` on the device; on a CPU, unless it is to run in bfloat16, with Winograd's products.
+class Folded(CCNet):
+    """A copy in eval mode without gradients, batch norms folded into convolutions, channels-last.
+
+    One convolution of stage 4 gives the features x_0 and what stage 4 adds to the classifier's
+    first convolution, the context: it is the same for any R. The auxiliary classifier and the
+    embedding, which only training needs, are left out. Logits differ by rounding. The state dict
+    has other names and is not for saving.
+    """
+
+    def __init__(self, model: CCNet) -> None:
+        nn.Module.__init__(self)
+        self.recurrence = model.recurrence
+        for name, child in copy.deepcopy(model).named_children():
+            self.add_module(name, child)
+        self.aux_classifier = self.embedding = None
+        self.eval().requires_grad_(False)
+        _fold(self)
+        reduce: Any = self.reduce[0]
+        first: Any = self.classifier[0]
+        of_stage4, of_features = first.weight.split([reduce.in_channels, reduce.out_channels], 1)
+        both = torch.cat([reduce.weight, of_stage4]), torch.cat([reduce.bias, first.bias])
+        self.from_stage4 = _convolution(reduce, *both)
+        self.classifier[0] = _convolution(reduce, of_features, None)
+        del self.reduce
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def begin(self, stage4: Tensor) -> tuple[Tensor, Tensor]:
+        """As `CCNet.begin`; the context is (B, C, h, w)."""
+        first, context = self.from_stage4(stage4).chunk(2, dim=1)
+        return F.relu(first), context
+
+    def decode(self, context: Tensor, x: Tensor) -> Tensor:
+        """As `CCNet.decode`."""
+        logits: Tensor = self.classifier[1:](self.classifier[0](self.refine(x)) + context)
+        return logits
+
+
+def ready(model: CCNet, device: torch.device, bf16: bool = False) -> Folded:
+    """`Folded` on the device; on a CPU, unless it is to run in bfloat16, with Winograd's products.
 
     Raises as the device does that has no memory for it.
     """
-    network = folded(model).to(device)
+    network = Folded(model).to(device)
     if device.type == "cpu" and not bf16:
         use_winograd(network)
     return network
 
 
-def folded(model: CCNet) -> CCNet:
-    """A copy in eval mode without gradients, batch norms folded into convolutions, channels-last.
-
-    The auxiliary classifier and the embedding, which only training needs, are left out. Logits
-    differ by rounding. The copy's state dict has other names and is not for saving.
-    """
-    network = copy.deepcopy(model).eval().requires_grad_(False)
-    network.aux_classifier = network.embedding = None
-    _fold(network)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """A convolution as `like`, of other weights."""
+    outputs, inputs = weight.shape[:2]
+    found = nn.Conv2d(inputs, outputs, like.kernel_size, padding=like.padding, device="meta")  # type: ignore[arg-type]
+    found.weight = nn.Parameter(weight, requires_grad=False)
+    found.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    return found
 
 
 def _fold(module: nn.Module) -> None:

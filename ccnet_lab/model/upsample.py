@@ -69,7 +69,8 @@ def _labels(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 
 def check_finite(found: Sequence[Tensor], model: nn.Module, what: str, precision: str = "") -> None:
     """Raise `WeightsError` where a network's output, called `what`, holds NaN or infinity."""
-    if all(bool(tensor.isfinite().all()) for tensor in found):
+    # A sum is finite where all values are, unless it overflows; it is soon made.
+    if all(bool(each.sum().isfinite()) or bool(each.isfinite().all()) for each in found):
         return
     remedy = "its weights are, too: take an earlier checkpoint"
     if all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):

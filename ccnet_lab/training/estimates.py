@@ -5,7 +5,6 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ccnet_lab.configs import Config
 from ccnet_lab.data.batches import steps_per_epoch
@@ -56,6 +55,8 @@ def estimate(
 @cache
 def _cost(config: Config) -> tuple[float, float, int]:
     """Operations and bytes kept for the backward pass, per image at the crop; parameters."""
+    from torch.utils.flop_counter import FlopCounterMode  # and with it Triton
+
     with torch.device("meta"):
         model = build_model(config).train()
         images = torch.empty(2, 3, *config.crop_size)  # two: batch norm needs more than one value

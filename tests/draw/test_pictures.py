@@ -123,3 +123,10 @@ def test_a_clipped_scale_says_so(picture):
     assert "≥ 0.25" in [
         text.get_text() for text in figures.attention_figure(*args, top=0.25).findobj(Text)
     ]
+
+
+def test_the_colours_are_matplotlib_s():
+    from matplotlib import colormaps
+
+    expected = np.round(255 * np.asarray(colormaps[pictures.COLOURS].colors))
+    assert np.abs(pictures.SCALE - expected).max() == 0

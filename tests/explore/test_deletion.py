@@ -10,6 +10,7 @@ from planted import beacon_view
 
 from ccnet_lab import Explorer, ImageError, build_model, get_config
 from ccnet_lab.data.generated.beacons import BEACON, make_scene, out_of_reach
+from ccnet_lab.data.transforms import fit, normalise
 from ccnet_lab.explore.deletion import deletion_test, support, what_ifs
 
 
@@ -43,9 +44,9 @@ def plainly(view, x, y, removed, recurrence):
     for _ in range(recurrence):
         query, key, value = model.attention.project(features)
         features = model.attention.residual(features, query, key, value - removed * own)
-    logits = F.interpolate(
-        model.decode(view._stage4, features), size=view.size, mode="bilinear", align_corners=False
-    )
+    inputs = normalise(fit(view.image, *view.explorer.resize()))[None]
+    logits = model.decode(model.begin(model.backbone(inputs).stage4)[1], features)
+    logits = F.interpolate(logits, size=view.size, mode="bilinear", align_corners=False)
     return torch.softmax(logits[0, :, y, x], dim=0)
 
 

@@ -52,7 +52,7 @@ def test_constant_features_under_any_weights_are_chance_to_rounding(recurrence):
         demo,
         scene.image,
         scene.input_size,
-        scene._stage4,
+        scene._context,
         state.mean((2, 3), keepdim=True).expand_as(state).contiguous(),
     )
     found = same_class(view, 40, 50, recurrence)

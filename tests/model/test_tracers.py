@@ -16,7 +16,7 @@ from ccnet_lab import CrissCrossAttention, build_model, get_config
 from ccnet_lab.errors import WeightsError
 from ccnet_lab.model.attention import criss_cross_attention, criss_cross_attention_plain
 from ccnet_lab.model.ccnet import Segmentation
-from ccnet_lab.model.folding import folded
+from ccnet_lab.model.folding import Folded
 from ccnet_lab.model.winograd import WinogradConv2d, use_winograd
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch, about its own tracers
@@ -289,8 +289,8 @@ def test_winograd_s_convolutions_are_refused_by_tracers_and_folded_networks_are_
         lambda: make_fx(wide)(x),
     ]
     for way in ways:
-        with pytest.raises(WeightsError, match=r"trace the model, or what folding\.folded gives"):
+        with pytest.raises(WeightsError, match=r"trace the model, or what folding\.Folded gives"):
             way()
     assert not list(tmp_path.iterdir())
     model, expected = network("demo")
-    check(through_jit(Logits(folded(model)).eval(), noise(PICTURES[0])), expected, PICTURES)
+    check(through_jit(Logits(Folded(model)).eval(), noise(PICTURES[0])), expected, PICTURES)

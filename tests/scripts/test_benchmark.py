@@ -22,7 +22,7 @@ from ccnet_lab.configs import Config
 from ccnet_lab.device import has_bf16
 from ccnet_lab.explore.maps import Step, dense_weights
 from ccnet_lab.model.attention import CrissCrossAttention
-from ccnet_lab.model.folding import folded
+from ccnet_lab.model.folding import Folded
 from ccnet_lab.model.winograd import WinogradConv2d, use_winograd
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +171,7 @@ def test_folded_networks_agree(config, size):
     model = _used(config)
     images = torch.randn(1, 3, *size)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fast = folded(model)
+    fast = Folded(model)
     torch.testing.assert_close(fast(images).logits, model(images).logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
         fast(images, recurrence=3).logits, model(images, recurrence=3).logits, rtol=1e-4, atol=1e-4
@@ -199,7 +199,7 @@ def test_winograd_is_the_convolution(size, dilation):
 @torch.no_grad()
 def test_a_network_with_winograd_agrees():
     model, images = _used("ccnet_resnet50os8_voc"), torch.randn(1, 3, 65, 49)
-    fast = use_winograd(folded(model))
+    fast = use_winograd(Folded(model))
     replaced = [module for module in fast.modules() if isinstance(module, WinogradConv2d)]
     assert len(replaced) == 6 + 3 + 3  # stage 3, stage 4, the head
     assert {module.dilation for module in replaced} == {1, 2, 4}

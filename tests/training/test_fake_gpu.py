@@ -18,7 +18,7 @@ from ccnet_lab.data.batches import Batch
 from ccnet_lab.evaluation.predict import _logits, _slide
 from ccnet_lab.evaluation.protocol import Protocol
 from ccnet_lab.model.ccnet import build_model
-from ccnet_lab.model.folding import folded
+from ccnet_lab.model.folding import Folded
 from ccnet_lab.model.upsample import upsampled_labels
 from ccnet_lab.training.distributed import Processes
 from ccnet_lab.training.step import Stepper
@@ -118,7 +118,7 @@ def test_a_mix_up_is_seen(on_gpu, gradients):
 def test_predictions(on_gpu, mode, fast):
     config = get_config("ccnet_resnet50os8_voc")
     model = network(config)
-    model = on_gpu(folded(model) if fast else model.eval())
+    model = on_gpu(Folded(model) if fast else model.eval())
     protocol = Protocol(
         dataset="voc",
         split="val",
