@@ -11,6 +11,7 @@ from ccnet_lab.ending import ending
 from ccnet_lab.configs import CONFIGS, Config, get_config
 from ccnet_lab.data.catalog import Dataset, get_dataset
 from ccnet_lab.errors import ConfigError, LabError, RunError
+from ccnet_lab.importing import importing
 
 
 def main() -> int:
@@ -77,14 +78,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def score(args: argparse.Namespace) -> int:
     """Score one model, print and store."""
     # These import torch, which --help need not wait for.
-    from ccnet_lab.data.datasets import open_own, open_split
-    from ccnet_lab.device import choose_device
-    from ccnet_lab.evaluation.evaluate import on_own, score_table
-    from ccnet_lab.evaluation.published import beside_published
-    from ccnet_lab.files import write_text
-    from ccnet_lab.hub import build, obtain_weights
-    from ccnet_lab.model.weights import open_checkpoint
-    from ccnet_lab.runs import Run
+    with importing():
+        from ccnet_lab.data.datasets import open_own, open_split
+        from ccnet_lab.device import choose_device
+        from ccnet_lab.evaluation.evaluate import on_own, score_table
+        from ccnet_lab.evaluation.published import beside_published
+        from ccnet_lab.files import write_text
+        from ccnet_lab.hub import build, obtain_weights
+        from ccnet_lab.model.weights import open_checkpoint
+        from ccnet_lab.runs import Run
 
     own = open_own(args.own) if args.own else None
     if args.source in CONFIGS and own is None:  # before anything is downloaded

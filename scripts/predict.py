@@ -12,6 +12,7 @@ from ccnet_lab.ending import ending
 
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.errors import LabError
+from ccnet_lab.importing import importing
 
 
 def main() -> int:
@@ -45,11 +46,12 @@ def label(args: argparse.Namespace) -> int:
     # These import torch, which --help need not wait for.
     from tqdm import tqdm
 
-    from ccnet_lab.data.datasets import open_own
-    from ccnet_lab.device import choose_device, inference_precision
-    from ccnet_lab.evaluation.label_files import begin, label_files, labeller, pictures_of
-    from ccnet_lab.files import sha256
-    from ccnet_lab.hub import find_weights, load, source_and_config
+    with importing():
+        from ccnet_lab.data.datasets import open_own
+        from ccnet_lab.device import choose_device, inference_precision
+        from ccnet_lab.evaluation.label_files import begin, label_files, labeller, pictures_of
+        from ccnet_lab.files import sha256
+        from ccnet_lab.hub import find_weights, load, source_and_config
 
     wanted = pictures_of(args.source, args.out)
     own = open_own(args.own) if args.own else None

@@ -13,6 +13,7 @@ from ccnet_lab.ending import ending
 
 from ccnet_lab.configs import get_config
 from ccnet_lab.errors import RunBusyError
+from ccnet_lab.importing import importing
 from ccnet_lab.training.settings import add_options, from_options, varied
 
 
@@ -29,10 +30,13 @@ def main() -> None:
     args = parser.parse_args()
 
     # These import torch, which --help need not wait for.
-    from ccnet_lab.causes import cause
-    from ccnet_lab.evaluation.metrics import miou_text
-    from ccnet_lab.training.loop import train
-    from ccnet_lab.training.signals import BUSY, Stopped
+    with importing():
+        import torchvision  # noqa: F401  reads photographs
+
+        from ccnet_lab.causes import cause
+        from ccnet_lab.evaluation.metrics import miou_text
+        from ccnet_lab.training.loop import train
+        from ccnet_lab.training.signals import BUSY, Stopped
 
     folder = args.runs
     try:

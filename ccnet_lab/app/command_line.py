@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ccnet_lab.errors import LabError
+from ccnet_lab.importing import importing
 
 
 def options() -> argparse.ArgumentParser:
@@ -41,9 +42,10 @@ def main() -> None:
             f"--root-path is {args.root_path!r}; expected a path that begins with / or a whole "
             "address, such as --root-path /lab"
         )
-    from ccnet_lab.app.server import serve
-    from ccnet_lab.app.visitor_files import own_folder
-    from ccnet_lab.training.signals import handling
+    with importing():
+        from ccnet_lab.app.server import serve
+        from ccnet_lab.app.visitor_files import own_folder
+        from ccnet_lab.training.signals import handling
 
     try:
         # The folder is removed however the app ends; computing threads are not waited for.
