@@ -47,10 +47,11 @@ def lay_out(page: Page) -> dict[str, Any]:
             yield {shown: gr.skip()}
             return
         beacons = bench.explorer(state.model).config.dataset == "beacons"
-        empty = {mask: None, spread: "", accuracy: "", ask_cross: gr.Button(visible=beacons)}
+        ask = {ask_cross: gr.Button(visible=beacons)}  # each time: a page that opens may miss one
+        empty = {mask: None, spread: "", accuracy: "", **ask}
         yield {**empty, shown: render("page.working", what="computing")}
         for html in recurrence(bench, state):
-            yield {shown: html}
+            yield {**ask, shown: html}
 
     on_picture = safely(partial(recurrence, bench))
     mask.upload(on_picture, [state, mask], shown, **STREAM)
