@@ -161,6 +161,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: known.get(item.path.stem, len(order)))
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium for the tests of a file."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        found.close()
+
+
 @pytest.fixture
 def photograph():
     """A real street photograph; skips where the shared data are absent."""
