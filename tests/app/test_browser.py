@@ -5,6 +5,7 @@ import re
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,12 +17,13 @@ from PIL import Image
 from web import Served, serve
 
 from ccnet_lab import Explorer, get_config, store
-from ccnet_lab.app import explore_tab, server
+from ccnet_lab.app import explore_tab, growth_html, server
 from ccnet_lab.app.board_views import BoardView
 from ccnet_lab.app.examples import SCENE_SEEDS
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.data.catalog import DATASETS
 from ccnet_lab.data.generated.beacons import make_scene
+from ccnet_lab.explore.attention_costs import measure_growth
 from ccnet_lab.explore.deletion import deletion_test
 from ccnet_lab.explore.explorer import View
 from ccnet_lab.reports import board as boards
@@ -620,7 +622,9 @@ def show_scores(tab, kind):
     tab.locator("#board-kind").get_by_label(kind).check()
 
 
-def test_the_configurations_tab(tab):
+def test_the_configurations_tab(tab, monkeypatch):
+    small = partial(measure_growth, sides=(16, 24))
+    monkeypatch.setattr(growth_html, "measure_growth", small)
     open_tab(tab, "Configurations")
     tab.wait_for_selector("#costs img", timeout=60_000)
     show_scores(tab, "published")
