@@ -93,6 +93,10 @@ def _script(words, folder, method, out, err):
     os.dup2(err.fileno(), 2)
     out.close()
     err.close()
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(  # noqa: SIM115
+        2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False
+    )
     multiprocessing.set_start_method(
         method, force=True
     )  # of its workers, as in a fresh interpreter
