@@ -17,7 +17,9 @@ from threading import Thread
 
 ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["ccnet_lab.training.loop", "ccnet_lab.training.campaign"])
+FORKS.set_forkserver_preload(
+    ["ccnet_lab.training.loop", "ccnet_lab.training.campaign", "torchvision.io"]
+)
 
 
 class Forked:
