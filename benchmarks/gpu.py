@@ -40,6 +40,7 @@ SECONDS = {  # of each part; the first six are the call of eight minutes
 PARTS = list(SECONDS)[:6]
 GRACE = 20  # seconds that a part may take longer, to write what it has
 COMPILING = 3  # networks at once, beside the first parts
+FEW: dict[str, Any] = {"divisor": 8, "channels": 64, "query_channels": 8}  # channels, for --small
 
 
 def options() -> argparse.ArgumentParser:
@@ -55,7 +56,7 @@ def options() -> argparse.ArgumentParser:
     option("--minutes", type=float, help="of all parts together, instead of their own seconds")
     option("--only", nargs="+", metavar="GLOB", help="for the part train, such as '*os8_voc'")
     option("--epochs", type=int, default=60, help="of each training of camvid")
-    option("--small", action="store_true", help="a rehearsal: tiny crops and batches, no programs")
+    option("--small", action="store_true", help="a rehearsal: all is tiny, no programs")
     return parser
 
 
@@ -360,6 +361,7 @@ def exact(args: argparse.Namespace) -> None:
     """What a training promises: the host never waits, resuming is exact, SyncBN compiles."""
     found: dict[str, Any] = {}
     small = replace(get_config("ccnet_resnet50os16_voc"), crop_size=(64, 64), batch_size=2)
+    small = _shrunk(small, args)
     street = replace(get_config("street"), crop_size=(64, 64), batch_size=2)
     losses = replace(street, ohem=True, category_loss=0.1)
     checks: dict[str, Callable[[], str]] = {
@@ -468,14 +470,14 @@ def throughput(args: argparse.Namespace) -> None:
 
 
 def _shrunk(config: Config, args: argparse.Namespace) -> Config:
-    """The configuration, with a tiny crop and batch for --small."""
-    return replace(config, crop_size=(64, 64), batch_size=2) if args.small else config
+    """The configuration; for --small with few channels, a tiny crop and batch."""
+    return replace(config, **FEW, crop_size=(64, 64), batch_size=2) if args.small else config
 
 
 def infer(args: argparse.Namespace) -> None:
     """Inference of R-50-D8 in every form, batch 16 at 512x512."""
     size, batch, repeats = ((64, 96), 1, 1) if args.small else ((512, 512), 16, 7)
-    config = get_config("ccnet_resnet50os8_voc")
+    config = _shrunk(get_config("ccnet_resnet50os8_voc"), args)
     found = time_inference(config, size, batch, repeats, args.device, not args.small)
     print(*found, sep="\n", flush=True)
     store(args, "infer", [row._asdict() for row in found])
@@ -539,7 +541,7 @@ def camvid(args: argparse.Namespace) -> None:
         "resize": (480, 360),
     }
     if args.small:
-        recipe |= {"crop_size": (32, 32), "resize": (64, 48), "batch_size": 2}
+        recipe |= {**FEW, "crop_size": (32, 32), "resize": (64, 48), "batch_size": 2}
         networks = networks[::3]
     seeds = range(1 if args.small else 3)
     for seed, (depth, stride, recurrence) in product(seeds, networks):

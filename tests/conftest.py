@@ -39,14 +39,15 @@ FLAGS = [
 ]
 # Test files that take more than some seconds, the longest first; `make test-fast` leaves them out.
 SLOW = (
-    "test_notebooks", "test_export", "test_train_all", "test_loop", "test_benchmark",
-    "test_scripts", "test_endings", "test_script_ends", "test_own", "test_step", "test_tracers",
-    "test_app_failures", "test_recipe_parts", "test_score_published", "test_attention_cuda",
-    "test_weights", "test_costs", "test_evaluate", "test_strange_files", "test_recipe",
-    "test_foreign", "test_deletion", "test_visitors", "test_progress", "test_street",
-    "test_miniatures", "test_miniature", "test_miniature_kills", "test_repeats", "test_worlds",
+    "test_notebooks", "test_export", "test_benchmark", "test_miniature_kills", "test_bad_runs",
+    "test_loop", "test_starts", "test_step", "test_endings", "test_train_all", "test_tracers",
+    "test_own", "test_recipe_parts", "test_worlds", "test_kernels_compiled", "test_fake_gpu",
+    "test_scripts", "test_script_ends", "test_app_failures", "test_score_published",
+    "test_attention_cuda", "test_weights", "test_costs", "test_evaluate", "test_strange_files",
+    "test_recipe", "test_foreign", "test_deletion", "test_visitors", "test_progress",
+    "test_street", "test_miniatures", "test_miniature", "test_repeats",
 )  # fmt: skip
-BROWSER = ("test_browser", "test_pictures_as_seen", "test_viewer", "test_jupyterlab")
+BROWSER = ("test_browser", "test_viewer", "test_jupyterlab", "test_pictures_as_seen")
 HERE = Path(__file__).parent
 PARITY = HERE / "data" / "parity"
 SHARED = HERE.parent.parent / "shared" / "data"
@@ -159,6 +160,17 @@ def pytest_collection_modifyitems(items):
     order = [*BROWSER, *SLOW]
     known = {stem: place for place, stem in enumerate(order)}
     items.sort(key=lambda item: known.get(item.path.stem, len(order)))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium for the tests of a file."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        found.close()
 
 
 @pytest.fixture

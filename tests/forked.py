@@ -17,7 +17,9 @@ from threading import Thread
 
 ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["ccnet_lab.training.loop", "ccnet_lab.training.campaign"])
+FORKS.set_forkserver_preload(
+    ["ccnet_lab.training.loop", "ccnet_lab.training.campaign", "torchvision.io"]
+)
 
 
 class Forked:
@@ -93,6 +95,10 @@ def _script(words, folder, method, out, err):
     os.dup2(err.fileno(), 2)
     out.close()
     err.close()
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(  # noqa: SIM115
+        2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False
+    )
     multiprocessing.set_start_method(
         method, force=True
     )  # of its workers, as in a fresh interpreter

@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import SHARED
+from forked import ran
 from PIL import Image
 
 from ccnet_lab.configs import get_config
@@ -27,7 +26,6 @@ from ccnet_lab.runs import Run
 from ccnet_lab.training.loop import open_run
 from ccnet_lab.training.settings import Settings
 
-ROOT = Path(__file__).parents[2]
 SIZE = (48, 64)
 
 
@@ -219,18 +217,12 @@ def test_exports_without_masks_of_pictures(exports, layout, says):
 @pytest.mark.parametrize("tool", ["cvat", "roboflow", "supervisely"])
 def test_an_export_goes_from_the_doctor_to_a_score(tmp_path, tool):
     folder, names, _ = EXPORTS[tool](tmp_path / tool)
-    doctor = [sys.executable, str(ROOT / "scripts" / "prepare_data.py"), str(folder), "--check"]
-    found = subprocess.run(
-        doctor, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300
-    )
+    found = ran("scripts/prepare_data.py", folder, "--check", timeout=300)
     assert found.returncode == 0, found.stdout + found.stderr
     assert "every pair can be read and fits" in found.stdout
     options = "--steps=2 --batch-size=2 --crop 32 32 --resize 64 48 --workers=0 --device=cpu"
-    train = [sys.executable, str(ROOT / "scripts" / "train.py"), "street8", "--own", str(folder)]
-    train += [*options.split(), "--data=.", "--runs", str(tmp_path / "runs")]
-    found = subprocess.run(
-        train, capture_output=True, text=True, check=False, cwd=ROOT, timeout=600
-    )
+    words = ["street8", "--own", folder, *options.split(), "--data=.", "--runs", tmp_path / "runs"]
+    found = ran("scripts/train.py", *words, timeout=600)
     assert found.returncode == 0, found.stdout + found.stderr
     assert "mIoU" in found.stdout
     (scores,) = tmp_path.glob("runs/*/scores.json")

@@ -142,7 +142,8 @@ def test_one_bad_run_takes_nothing_down(tmp_path, kind):
     read_miniatures([tmp_path])
     parts = [object() for _ in range(12)]
     bench = SimpleNamespace(run_folders=lambda: [tmp_path])
-    shown = [*filling(bench, parts, "measured", "voc", "configuration", "", None, None, False)]
+    choices = ["measured", "voc", "configuration", "", None, None]
+    shown = [*filling(bench, parts, *choices, growth_drawn=True)]
     assert any("good" in str(update.get(parts[0], "")) for update in shown)
     for html in (value for update in shown for value in update.values() if isinstance(value, Html)):
         html.encode("utf-8")  # as it is sent

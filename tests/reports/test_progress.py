@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Forked
 from layouts import make_camvid
 
 from ccnet_lab import get_config
@@ -71,10 +72,7 @@ def test_a_run_is_read_while_another_process_trains_it(tmp_path):
         tmp_path / "runs",
         *OPTIONS,
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words)], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
-    )
+    process = Forked(*words)
     try:
         seen, deadline = [], time.monotonic() + 120
         while (
@@ -106,8 +104,8 @@ def test_a_run_is_read_while_another_process_trains_it(tmp_path):
             assert read_runs(tmp_path / "runs")[0][0].status == "running"
             os.kill(process.pid, signal.SIGCONT)
     finally:
-        process.terminate()
-        process.wait(60)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(60)
     age(Run(line.folder), 3600)
     (stopped,), _ = read_runs(tmp_path / "runs")
     assert (stopped.status, stopped.seconds_left) == ("stopped", None)

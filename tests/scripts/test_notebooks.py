@@ -89,6 +89,8 @@ def test_notebook_runs(path):
     ]
     for cell in parameters:
         cell.source = SHORTER[path.stem]
+    for cell in notebook.cells:  # what is scored is not looked at here
+        cell.source = re.sub(r"\bHELD_OUT\[:\d+\]", "HELD_OUT[:4]", cell.source)
     kept = [kinds(cell) for cell in notebook.cells]
     run(notebook, path.parent)
     assert errors(notebook) == []

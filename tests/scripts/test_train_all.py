@@ -4,14 +4,12 @@ import json
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from forked import Forked
+from forked import Forked, ran
 from layouts import make_ade20k, make_cityscapes, make_voc
 
 from ccnet_lab.configs import CONFIGS, get_config
@@ -21,7 +19,6 @@ from ccnet_lab.runs import Run
 from ccnet_lab.training import campaign, throughput
 from ccnet_lab.training.signals import Stopped
 
-ROOT = Path(__file__).parents[2]
 SMALL = shlex.split(
     "--crop 64 64 --resize 96 64 --batch-size 2 --weights none --workers 0 --device cpu"
 )
@@ -32,29 +29,30 @@ CHOSEN = [f"ccnet_resnet50os16_{dataset}" for dataset in ("voc", "ade20k", "city
 CHOSEN.append("ccnet_resnet101os8_voc")
 
 
-def train_all(*words, timeout=500):
-    command = [sys.executable, "scripts/train_all.py", *words]
-    return subprocess.run(
-        [*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
-    )
+def call_in_a_fork(command):
+    """As `campaign._call`, of a script."""
+    done = ran(*command[1:], timeout=500)
+    sys.stderr.write(done.stderr)
+    return done.returncode, campaign.last_error(done.stderr.encode()), []
 
 
-def test_several_at_full_size(tmp_path):
+def test_several_at_full_size(door, monkeypatch, tmp_path):
     """First without ADE20K: one fails, three finish; then with it: that one finishes."""
+    monkeypatch.setattr(campaign, "_call", call_in_a_fork)
     make_voc(tmp_path)
     make_cityscapes(tmp_path)
     runs = tmp_path / "runs"
     options = ["--data", tmp_path, "--runs", runs, "--steps", 1, *SMALL, "--only", *CHOSEN]
-    first = train_all(*options)
-    assert first.returncode == 1, first.stderr
+    code, out, err = door("scripts/train_all.py", *options)
+    assert code == 1, err
     for name in CHOSEN:
-        assert (f"failed: {name}:" in first.stderr) == name.endswith("ade20k")
-    assert "prepare_data.py ade20k" in first.stderr
-    assert first.stdout.count("not trained here") == 1
+        assert (f"failed: {name}:" in err) == name.endswith("ade20k")
+    assert "prepare_data.py ade20k" in err
+    assert out.count("not trained here") == 1
     make_ade20k(tmp_path)
-    second = train_all(*options)
-    assert second.returncode == 0, second.stderr
-    assert second.stdout.count("finished already") == 3
+    code, out, err = door("scripts/train_all.py", *options)
+    assert code == 0, err
+    assert out.count("finished already") == 3
     for name in CHOSEN:
         run, config = Run.open(runs / name), CONFIGS[name]
         assert run.finished
@@ -62,7 +60,7 @@ def test_several_at_full_size(tmp_path):
         assert len(run.scores["per_class_iou"]) == config.num_classes
         assert run.scores["protocol"]["images"] == 2
         assert run.config == replace(config, crop_size=(64, 64), resize=(96, 64), batch_size=2)
-        row = next(line for line in second.stdout.splitlines() if line.startswith(f"| {name} "))
+        row = next(line for line in out.splitlines() if line.startswith(f"| {name} "))
         assert (
             f"| {config.published_miou:.2f} | {100 * run.scores['miou']:.2f} | - "
             "| not comparable: crop_size" in row

@@ -5,6 +5,7 @@ import os
 import random
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -485,7 +486,7 @@ def frozen_losses(folder, settings, group=None):
 
 
 TWO = """
-import sys
+import os, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -497,7 +498,9 @@ def traced_only(self, **_):
     self._compiled_call_impl = torch.compile(self._call_impl, backend="aot_eager")
 
 torch.nn.Module.compile = traced_only
-folder, data = map(Path, sys.argv[1:])
+os.environ |= {"RANK": sys.argv[3], "LOCAL_RANK": sys.argv[3], "WORLD_SIZE": "2",
+               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[4]}
+folder, data = map(Path, sys.argv[1:3])
 plain = Settings(data=data, device="cpu", steps=4, workers=0, log_every=1)
 with processes("cpu") as group:
     frozen_losses(folder / "plain", plain, group)
@@ -512,13 +515,14 @@ def test_two_processes_have_the_losses_of_one(settings, tmp_path):
     """Compiled (here without code generation) the network stays one graph beside the exchange."""
     expected = frozen_losses(tmp_path / "one", settings)
     (tmp_path / "two.py").write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [*map(str, (tmp_path / "two.py", tmp_path, settings.data))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert result.returncode == 0, result.stderr
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    words = tmp_path / "two.py", tmp_path, settings.data
+    both = [Forked(*words, rank, port) for rank in range(2)]
+    for process in both:
+        code, _, err = finish(process)
+        assert code == 0, err
     for name in ("plain", "compiled"):
         found = [record["loss"] for record in Run.open(tmp_path / name).metrics()]
         assert found == pytest.approx(expected, rel=1e-5)

@@ -2,19 +2,18 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 from safetensors.torch import load_file
 
 from ccnet_lab.data.generated.worlds import MARK
 from ccnet_lab.runs import Run
 
-ROOT = Path(__file__).parents[2]
 NAME = "seed0/ccnet_resnet50os16_voc_mini"
 # In every process, as Python imports a module of this name at its start.
 TINY = """
@@ -28,18 +27,22 @@ pretraining.STEPS = 8
 """
 
 
+# The command itself is a fork; what it starts are fresh interpreters.
+START = """
+import os, runpy, sys
+tiny, *sys.argv = sys.argv[1:]
+os.environ["PYTHONPATH"] = os.pathsep.join([tiny, os.getcwd()])
+runpy.run_path(f"{tiny}/sitecustomize.py")
+sys.path.insert(0, "scripts")
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def begin(folder, tiny):
     """The command on the data and the runs below `folder`, in a session of its own."""
-    paths = os.pathsep.join([str(tiny), str(ROOT)])
-    command = [sys.executable, "scripts/train_all.py", "--miniature", "--only", Path(NAME).name]
-    command += ["--data", str(folder / "data"), "--runs", str(folder / "runs")]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths},
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    words = ["scripts/train_all.py", "--miniature", "--only", Path(NAME).name]
+    words += ["--data", folder / "data", "--runs", folder / "runs"]
+    return Forked(tiny / "start.py", tiny, *words)
 
 
 def kill_when(process, there):
@@ -48,10 +51,15 @@ def kill_when(process, there):
     while process.poll() is None and time.monotonic() < end:
         if there():
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.process.join()
             return True
         time.sleep(0.005)
     return False
+
+
+def finish(process):
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
 
 
 @pytest.mark.skipif(
@@ -61,8 +69,9 @@ def test_killed_at_every_stage_it_ends_as_if_it_never_was(tmp_path):
     """While generating, pretraining, training, and scoring: the same weights and scores."""
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "sitecustomize.py").write_text(TINY)
+    (tmp_path / "tiny" / "start.py").write_text(START)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert begin(whole, tmp_path / "tiny").wait(timeout=240) == 0
+    finish(begin(whole, tmp_path / "tiny"))
     data, run = cut / "data", Run(cut / "runs" / NAME)
     stages = [
         lambda: (data / MARK).exists() and len([*data.rglob("*.png")]) > 4,
@@ -76,7 +85,7 @@ def test_killed_at_every_stage_it_ends_as_if_it_never_was(tmp_path):
         while run.busy:  # the training saves and ends
             time.sleep(0.1)
     assert killed == [True] * 4
-    assert begin(cut, tmp_path / "tiny").wait(timeout=240) == 0
+    finish(begin(cut, tmp_path / "tiny"))
     weights = [load_file(each / "runs" / NAME / "model.safetensors") for each in (whole, cut)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHROMIUM, FLAGS
+from conftest import CHROMIUM
 from PIL import Image
 
 from ccnet_lab import Explorer, ImageError
@@ -26,16 +26,6 @@ pytestmark = pytest.mark.skipif(
 STATE = "document.querySelector('[data-ccnet-viewer]').ccnetState()"
 MAP = """([i, j, r, kind]) =>
   [...document.querySelector('[data-ccnet-viewer]').ccnetMap(i, j, r, kind)]"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield found
-        found.close()
 
 
 @pytest.fixture
