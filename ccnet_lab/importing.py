@@ -13,6 +13,5 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()  # what is imported stays
         if before:
             gc.enable()

@@ -31,7 +31,7 @@ def main() -> None:
 
     # These import torch, which --help need not wait for.
     with importing():
-        import torchvision  # noqa: F401  reads photographs
+        import torch._dynamo  # noqa: F401  torch's optimisers import it
 
         from ccnet_lab.causes import cause
         from ccnet_lab.evaluation.metrics import miou_text

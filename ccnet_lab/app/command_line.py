@@ -1,6 +1,7 @@
 """The app's command line; server.py, which is slow to import, serves the page."""
 
 import argparse
+import gc
 import os
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def main() -> None:
         from ccnet_lab.app.server import serve
         from ccnet_lab.app.visitor_files import own_folder
         from ccnet_lab.training.signals import handling
+    gc.freeze()  # what is imported stays: no collection looks at it again
 
     try:
         # The folder is removed however the app ends; computing threads are not waited for.

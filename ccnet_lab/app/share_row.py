@@ -78,27 +78,22 @@ def connect_load(
     """Wire the loading of the page, with a link's parameters or without; returns the event."""
 
     def load(state: ViewState, request: gr.Request) -> Updates:
-        tab, choices, failure = TABS[0], {}, ""
+        opened, failure = {}, ""
         try:
             if "image" in request.query_params:
                 state, link = page.bench.reopen(dict(request.query_params))
                 tab = link.tab if link.tab in TABS else TABS[0]
+                opened = {tabs: gr.Tabs(selected=tab), page.tab: tab}
                 for part, (name, first) in zip(on_board, ON_BOARD.items(), strict=True):
                     value = getattr(link, name) or first
                     known = value in KNOWN[name] if name in KNOWN else True
-                    choices[part] = gr.update(value=value if known else first)
-                choices[picked] = link.drawn.split("|") if link.drawn else None
+                    opened[part] = gr.update(value=value if known else first)
+                opened[picked] = link.drawn.split("|") if link.drawn else None
             elif model := request.query_params.get("model"):
                 state = page.bench.first(model)
         except Exception as error:  # the page begins as without the link
             failure = problem(error)
-        return {
-            **page.show_all(state),
-            **choices,
-            page.problem: failure,
-            tabs: gr.Tabs(selected=tab),
-            page.tab: tab,
-        }
+        return {**page.show_all(state), **opened, page.problem: failure}
 
     outputs = [*page.outputs, tabs, page.tab, *on_board, picked]
     return blocks.load(

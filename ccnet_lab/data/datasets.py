@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from ccnet_lab.data.catalog import Dataset
+from ccnet_lab.data.decoders import decode
 from ccnet_lab.data.images import Pixels, read_image
 from ccnet_lab.data.masks import label_table, read_labels
 from ccnet_lab.data.own import find_own, open_own
@@ -27,7 +27,6 @@ __all__ = ["Pair", "Sample", "Split", "describe", "label_table", "locate"]
 __all__ += ["open_own", "open_split", "read_labels"]
 
 _RGB8 = bytes([8, 2])  # a PNG's bits per channel and its colour type
-_FAST = {b"\xff\xd8\xff": "decode_jpeg", b"\x89PNG\r\n\x1a\n": "decode_png"}  # by the first bytes
 
 
 class Sample(NamedTuple):
@@ -152,24 +151,17 @@ def _read_photograph(path: Path, dataset: Dataset, size: tuple[int, ...]) -> Pix
 
 
 def _decoded(path: Path) -> Pixels | None:
-    """(H, W, 3) of a JPEG or PNG as torchvision decodes it, which is faster; None if it can't.
+    """(H, W, 3) of a JPEG or PNG by a fast decoder; None if it can't.
 
     A plain PNG goes to imagecodecs where that is installed: the same pixels in a third of the time.
-    Torchvision's other decoders must not be used: that of GIF writes beyond its memory for a frame
-    that starts beside the canvas.
     """
-    from torchvision import io  # takes a second
-
-    with suppress(RuntimeError):  # a damaged file
-        data = io.read_file(str(path))
-        if (image := _plain_png(data.numpy().tobytes())) is not None:
+    with suppress(RuntimeError, OSError):  # a damaged file
+        data = np.fromfile(path, np.uint8)
+        if (image := _plain_png(data.tobytes())) is not None:
             return image
-        for start, decode in _FAST.items():
-            if bytes(data[: len(start)].tolist()) == start:
-                mode = io.ImageReadMode.RGB
-                image = getattr(io, decode)(data, mode, apply_exif_orientation=True)
-                if image.dtype == torch.uint8:
-                    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        found = decode(data, rgb=True)
+        if found is not None and found.dtype == np.uint8:
+            return found
     return None
 
 

@@ -18,6 +18,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ccnet_lab.data.catalog import IGNORE, Dataset
 from ccnet_lab.data.class_files import BORDER
+from ccnet_lab.data.decoders import decode
 from ccnet_lab.errors import DataError
 
 Values = NDArray[np.uint8]
@@ -224,11 +225,10 @@ def _decoded(path: Path, picture: ImageFile.ImageFile) -> Stored:
     orientation = picture.getexif().get(274, 1) if turned else 1
     coding = [tile[3] for tile in picture.tile]
     if picture.format == "PNG" and orientation == 1 and coding in (["L"], ["P"]):
-        from torchvision import io  # takes a second; several times faster than Pillow
-
-        with suppress(RuntimeError):  # damaged, which Pillow reports
-            ids = io.decode_png(io.read_file(str(path)), io.ImageReadMode.UNCHANGED)[0]
-            return Stored(np.asarray(ids), _palette(picture))
+        with suppress(RuntimeError, OSError):  # damaged, which Pillow reports
+            ids = decode(np.fromfile(path, np.uint8), rgb=False)
+            if ids is not None:
+                return Stored(ids[..., 0], _palette(picture))
     values, palette = _values(path, picture), _palette(picture)
     if orientation != 1:
         stored = Image.fromarray(values)

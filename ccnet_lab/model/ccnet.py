@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import _register_namedtuple
 
 from ccnet_lab.configs import SLIM, TINY, Config, get_config
+from ccnet_lab.importing import importing
 from ccnet_lab.model.attention import CrissCrossAttention, criss_cross_weights
 from ccnet_lab.model.backbone import Features, SlimBackbone, TinyBackbone, conv_norm_relu
 
@@ -52,7 +53,8 @@ class CCNet(nn.Module):
         elif config.depth == SLIM:
             self.backbone = SlimBackbone(config.width, config.output_stride)
         else:
-            from ccnet_lab.model.resnet import DilatedResNet  # and with it torchvision, a second
+            with importing():  # torchvision, a second
+                from ccnet_lab.model.resnet import DilatedResNet
 
             self.backbone = DilatedResNet(config.depth, config.output_stride, config.divisor)
         stage3, stage4 = self.backbone.channels
