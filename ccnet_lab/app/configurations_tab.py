@@ -49,6 +49,7 @@ def lay_out(page: Page) -> tuple[dict[str, Any], list[Any]]:
     with gr.Accordion("What attention costs as the picture grows", open=False, elem_id="growing"):
         gr.HTML(render("board.growth"), elem_id="growth-words")
         grow = gr.Button("Measure it on this machine", elem_id="grow", elem_classes="quiet")
+        measured = gr.HTML(elem_id="measured-growth")  # apart: the formula's may come after it
         growth, drawn = gr.HTML(elem_id="growth"), gr.State(False)
     outputs = [shown, kind, dataset, order, price, one, other, compared, costs, rest, growth, drawn]
 
@@ -75,7 +76,7 @@ def lay_out(page: Page) -> tuple[dict[str, Any], list[Any]]:
         choice.input(**(filled | LAST))
     for choice in (one, other):
         choice.input(safely(show_pair), [kind, dataset, one, other], compared, **LAST)
-    grow.click(safely(measured_growth), None, growth, **MEASURE)
+    grow.click(safely(measured_growth), None, measured, **MEASURE)
     return filled, [kind, dataset, order, one, other]
 
 

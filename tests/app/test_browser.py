@@ -20,6 +20,7 @@ from ccnet_lab import Explorer, get_config, store
 from ccnet_lab.app import explore_tab, growth_html, server
 from ccnet_lab.app.board_views import BoardView
 from ccnet_lab.app.examples import SCENE_SEEDS
+from ccnet_lab.app.page import Page
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.data.catalog import DATASETS
 from ccnet_lab.data.generated.beacons import make_scene
@@ -618,6 +619,25 @@ def test_the_recurrence_tab(tab, tmp_path):
     tab.wait_for_selector("#recurrence .tabtext:has-text('trained at R = 1')", timeout=60_000)
 
 
+def test_a_tab_opened_while_the_page_loads_stays_open(context, address, monkeypatch):
+    show_all = Page.show_all
+
+    def slow(self, state):
+        time.sleep(1.5)
+        return show_all(self, state)
+
+    monkeypatch.setattr(Page, "show_all", slow)
+    tab = context.new_page()
+    tab.goto(address)
+    open_tab(tab, "Recurrence")
+    tab.wait_for_selector(".ccnet-facts", state="attached")  # loaded
+    tab.wait_for_selector("#recurrence img", timeout=60_000)
+    tab.wait_for_timeout(500)
+    assert tab.locator("[role=tab][aria-selected=true]").inner_text() == "Recurrence"
+    assert tab.locator("#cross").is_visible()
+    tab.close()
+
+
 def show_scores(tab, kind):
     tab.locator("#board-kind").get_by_label(kind).check()
 
@@ -657,9 +677,11 @@ def test_the_configurations_tab(tab, monkeypatch):
     tab.wait_for_selector("#compared img", state="detached")
     tab.wait_for_selector("#board:has-text('4 of 4 scores')")
     tab.click("#growing button")
+    tab.wait_for_selector("#growth img")
     tab.click("#grow")
-    tab.wait_for_selector("#growth .progress")
-    tab.wait_for_selector("#growth img[alt*=measured]", timeout=90_000)
+    tab.wait_for_selector("#measured-growth .progress")
+    tab.wait_for_selector("#measured-growth img[alt*=measured]", timeout=90_000)
+    assert not tab.locator("#growth img").is_visible()  # one figure, with both
 
 
 def test_a_choice_made_while_an_answer_comes_stands(tab, monkeypatch):
