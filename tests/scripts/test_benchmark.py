@@ -305,10 +305,9 @@ def test_the_readme_s_ratios_on_avx512_are_those_that_were_measured():
     compiled, openvino = found["folded, channels-last, compiled"], found["OpenVINO"]
     samples = json.loads((results / "data_avx512.json").read_text())["data"]
     files = next(r for r in samples if (r["dataset"], r["source"]) == ("cityscapes", "files"))
-    assert compiled == openvino
     for said in (
         f"{found['folded, channels-last, Winograd']} times as fast as the published mode",
-        f"(`torch.compile` and OpenVINO {openvino}, ONNX Runtime {found['ONNX Runtime']})",
+        f"(`torch.compile` {compiled}, OpenVINO {openvino}, ONNX Runtime {found['ONNX Runtime']})",
         f"{min(ours):.2f} to {max(ours):.2f} times",
         f"{min(products):.2f} to {max(products):.2f}",
         f"{files['images_per_second']:.1f} samples a second and core, {files['ratio']:.2f} times",
