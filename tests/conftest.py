@@ -45,7 +45,8 @@ SLOW = (
     "test_scripts", "test_script_ends", "test_app_failures", "test_score_published",
     "test_attention_cuda", "test_weights", "test_costs", "test_evaluate", "test_strange_files",
     "test_recipe", "test_foreign", "test_deletion", "test_visitors", "test_progress",
-    "test_street", "test_miniatures", "test_miniature", "test_repeats",
+    "test_street", "test_miniatures", "test_miniature", "test_repeats", "test_store", "test_fuzz",
+    "test_gallery",
 )  # fmt: skip
 BROWSER = ("test_browser", "test_viewer", "test_jupyterlab", "test_pictures_as_seen")
 HERE = Path(__file__).parent
