@@ -57,17 +57,13 @@ class Split:
         pair = self.pairs[index]
         if not pair.mask.exists() and not pair.image.exists():
             raise DataError(f"there is no image {pair.image}, nor its mask {pair.mask}")
-        labels = self.read_labels(index)
+        labels = read_labels(pair.mask, self.dataset)
         image = _read_photograph(pair.image, self.dataset, labels.shape)
         if image.shape[:2] != labels.shape:
             (h, w), (height, width) = image.shape[:2], labels.shape
             what = f"{pair.image} is {w} x {h} pixels and its mask {pair.mask} {width} x {height}"
             raise DataError(f"{what}; make the sizes equal or take the pair out")
         return Sample(pair.name, image, labels)
-
-    def read_labels(self, index: int) -> Pixels:
-        """(H, W) labels of pair `index` alone; raises as `read`."""
-        return read_labels(self.pairs[index].mask, self.dataset)
 
 
 def open_split(dataset: Dataset, root: str | Path, split: str | None = None) -> Split:

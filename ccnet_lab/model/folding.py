@@ -28,6 +28,8 @@ class Folded(CCNet):
             self.add_module(name, child)
         self.aux_classifier = self.embedding = None
         self.eval().requires_grad_(False)
+        if isinstance(model, Folded):
+            return
         _fold(self)
         reduce: Any = self.reduce[0]
         first: Any = self.classifier[0]

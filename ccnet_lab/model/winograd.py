@@ -39,8 +39,8 @@ _BLOCK = 2**21  # values of the tiles that are transformed at a time, 8 MiB
 class WinogradConv2d(nn.Module):
     """A `Conv2d` of 3x3, stride 1, padded by its dilation; channels-last, without gradients.
 
-    It holds four times the weights and, while it runs, 2.25 times the input and the output; it
-    rounds about ten times as much.
+    It holds four times the weights and, while it runs, 2.25 times the input and the output,
+    which it lays out again; it rounds about ten times as much.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -63,8 +63,9 @@ class WinogradConv2d(nn.Module):
         self.weight = nn.Buffer(weight)
         self.bias = convolution.bias
 
+    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, O, H, W)."""
+        """(B, C, H, W) -> (B, O, H, W), in the weights' dtype."""
         if traced():
             raise WeightsError(
                 "a network with Winograd's convolutions can't be traced or exported; "
@@ -73,7 +74,7 @@ class WinogradConv2d(nn.Module):
         (batch, channels, height, width), d = x.shape, self.dilation
         down, across = -(-height // (4 * d)), -(-width // (4 * d))  # tiles
         margins = (0, 0, d, (4 * across + 1) * d - width, d, (4 * down + 1) * d - height)
-        x = F.pad(x.permute(0, 2, 3, 1), margins)
+        x = F.pad(x.to(self.weight.dtype).permute(0, 2, 3, 1), margins)
         x = x.view(batch, 4 * down + 2, d, 4 * across + 2, d, channels)
         places = x.unfold(1, 6, 4).unfold(3, 6, 4).permute(6, 7, 0, 1, 2, 3, 4, 5)
         tiles = x.new_empty(places.shape)  # (6, 6, B, down, d, across, d, C)

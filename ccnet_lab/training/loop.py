@@ -190,7 +190,7 @@ class Trainer:
     def _class_weights(self) -> Tensor:
         counts = torch.zeros(IGNORE + 1, dtype=torch.long)
         for index in range(len(self.split)):
-            labels = torch.from_numpy(self.split.read_labels(index)).flatten()
+            labels = torch.from_numpy(self.split.read(index).labels).flatten()
             counts += torch.bincount(labels, minlength=IGNORE + 1)
         return balanced_weights(counts[: self.config.num_classes]).to(self.group.device)
 

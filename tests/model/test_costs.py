@@ -186,9 +186,9 @@ def test_growth_is_drawn_with_and_without_measurements():
     by_formula = growth.formula_growth(growth.SIDES)
     seconds = {form: np.array([1.0, 2, 3, 4, 5, np.nan]) for form in growth.FORMS}
     figure = charts.growth_figure(growth.SIDES, by_formula, growth.SIDES, seconds, "a machine")
-    left, right = ({text.get_text() for text in axis.texts} for axis in figure.axes)
-    assert {"R = 1: 8.29", "R = 2: 16.58", "R = 3: 24.88", "non-local: 108.16"} <= left
-    assert {"R = 1", "non-local"} <= right
+    measured, formula = ({text.get_text() for text in axis.texts} for axis in figure.axes)
+    assert {"R = 1: 8.29", "R = 2: 16.58", "R = 3: 24.88", "non-local: 108.16"} <= formula
+    assert {"R = 1", "non-local"} <= measured
     assert "not measured yet" in {
         text.get_text()
         for text in charts.growth_figure((97,), growth.formula_growth((97,))).axes[1].texts

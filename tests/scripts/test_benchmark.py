@@ -197,6 +197,22 @@ def test_winograd_is_the_convolution(size, dilation):
 
 
 @torch.no_grad()
+def test_winograd_and_a_network_folded_twice_under_autocast():
+    """The convolution stays in float32; what is folded already is only copied."""
+    model, images = _used("ccnet_resnet50os16_voc"), torch.randn(1, 3, 65, 49)
+    fast = use_winograd(Folded(Folded(model)))
+    expected = fast(images).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fast(images).logits
+    torch.testing.assert_close(
+        found.float(), expected, rtol=0, atol=0.1 * float(expected.abs().max())
+    )
+    torch.testing.assert_close(
+        expected, model(images).logits, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+    )
+
+
+@torch.no_grad()
 def test_a_network_with_winograd_agrees():
     model, images = _used("ccnet_resnet50os8_voc"), torch.randn(1, 3, 65, 49)
     fast = use_winograd(Folded(model))
