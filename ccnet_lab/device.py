@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ccnet_lab.errors import DeviceError, LabError
+from ccnet_lab.errors import ConfigError, DeviceError, LabError
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -45,7 +45,13 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
 
 
 def inference_precision(choice: str, device: torch.device) -> str:
-    """A protocol's precision for "fp32", "bf16", "auto" (fp32) or "fast" (bf16 where it pays)."""
+    """A protocol's precision for "fp32", "bf16", "auto" (fp32) or "fast" (bf16 where it pays).
+
+    Raises `ConfigError` for any other.
+    """
+    known = ("auto", "fp32", "bf16", "fast")
+    if choice not in known:
+        raise ConfigError(f"precision is {choice!r}; expected one of {', '.join(known)}")
     fast = f"fast {'bf16' if has_bf16(device) else 'fp32'}"
     return {"auto": "fp32", "fast": fast}.get(choice, choice)
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ TITLES = {  # and how many rounds count
     "train": ("training images per second", 3),
     "data": ("training samples per second and core, from files to tensors", 15),
     "infer": ("inference, R-50-D8", 7),
+    "look": ("a picture in the explorer, in bfloat16 beside float32", 3),
     "explore": ("the map of a pixel, queries and keys cached", 25),
     "attention": ("the attention op, forward and backward", 15),
 }
@@ -58,6 +60,13 @@ def options() -> argparse.ArgumentParser:
                 action="store_true",
                 help="also ONNX Runtime and OpenVINO, if installed",
             )
+        if name == "look":
+            command.add_argument(
+                "--data",
+                type=Path,
+                metavar="ROOT",
+                help="look at CamVid's test pictures there; without, at the packaged ones",
+            )
         if name == "train":
             command.add_argument(
                 "--only",
@@ -88,14 +97,18 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for benchmarks/, outsid
 
 from benchmarks.maps import GRIDS, time_maps
 from benchmarks.network import CUDA_SHAPES, FLOOR, SHAPES, Timing, time_attention, time_inference
-from benchmarks.precisions import FORMS, agreement
+from benchmarks.precisions import FORMS, agreement, compare_looks
 from benchmarks.samples import CORES, time_samples
 from benchmarks.timing import Times, commit
 from benchmarks.training import MODES, measure
 from ccnet_lab.configs import get_config
+from ccnet_lab.data.catalog import get_dataset
+from ccnet_lab.data.datasets import open_split
 from ccnet_lab.device import choose_device, has_bf16
 from ccnet_lab.draw.charts import Bar, speed_figure
 from ccnet_lab.errors import LabError
+from ccnet_lab.hub import load
+from ccnet_lab.model.ccnet import build_model
 from ccnet_lab.model.costs import machine
 from ccnet_lab.training.settings import Settings
 
@@ -275,6 +288,34 @@ def infer(args: argparse.Namespace) -> Result:
     return rows, bars, found[0].form
 
 
+def look(args: argparse.Namespace) -> Result:
+    """Pictures in the explorer: the street model, and R-50-D8 with random weights."""
+    street, wide = load("street", args.device), get_config("ccnet_resnet50os8_voc")
+    pictures = sorted(Path(str(files("ccnet_lab").joinpath("assets"))).glob("*.jpg"))
+    if args.data:
+        split = open_split(get_dataset("camvid"), args.data, "test")
+        pictures = [pair.image for pair in split.pairs]
+    several = [path for path in pictures[:1] for _ in range(1 if args.small else args.repeats)]
+    found = compare_looks(*street, pictures[: 2 if args.small else None], args.device)
+    if not args.small:
+        found += compare_looks(build_model(wide), wide, several, args.device, short=512)
+    _table(
+        "model", "precision", "pictures", "ms", "ratio", "labels equal", "map's weight elsewhere"
+    )
+    for f in found:
+        _row(
+            f.model,
+            f.precision,
+            str(f.pictures),
+            f"{1e3 * f.median:.0f}{_spread(f.spread)}",
+            f"{f.ratio:.2f}",
+            f"{100 * f.labels_equal:.2f} %, least {100 * f.fewest_equal:.2f} %",
+            f"{100 * f.map_difference:.2f} %, most {100 * f.largest_map_difference:.2f} %",
+        )
+    bars = [Bar(f.model, f.ratio, f"{1e3 * f.median:.0f} ms") for f in found[1::2]]
+    return [f._asdict() for f in found], bars, "float32"
+
+
 def explore(args: argparse.Namespace) -> Result:
     """The map of a pixel, queries and keys cached."""
     rows: Rows = []
@@ -363,6 +404,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "train": train,
     "data": data,
     "infer": infer,
+    "look": look,
     "explore": explore,
     "attention": attention,
 }

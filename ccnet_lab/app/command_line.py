@@ -21,6 +21,9 @@ def options() -> argparse.ArgumentParser:
     runs = "folder of training runs, offered in the menu"
     add("--runs", type=Path, default=Path("runs"), help=runs)
     add("--device", default="cpu", help="cpu, cuda, ...")
+    known = ("fp32", "bf16", "fast")
+    precision = "of the backbone: fp32 (default), bf16, or fast: bf16 where the device has units"
+    add("--precision", choices=known, default="fp32", help=precision)
     prefix = "where a reverse proxy shows the app, such as /lab; default: $GRADIO_ROOT_PATH, or /"
     add("--root-path", metavar="/PREFIX", help=prefix)
     named = "another name that browsers may reach the app by, such as a proxy's; may be repeated"

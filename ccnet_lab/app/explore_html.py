@@ -19,6 +19,7 @@ def model_line(view: View) -> Html:
         stride=config.output_stride,
         camvid=config.dataset == "camvid",
         published=config.published_miou,
+        bf16=view.explorer.bf16,
     )
 
 

@@ -94,6 +94,7 @@ def python_of(
     device: str = "cpu",
     region: tuple[int, int, int, int] | None = None,
     label: int | None = None,
+    precision: str = "fp32",
 ) -> str:
     """Python that computes the map on screen as `weights` (h, w); `picture` is an expression.
 
@@ -105,6 +106,8 @@ def python_of(
         arguments.append(f"config={config!r}")
     if device != "cpu":
         arguments.append(f"device={device!r}")
+    if precision != "fp32":
+        arguments.append(f"precision={precision!r}")
     scene = "from ccnet_lab.data.generated.beacons import make_scene\n"
     size = f", short_side={link.input}" if link.input else ""
     at = f"x={link.x}, y={link.y}"

@@ -28,6 +28,7 @@ class Models:
         any_path: whether visitors may type paths; not where other machines can reach the app.
         runs: a folder of training runs, offered in the menu.
         model: what the app was started with; stands in the menu, be it a path.
+        precision: of `Explorer`.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class Models:
         any_path: bool = True,
         runs: Path | None = None,
         model: str = "demo",
+        precision: str = "fp32",
     ) -> None:
         self._sources: dict[str, str] = {}  # by what visitors are told instead of a path
         self.device, self.any_path, self.runs, self.model = device, any_path, runs, model
+        self.precision = precision
         if not any_path:
             told = {source: label for label, source in self._choices()}
             self.model = self._told(told.get(model, model), model)[1]
@@ -80,7 +83,7 @@ class Models:
         def opened() -> Explorer:
             self.weights(model)  # a visitor is asked before anything is downloaded, see `offer`
             source, config = source_and_config(self.source(model))
-            explorer = Explorer.open(source, self.device, config)
+            explorer = Explorer.open(source, self.device, config, self.precision)
             _ = explorer.network  # made while it is opened, not by the first picture
             return explorer
 

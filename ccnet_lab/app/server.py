@@ -93,7 +93,8 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
         own = [Path.cwd(), Path.home(), Path(__file__).parents[1], store.home(), args.runs, folder]
         given = Path(args.model.partition(" as ")[0])
         hide([*own, *([given.parent] if given.exists() else [])])
-    bench = Workbench(folder / "examples", args.device, local, args.runs, args.model)
+    examples = folder / "examples"
+    bench = Workbench(examples, args.device, local, args.runs, args.model, args.precision)
     blocks, page = lay_out(bench, folder)
     try:
         root = args.root_path or os.environ.get("GRADIO_ROOT_PATH")

@@ -81,15 +81,15 @@ class Workbench(Views):
 
     def python(self, state: ViewState) -> str:
         """Python that gives the map on screen."""
-        link, many = self._link(state), (state.region, state.label)
+        link, how = self._link(state), (self.device, state.region, state.label, self.precision)
         seeds = dict(zip(self.examples, SCENE_SEEDS, strict=False))
         if seed := seeds.get(self._by_hash.get(link.image, "")):
-            return links.python_of(link, f"make_scene({seed}).image", self.device, *many)
+            return links.python_of(link, f"make_scene({seed}).image", *how)
         if not self.any_path:  # that picture is on the server
             shown = replace(link, model=Path(self.source(link.model)).name)
-            return links.python_of(shown, repr("your_picture.png"), self.device, *many)
+            return links.python_of(shown, repr("your_picture.png"), *how)
         kept = kept_pictures.keep_picture(self.view(state).image, state.file)
-        return links.python_of(link, repr(str(kept)), self.device, *many)
+        return links.python_of(link, repr(str(kept)), *how)
 
     def _link(self, state: ViewState) -> Link:
         view = self.view(state)

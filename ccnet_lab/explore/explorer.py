@@ -22,7 +22,7 @@ from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.images import MAX_PIXELS, read_image
 from ccnet_lab.data.transforms import fit, fitted_size, normalise
-from ccnet_lab.device import choose_device
+from ccnet_lab.device import arithmetic, choose_device, inference_precision
 from ccnet_lab.draw.pictures import clip_level
 from ccnet_lab.errors import ImageError
 from ccnet_lab.explore import maps
@@ -72,13 +72,20 @@ class Explorer:
         model: put into eval mode and moved to `device`.
         config: what it was built from; says how images are fitted, and the class names.
         device: "cpu", "cuda", ...; raises `DeviceError` where there is no such device here.
+        precision: "fp32"; "bf16" computes what comes before the attention in bfloat16, "fast" does
+            so where the device has units for it. Labels and maps then differ a little.
     """
 
     def __init__(
-        self, model: CCNet, config: str | Config, device: str | torch.device = "cpu"
+        self,
+        model: CCNet,
+        config: str | Config,
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
     ) -> None:
         self.config = get_config(config)
         self.device = choose_device(device)
+        self.precision = inference_precision(precision, self.device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network: Folded | None = None
         self._lock = threading.Lock()
@@ -91,17 +98,23 @@ class Explorer:
         source: str | Path,
         device: str | torch.device = "cpu",
         config: str | Config | None = None,
+        precision: str = "fp32",
     ) -> "Explorer":
         """Explorer of a name, a run folder or a file; arguments and errors of `hub.load`."""
-        return cls(*load(source, device, config), device)
+        return cls(*load(source, device, config), device, precision)
+
+    @property
+    def bf16(self) -> bool:
+        """Whether what comes before the attention is computed in bfloat16."""
+        return self.precision.endswith("bf16")
 
     @property
     def network(self) -> Folded:
-        """The model as it is at the first look, made fast by `model.folding.ready`, in float32."""
+        """The model as it is at the first look, made fast by `model.folding.ready`."""
         with self._lock:
             if self._network is None:
                 with torch.inference_mode(False):
-                    self._network = ready(self.model, self.device)
+                    self._network = ready(self.model, self.device, self.bf16)
             return self._network
 
     @torch.inference_mode()
@@ -132,7 +145,9 @@ class Explorer:
                 f"the limit is {MAX_PIXELS:,}; try short_side={less}"
             )
         inputs = normalise(fit(picture, *self.resize(short_side)))[None]  # (1, 3, H', W')
-        start, context = self.network.begin(self.network.backbone(inputs.to(self.device)).stage4)
+        with arithmetic(self.device, self.precision):
+            stage4 = self.network.backbone(inputs.to(self.device)).stage4
+            start, context = (t.float() for t in self.network.begin(stage4))
         context = context.contiguous(memory_format=torch.channels_last)  # without the other half
         return View(self, picture, tuple(inputs.shape[2:]), context, start)
 

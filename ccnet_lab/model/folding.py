@@ -54,10 +54,14 @@ class Folded(CCNet):
 def ready(model: CCNet, device: torch.device, bf16: bool = False) -> Folded:
     """`Folded` on the device; on a CPU, unless it is to run in bfloat16, with Winograd's products.
 
+    With `bf16`, the weights of what comes before the attention are bfloat16; run it under autocast.
     Raises as the device does that has no memory for it.
     """
     network = Folded(model).to(device)
-    if device.type == "cpu" and not bf16:
+    if bf16:
+        network.backbone.to(torch.bfloat16)
+        network.from_stage4.to(torch.bfloat16)
+    elif device.type == "cpu":
         use_winograd(network)
     return network
 

@@ -244,8 +244,8 @@ def test_the_python_of_listeners_regions_and_classes(bench):
 
 def test_the_python_names_the_configuration_the_input_and_the_device():
     link = Link(image="", weights="", model="a.pth as demo", config="demo", input=256, x=1, y=2)
-    text = links.python_of(link, "'p.png'", "cuda")
-    assert "Explorer.open('a.pth', config='demo', device='cuda')" in text
+    text = links.python_of(link, "'p.png'", "cuda", precision="bf16")
+    assert "Explorer.open('a.pth', config='demo', device='cuda', precision='bf16')" in text
     assert "look('p.png', short_side=256)" in text
     compile(text, "copied", "exec")
 

@@ -17,6 +17,7 @@ from ccnet_lab import (
     Explorer,
     ImageError,
     build_model,
+    device,
     load_weights,
     save_weights,
 )
@@ -45,6 +46,21 @@ def test_the_demo_labels_a_scene(view):
     assert view.labels.dtype == np.uint8
     assert (view.labels == scene.labels).mean() > 0.98
     assert view.grid == (24, 24)
+
+
+def test_bfloat16_by_choice_gives_the_labels_and_maps_that_the_eye_sees(demo, view):
+    rounded = Explorer(demo.model, demo.config, precision="bf16")
+    assert rounded.bf16
+    seen = rounded.look(view.image)
+    assert (seen.labels == view.labels).mean() > 0.99
+    apart = np.abs(seen.attention(48, 48) - view.attention(48, 48))
+    assert 0 < apart.sum() / 2 < 0.05
+    assert np.allclose(sum(seen.attention(48, 48).ravel()), 1, atol=1e-5)
+    assert seen.state(2).dtype == seen.logits(2).dtype == torch.float32
+    has = device.has_bf16(torch.device("cpu"))
+    assert Explorer(demo.model, demo.config, precision="fast").bf16 == has
+    with pytest.raises(ConfigError, match="'fp16'; expected one of auto, fp32, bf16, fast"):
+        Explorer(demo.model, demo.config, precision="fp16")
 
 
 def test_a_view_is_the_model_s_forward_pass(demo, view):

@@ -38,7 +38,7 @@ RATIOS = {  # of each sub-command: the baseline's median, and ours
 }
 
 
-@pytest.mark.parametrize("what", [*RATIOS, "infer"])
+@pytest.mark.parametrize("what", [*RATIOS, "infer", "look"])
 def test_every_part_runs_and_stores(door, tmp_path, what):
     files = ("--json", tmp_path / "found.json", "--figure", tmp_path / "found.png")
     only = ("--only", "street") if what == "train" else ()
