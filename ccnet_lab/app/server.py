@@ -31,6 +31,7 @@ from ccnet_lab.app.gate import (
 from ccnet_lab.app.model_menu import ModelMenu
 from ccnet_lab.app.page import TABS, Page
 from ccnet_lab.app.rendering import hide, render
+from ccnet_lab.app.resting import let_rest
 from ccnet_lab.app.session import Workbench
 from ccnet_lab.app.visitor_files import sweep
 from ccnet_lab.app.visitor_sessions import forget_pageless
@@ -129,6 +130,7 @@ def launch(
 ) -> str:
     """Start to serve the page, in its look, to `hosts` as of `Gate`; returns its address."""
     blocks.queue(default_concurrency_limit=2, api_open=False, max_size=WAITING)
+    let_rest(blocks)
     gr.processing_utils.async_ssrf_protected_download = fetch_nothing
     _, address, _ = blocks.launch(
         theme=THEME,
