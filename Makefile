@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: demo lab test test-fast stress lint format clean
+.PHONY: demo lab test suite test-fast stress lint format clean
 
 demo: .venv/app-ready
 	$(BIN)/python app.py $(ARGS)
@@ -11,7 +11,10 @@ demo: .venv/app-ready
 lab: .venv/lab-ready
 	$(BIN)/python -m jupyter lab notebooks $(ARGS)
 
-test: lint
+test: .venv/dev-ready
+	$(MAKE) --jobs 2 suite lint
+
+suite: .venv/dev-ready
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: .venv/dev-ready

@@ -196,7 +196,8 @@ def test_estimates_count_what_the_arithmetic_says():
 
 def test_throughput_stands_beside_the_published_mode():
     """In miniature on the CPU: both modes are measured in one call."""
-    config = replace(get_config("ccnet_resnet50os16_voc"), crop_size=(32, 32), batch_size=2)
+    slim = {"crop_size": (32, 32), "batch_size": 2, "divisor": 8}
+    config = replace(get_config("ccnet_resnet50os16_voc"), **slim)
     found = measure(config, torch.device("cpu"), repeats=1, steps=1)
     for mode in ("ours", "published"):
         assert found[mode]["schedule_hours"] == pytest.approx(
