@@ -321,7 +321,13 @@ def test_the_readme_s_ratios_on_avx512_are_those_that_were_measured():
     compiled, openvino = found["folded, channels-last, compiled"], found["OpenVINO"]
     samples = json.loads((results / "data_avx512.json").read_text())["data"]
     files = next(r for r in samples if (r["dataset"], r["source"]) == ("cityscapes", "files"))
+    looks = json.loads((results / "look_avx512.json").read_text())["look"]
+    street, wide = (row for row in looks if row["precision"] == "bf16")
     for said in (
+        f"answers a photograph {wide['ratio']:.2f} times as fast as in float32",
+        f"{street['pictures']} test pictures {100 * street['labels_equal']:.2f} % of the pixels",
+        f"{100 * street['fewest_equal']:.2f} % in the worst one",
+        f"{100 * street['map_difference']:.2f} % of its weight elsewhere",
         f"{found['folded, channels-last, Winograd']} times as fast as the published mode",
         f"(`torch.compile` {compiled}, OpenVINO {openvino}, ONNX Runtime {found['ONNX Runtime']})",
         f"{min(ours):.2f} to {max(ours):.2f} times",
