@@ -6,8 +6,11 @@ from ccnet_lab.explore.explorer import View
 from ccnet_lab.explore.recurrence import GAMMA_NEAR_ZERO
 
 
-def model_line(view: View) -> Html:
-    """One line on the model: how it was trained, its gamma, its size."""
+def model_line(view: View, agreement: float | None = None) -> Html:
+    """One line on the model: how it was trained, its gamma, its size.
+
+    With `agreement`, of `Explorer.agreement` for a first picture, it is computed in bfloat16.
+    """
     model, config = view.explorer.model, view.explorer.config
     gamma = model.attention.gamma.item()
     return render(
@@ -19,7 +22,7 @@ def model_line(view: View) -> Html:
         stride=config.output_stride,
         camvid=config.dataset == "camvid",
         published=config.published_miou,
-        bf16=view.explorer.bf16,
+        agreement=agreement,
     )
 
 

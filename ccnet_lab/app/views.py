@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from ccnet_lab.app import explore_html
 from ccnet_lab.app.examples import write_examples
@@ -36,6 +37,7 @@ class Views(Models):
         self.examples = [*self.kinds]
         self._looking = threading.Lock()  # one picture at a time, or large ones fill the memory
         self._views = RecentResults(MOST_VIEWS, VIEWS_BYTES, lambda view: view.nbytes)
+        self._agreements: WeakKeyDictionary[Explorer, float] = WeakKeyDictionary()
         self._bodies = RecentResults(MOST_VIEWS, BODIES_BYTES, lambda made: len(made.data))
 
     def view(self, state: ViewState) -> View:
@@ -102,7 +104,16 @@ class Views(Models):
     def around(self, state: ViewState) -> tuple[str, str]:
         """The lines around the pictures, as HTML: on the model, a notice."""
         view, kind = self.view(state), self.kinds.get(state.image, "")
-        return explore_html.model_line(view), explore_html.notice(view, kind)
+        agreement = self._agreement(view.explorer, state)
+        return explore_html.model_line(view, agreement), explore_html.notice(view, kind)
+
+    def _agreement(self, explorer: Explorer, state: ViewState) -> float | None:
+        """What bfloat16 changed in the first picture of a model; None in float32."""
+        if explorer.bf16 and explorer not in self._agreements:
+            picture, side = Path(state.image), state.short_side or None
+            found = self.one_at_a_time(explorer.agreement, picture, side)
+            self._agreements[explorer] = found
+        return self._agreements.get(explorer)
 
     def figure(self, state: ViewState) -> "Figure":
         """The pictures of a state as one figure with captions, to keep."""

@@ -151,6 +151,12 @@ class Explorer:
         context = context.contiguous(memory_format=torch.channels_last)  # without the other half
         return View(self, picture, tuple(inputs.shape[2:]), context, start)
 
+    def agreement(self, image: Any, short_side: int | None = None) -> float:
+        """The share of an image's pixels that get float32's label; arguments as of `look`."""
+        exact = Explorer(self.model, self.config, self.device)
+        labels = (each.look(image, short_side).labels for each in (self, exact))
+        return float(np.equal(*labels).mean())
+
     def resize(self, short_side: int | None = None) -> tuple[int, int]:
         """(long, short) sides an image is fitted into, scaled to `short_side` where it is given."""
         long, short = self.config.resize

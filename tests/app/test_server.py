@@ -379,6 +379,17 @@ def test_twin_endpoint_says_what_is_wrong(served, tmp_path, x, recurrence, model
         )
 
 
+def test_bfloat16_is_told_with_what_it_changes(tmp_path):
+    exact, rounded = Workbench(tmp_path), Workbench(tmp_path, precision="bf16")
+    state = exact.start("street")
+    assert "bfloat16" not in exact.around(state)[0]
+    said = rounded.around(rounded.start("street"))[0]
+    share = (exact.view(state).labels == rounded.view(state).labels).mean()
+    assert 0.95 < share < 1
+    assert f"<b>bfloat16</b>: <b>{100 * share:.1f} %</b> of the first picture's pixels" in said
+    assert rounded.around(rounded.with_image(state, rounded.examples[-1]))[0] == said
+
+
 def test_two_visitors_get_their_own_answers(served, tmp_path):
     """Many requests at once, each with its own picture: nobody gets another's map."""
     from concurrent.futures import ThreadPoolExecutor
