@@ -12,7 +12,7 @@ lab: .venv/lab-ready
 	$(BIN)/python -m jupyter lab notebooks $(ARGS)
 
 test: .venv/dev-ready
-	$(MAKE) --jobs 2 suite lint
+	@$(MAKE) --jobs 2 suite lint || { $(MAKE) --silent lint > .venv/lint.log 2>&1 || cat .venv/lint.log; exit 1; }
 
 suite: .venv/dev-ready
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -37,6 +37,15 @@ def has_bf16(device: torch.device) -> bool:
     )
 
 
+def too_narrow_for_bf16(images: torch.Tensor) -> bool:
+    """Whether (B, 3, H, W) are so narrow that a CPU's bfloat16 convolutions may give noise.
+
+    On CPUs with AMX, oneDNN's of stride 2 do where the result is one column (torch 2.11); 16 is
+    the largest stride of a backbone.
+    """
+    return images.device.type == "cpu" and min(images.shape[2:]) <= 16
+
+
 def uses_bf16(precision: str, device: torch.device) -> bool:
     """Whether "auto", "fp32" or "bf16" means bfloat16 autocast: "auto" where a GPU has units."""
     if precision == "auto":

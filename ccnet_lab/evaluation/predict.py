@@ -4,6 +4,7 @@ What they score is in evaluate.py; how they are written to files in label_files.
 """
 
 from collections.abc import Generator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from ccnet_lab.data.batches import fault, given, leave_signals_to_the_parent, shared
 from ccnet_lab.data.datasets import Split
 from ccnet_lab.data.transforms import fit, normalise
-from ccnet_lab.device import out_of_memory
+from ccnet_lab.device import out_of_memory, too_narrow_for_bf16
 from ccnet_lab.errors import DeviceError, LabError, RunError
 from ccnet_lab.evaluation.protocol import Protocol
 from ccnet_lab.model.upsample import check_finite, upsample, upsampled_labels
@@ -112,7 +113,9 @@ def _scaled(image: Tensor, scale: float) -> Tensor:
 
 def _logits(model: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:
     """(K, h, w) float32 of (1, 3, H', W')."""
-    logits: Tensor = model(image, recurrence=protocol.recurrence).logits
+    narrow, kind = too_narrow_for_bf16(image), image.device.type
+    with torch.autocast(kind, enabled=False) if narrow else nullcontext():
+        logits: Tensor = model(image, recurrence=protocol.recurrence).logits
     return logits[0].float()
 
 

@@ -22,7 +22,7 @@ from ccnet_lab.configs import Config, get_config
 from ccnet_lab.data.catalog import get_dataset
 from ccnet_lab.data.images import MAX_PIXELS, read_image
 from ccnet_lab.data.transforms import fit, fitted_size, normalise
-from ccnet_lab.device import arithmetic, choose_device, inference_precision
+from ccnet_lab.device import choose_device, inference_precision
 from ccnet_lab.draw.pictures import clip_level
 from ccnet_lab.errors import ImageError
 from ccnet_lab.explore import maps
@@ -145,9 +145,7 @@ class Explorer:
                 f"the limit is {MAX_PIXELS:,}; try short_side={less}"
             )
         inputs = normalise(fit(picture, *self.resize(short_side)))[None]  # (1, 3, H', W')
-        with arithmetic(self.device, self.precision):
-            stage4 = self.network.backbone(inputs.to(self.device)).stage4
-            start, context = (t.float() for t in self.network.begin(stage4))
+        start, context = self.network.begin(self.network.backbone(inputs.to(self.device)).stage4)
         context = context.contiguous(memory_format=torch.channels_last)  # without the other half
         return View(self, picture, tuple(inputs.shape[2:]), context, start)
 

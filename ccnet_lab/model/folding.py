@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ccnet_lab.device import too_narrow_for_bf16
+from ccnet_lab.model.backbone import Features
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.model.winograd import use_winograd
 
@@ -43,6 +45,8 @@ class Folded(CCNet):
     def begin(self, stage4: Tensor) -> tuple[Tensor, Tensor]:
         """As `CCNet.begin`; the context is (B, C, h, w)."""
         first, context = self.from_stage4(stage4).chunk(2, dim=1)
+        if not torch.is_autocast_enabled(stage4.device.type):
+            first, context = first.float(), context.float()  # of bfloat16
         return F.relu(first), context
 
     def decode(self, context: Tensor, x: Tensor) -> Tensor:
@@ -52,18 +56,36 @@ class Folded(CCNet):
 
 
 def ready(model: CCNet, device: torch.device, bf16: bool = False) -> Folded:
-    """`Folded` on the device; on a CPU, unless it is to run in bfloat16, with Winograd's products.
+    """`Folded` on the device in float32, on a CPU with Winograd's products.
 
-    With `bf16`, the weights of what comes before the attention are bfloat16; run it under autocast.
+    With `bf16`, what comes before the attention is computed in bfloat16, and without Winograd's.
     Raises as the device does that has no memory for it.
     """
-    network = Folded(model).to(device)
+    network = Folded(model).to(device, torch.float32)
     if bf16:
-        network.backbone.to(torch.bfloat16)
+        network.backbone = InBfloat16(network.backbone)
         network.from_stage4.to(torch.bfloat16)
     elif device.type == "cpu":
         use_winograd(network)
     return network
+
+
+class InBfloat16(nn.Module):
+    """A backbone in bfloat16: weights, features and, unless a picture is narrow, products."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone.to(torch.bfloat16)
+
+    def forward(self, images: Tensor) -> Features:
+        """(B, 3, H, W) of any dtype -> features in bfloat16."""
+        if not too_narrow_for_bf16(images):
+            features: Features = self.backbone(images.to(torch.bfloat16))
+            return features
+        with torch.autocast(images.device.type, enabled=False):
+            exact = {name: value.float() for name, value in self.backbone.state_dict().items()}
+            features = torch.func.functional_call(self.backbone, exact, images.float())
+        return Features(*(each.to(torch.bfloat16) for each in features))
 
 
 def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:

@@ -10,6 +10,7 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
+from urllib.request import urlopen
 
 import gradio
 import numpy as np
@@ -19,7 +20,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from ccnet_lab import CONFIGS, ConfigError, Explorer, ImageError, build_model
-from ccnet_lab.app import rendering, server, views
+from ccnet_lab.app import rendering, resting, server, views
 from ccnet_lab.app.callbacks import problem
 from ccnet_lab.app.gate import is_loopback
 from ccnet_lab.app.model_names import megabytes
@@ -377,6 +378,18 @@ def test_twin_endpoint_says_what_is_wrong(served, tmp_path, x, recurrence, model
         Client(served, verbose=False).predict(
             handle_file(tmp_path / "scene.png"), x, 5, recurrence, model, api_name="/attention_at"
         )
+
+
+def test_the_page_has_the_script_that_lets_it_rest_once(served, bench, tmp_path, monkeypatch):
+    blocks = server.build(bench, tmp_path).queue()
+    resting.let_rest(blocks)  # a second app in this process
+    assert blocks._queue.sleep_when_free >= resting.LOOKS
+    with urlopen(served, timeout=30) as answer:
+        page = answer.read().decode()
+    assert page.count(resting.SCRIPT) == 1
+    assert page.index(resting.SCRIPT) < page.index('type="module"')
+    monkeypatch.setattr(resting, "PAGE", "of/another/gradio.html")
+    resting.let_rest(blocks)
 
 
 def test_bfloat16_is_told_with_what_it_changes(tmp_path):

@@ -1,5 +1,6 @@
 """explore/explorer.py: the demo and full-size networks looking at pictures."""
 
+import copy
 import os
 import shutil
 
@@ -61,6 +62,19 @@ def test_bfloat16_by_choice_gives_the_labels_and_maps_that_the_eye_sees(demo, vi
     assert Explorer(demo.model, demo.config, precision="fast").bf16 == has
     with pytest.raises(ConfigError, match="'fp16'; expected one of auto, fp32, bf16, fast"):
         Explorer(demo.model, demo.config, precision="fp16")
+
+
+def test_narrow_pictures_in_bfloat16_are_no_noise(demo, picture):
+    """A convolution of one column: on some CPUs oneDNN's in bfloat16 reads what was never set."""
+    rounded = Explorer(demo.model, demo.config, precision="bf16")
+    for seed, size in enumerate(((301, 1), (301, 2), (301, 7), (301, 7), (301, 16), (7, 301))):
+        image = picture(*size, seed)
+        assert (rounded.look(image).labels == demo.look(image).labels).mean() > 0.97
+
+
+def test_a_model_in_float64_is_looked_at_in_float32(demo, view):
+    double = copy.deepcopy(demo.model).double()
+    assert (Explorer(double, demo.config).look(view.image).labels == view.labels).all()
 
 
 def test_a_view_is_the_model_s_forward_pass(demo, view):

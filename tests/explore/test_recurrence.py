@@ -141,3 +141,5 @@ def test_beacons_live(demo):
     assert calls == [(1, 2), (2, 2)]
     with pytest.raises(ConfigError, match="trained on CamVid and knows no beacons; open 'demo'"):
         beacon_accuracy(Explorer.open("street"))
+    rounded = beacon_accuracy(Explorer.open("demo", precision="bf16"), (1, 2), some)
+    assert np.allclose([*rounded.values()], [*found.values()], atol=0.02)
