@@ -298,6 +298,7 @@ def look(args: argparse.Namespace) -> Result:
     several = [path for path in pictures[:1] for _ in range(1 if args.small else args.repeats)]
     found = compare_looks(*street, pictures[: 2 if args.small else None], args.device)
     if not args.small:
+        torch.manual_seed(0)
         found += compare_looks(build_model(wide), wide, several, args.device, short=512)
     _table(
         "model", "precision", "pictures", "ms", "ratio", "labels equal", "map's weight elsewhere"
