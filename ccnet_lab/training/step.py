@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ccnet_lab.configs import Config
 from ccnet_lab.data.batches import Batch
 from ccnet_lab.data.catalog import IGNORE
+from ccnet_lab.device import too_narrow_for_bf16
 from ccnet_lab.model.ccnet import CCNet
 from ccnet_lab.training.distributed import Processes
 from ccnet_lab.training.loss import Loss, segmentation_loss
@@ -24,7 +25,8 @@ class Stepper:
     Args:
         model: on the group's device, channels-last; it can be scored and saved between steps.
         group: the processes that share a batch.
-        bf16: whether to use bfloat16 autocast; the losses are float32 in any case.
+        bf16: whether to use bfloat16 autocast, but for narrow crops on a CPU; the losses are
+            float32 in any case.
         compiled: whether network and losses are compiled as one program.
         accumulate: micro-batches per step.
         mean_per_process: whether each process's mean loss is averaged, instead of the mean over
@@ -104,8 +106,8 @@ class _WithLosses(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Loss, Tensor]:
         """Losses and logits (B, K, h, w) of a micro-batch."""
-        config = self.config
-        with torch.autocast(images.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+        config, bf16 = self.config, self.bf16 and not too_narrow_for_bf16(images)
+        with torch.autocast(images.device.type, torch.bfloat16) if bf16 else nullcontext():
             out = self.network(images)
         weights, more = self.class_weights, (config.ohem, config.category_loss)
         loss = segmentation_loss(out, labels, config.aux_weight, IGNORE, weights, *more)
